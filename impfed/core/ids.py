@@ -1,0 +1,36 @@
+"""Identifiers: branches, tags, Call-IDs, message ids.  Injected, so that tests can foresee them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import urandom
+
+
+class IdSource:
+    """Makes unguessable identifiers from a source of random octets.
+
+    :param octets: function from a count to that many random octets; the operating system's by default.
+    """
+
+    def __init__(self, octets: Callable[[int], bytes] = urandom) -> None:
+        self._octets = octets
+
+    def token(self, octets: int = 10) -> str:
+        """Return a token of lower-case hexadecimal digits, two for each octet of randomness."""
+        return self._octets(octets).hex()
+
+    def branch(self) -> str:
+        """Return a Via branch with the magic cookie of RFC 3261 section 8.1.1.7."""
+        return "z9hG4bK" + self._octets(8).hex()
+
+    def tag(self) -> str:
+        """Return a From or To tag (RFC 3261 section 19.3 asks for at least 32 random bits)."""
+        return self._octets(6).hex()
+
+    def call_id(self) -> str:
+        """Return a Call-ID (RFC 3261 section 8.1.1.4); no host part, so it gives nothing away."""
+        return self._octets(16).hex()
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number between low and high, for jitter and back-off."""
+        return low + (high - low) * int.from_bytes(self._octets(4), "big") / 0xFFFFFFFF

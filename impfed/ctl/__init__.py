@@ -1,0 +1,1 @@
+"""impfedctl: the command line that talks to a running node over its control socket."""

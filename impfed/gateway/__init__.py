@@ -1,0 +1,1 @@
+"""SIP ⇄ XMPP: instant message sessions and presence, both ways."""

@@ -1,0 +1,1 @@
+"""IRoute plugins, the resolver chain and next hops; user location through IDirectory."""

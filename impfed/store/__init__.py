@@ -1,0 +1,1 @@
+"""Durable records behind one interface: SQLite, and memory as the reference model."""

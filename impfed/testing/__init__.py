@@ -1,0 +1,1 @@
+"""Doubles that ship with impfed: clock, ids, links, peers."""

@@ -1,0 +1,1 @@
+"""The XMPP core: JIDs, stanzas, stream reading, negotiation. No IO."""
