@@ -1,0 +1,163 @@
+"""The configuration as frozen values; :mod:`impfed.config.load` makes them from TOML.
+
+Durations are seconds, sizes are octets (the file spells them "10m" and "256 KiB").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: Kinds of foreign domain, each with a data file of its own in ``impfed/interwork/kinds``.
+SIP_KINDS = ("microsoft", "office365", "simple")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """The node itself: its name, where it keeps its state, where it can be talked to."""
+
+    name: str = "node1"
+    state_directory: Path = Path("/var/lib/impfed")
+    control_socket: Path = Path("/run/impfed/control.sock")
+    log_format: str = "text"  # or "json"
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateConfig:
+    """A certificate chain with its key, both PEM, under a name that other sections use."""
+
+    name: str
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Certificates and trust.
+
+    :ivar certificates: the first is the default; the others are chosen by SNI or by name.
+    :ivar ca: PEM file of trusted roots, None for the system's.
+    :ivar minimum: lowest version spoken: "1.2" or "1.3".
+    """
+
+    certificates: tuple[CertificateConfig, ...] = ()
+    ca: Path | None = None
+    minimum: str = "1.2"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerConfig:
+    """One SIP listener: where it is bound and what peers are told (SPEC "bound" and "advertised").
+
+    :ivar transport: "tls", "tcp" or "udp".
+    :ivar client_certificates: TLS only: "required" (mutual), "optional" or "none" (server-only).
+    """
+
+    name: str
+    transport: str
+    host: str
+    port: int
+    advertised_host: str
+    advertised_port: int
+    client_certificates: str = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class NextHopConfig:
+    """Where a domain's requests go.
+
+    :ivar tls_name: name that the peer's certificate must carry; the host when empty.
+    """
+
+    host: str
+    port: int = 5061
+    transport: str = "tls"
+    tls_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SipDomainConfig:
+    """A SIP federated domain.
+
+    :ivar peer_names: certificate names accepted besides the domain, names directly under it, and the
+        static next hop; None of them may be a wildcard.
+    :ivar client_certificate: name of the certificate we show, "" for the default, "none" for none.
+    :ivar text_limit: characters after which an outgoing text is split.
+    """
+
+    name: str
+    kind: str = "microsoft"
+    description: str = ""
+    next_hop: NextHopConfig | None = None
+    peer_names: tuple[str, ...] = ()
+    client_certificate: str = ""
+    text_limit: int = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class HomeConfig:
+    """A home server and the local domains that it hosts.
+
+    :ivar kind: "component" (one XEP-0114 component for each foreign domain) or "prosody" (one
+        component, fed by ``mod_impfed``).
+    :ivar address: the component's own domain; required for kind "prosody".
+    :ivar users: file with one bare JID or local part a line, the directory of kind "component".
+    """
+
+    name: str
+    kind: str
+    domains: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 5347
+    secret: str = field(default="", repr=False)
+    address: str = ""
+    users: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImConfig:
+    """Instant messages (SPEC section 3)."""
+
+    idle_timeout: float = 600.0
+    answer_timeout: float = 90.0
+    acceptance_timeout: float = 20.0
+    embedded_text_hold: float = 10.0
+    message_limit: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceConfig:
+    """Presence (SPEC section 5)."""
+
+    expires: int = 7200
+    minimum_expires: int = 60
+    logout_after: float = 86400.0
+    stale_after: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """The delivery ledger: how long an entry is kept, in seconds."""
+
+    retention: float = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything, as read from one file."""
+
+    path: Path
+    node: NodeConfig
+    tls: TlsConfig
+    listeners: tuple[ListenerConfig, ...]
+    domains: tuple[SipDomainConfig, ...]
+    homes: tuple[HomeConfig, ...]
+    im: ImConfig = ImConfig()
+    presence: PresenceConfig = PresenceConfig()
+    ledger: LedgerConfig = LedgerConfig()
+
+    @property
+    def local_domains(self) -> frozenset[str]:
+        """Every local domain, lower case."""
+        return frozenset(domain for home in self.homes for domain in home.domains)
