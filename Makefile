@@ -1,0 +1,53 @@
+# impfed: every target sets up what it needs, so "make demo" works on a fresh Debian 12.
+#
+#   make demo            Prosody, one node and a Lync-style far side on this machine, step by step
+#   make demo CHECK=1    the same without staying up; exit code 0 only if every step was seen
+#   make test            all tests, real servers included   (TESTS=tests.sip for a part)
+#   make lint            ruff, mypy, import-linter, towncrier
+#   make bench           impfed beside its peers: CPU and memory against the targets
+#   make docs            pictures and links of the documentation
+#   make packages venv   only the set-up; PYTHON=... picks the interpreter (3.11 or newer)
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TESTS  ?= tests
+SCRIPTS := scripts/run-tests scripts/check-docs
+
+.PHONY: help venv packages demo test lint bench docs clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+venv: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt scripts/make-venv
+	PYTHON=$(PYTHON) VENV=$(VENV) scripts/make-venv
+	@touch $@
+
+packages:
+	@scripts/install-packages
+
+demo: packages $(STAMP)
+	$(BIN)/python -m demo.run $(if $(CHECK),--check)
+
+test: packages $(STAMP)
+	$(BIN)/python scripts/run-tests $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check . $(SCRIPTS)
+	$(BIN)/ruff format --check . $(SCRIPTS)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/towncrier build --draft --version next --date unreleased >/dev/null
+
+bench: packages $(STAMP)
+	$(BIN)/python -m bench.run $(BENCH)
+
+docs: $(STAMP)
+	$(BIN)/python scripts/check-docs
+
+clean:
+	rm -rf build *.egg-info run _trial_temp* .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage*
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
