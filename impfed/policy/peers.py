@@ -1,0 +1,87 @@
+"""Which peer may speak for which foreign domain (SPEC section 8, DESIGN section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from impfed.config.model import SipDomainConfig
+
+#: Domains whose direct children are edges shared by many customers, by kind of foreign domain.
+SHARED_EDGES = {"office365": ("online.lync.com",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a peer may not speak for a domain.
+
+    :ivar expected: names of which the certificate must carry one.
+    :ivar found: names that it carries.
+    """
+
+    reason: str
+    expected: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
+
+
+class PeerPolicy:
+    """Knows the configured SIP domains and which certificates may speak for each.
+
+    Accepted are the domain itself, names directly under it, the static next hop and what the
+    configuration lists; never a wildcard, never a name taken from DNS.
+    """
+
+    def __init__(self, domains: Iterable[SipDomainConfig]) -> None:
+        self._domains = {domain.name: domain for domain in domains}
+        self._exact = {domain.name: self._expected(domain) for domain in self._domains.values()}
+
+    @staticmethod
+    def _expected(domain: SipDomainConfig) -> frozenset[str]:
+        names = {domain.name, *(name.lower() for name in domain.peer_names)}
+        if domain.next_hop is not None:
+            names.add((domain.next_hop.tls_name or domain.next_hop.host).lower())
+        return frozenset(names)
+
+    @staticmethod
+    def _parents(domain: SipDomainConfig) -> tuple[str, ...]:
+        return (domain.name, *SHARED_EDGES.get(domain.kind, ()))
+
+    def domain(self, name: str) -> SipDomainConfig | None:
+        """Return a foreign SIP domain's configuration by its exact, lower-case name."""
+        return self._domains.get(name)
+
+    def may_speak_for(
+        self, name: str, names: frozenset[str], proven: bool, transport: str, address: str
+    ) -> Refusal | None:
+        """Decide whether a connection may carry requests whose From is in a foreign domain.
+
+        :param name: the From domain, lower case.
+        :param names: names that the peer's certificate carries, lower case.
+        :param proven: whether mutual TLS verified that certificate.
+        :param transport: "tls", "tcp" or "udp".
+        :param address: IP address of the peer.
+        :return: None when it may, else why not.
+        """
+        domain = self._domains.get(name)
+        if domain is None:
+            return Refusal(f"{name} is not a SIP federated domain")
+        if transport != "tls":
+            hop = domain.next_hop
+            if hop is not None and hop.transport != "tls" and hop.host == address:
+                return None
+            return Refusal(
+                f"{name} may not speak over {transport} from {address}: without TLS only the"
+                " address of the domain's own next hop is taken"
+            )
+        expected, parents = self._exact[name], self._parents(domain)
+        if proven and (
+            not expected.isdisjoint(names)
+            or any(candidate.partition(".")[2] in parents for candidate in names)
+        ):
+            return None
+        if not proven:
+            reason = f"the peer showed no certificate that proves it may speak for {name}"
+        else:
+            reason = f"the peer's certificate carries no name that may speak for {name}"
+        wanted = (*sorted(expected), *(f"HOST.{parent}" for parent in parents))
+        return Refusal(reason, wanted, tuple(sorted(names)))
