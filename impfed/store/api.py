@@ -1,0 +1,126 @@
+"""The store's interface: changes, errors, and what an implementation promises.
+
+Two implementations are proved equal by one test suite: :class:`impfed.store.memory.MemoryStore`
+(the reference model) and :class:`impfed.store.sqlite.SqliteStore` (the embedded default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from impfed.core.errors import ImpfedError
+from impfed.core.log import EventLog
+from impfed.store.records import LedgerEntry, Record, RecordType
+
+#: Version of the interface; a plugin names the one it was written for.
+INTERFACE_VERSION = 1
+
+
+class StoreFault(Enum):
+    """What kind of trouble a store has, for code; :class:`StoreError` says it in words."""
+
+    FULL = "full"
+    READ_ONLY = "read-only"
+    CORRUPT = "corrupt"
+    LOCKED = "locked"
+    NEWER = "newer"
+    FOREIGN = "foreign"
+    OVERLOADED = "overloaded"
+    STOPPED = "stopped"
+    UNREADABLE = "unreadable"
+    OTHER = "other"
+
+
+class StoreError(ImpfedError):
+    """The store could not do what was asked.
+
+    :ivar fault: what kind of trouble.
+    :ivar text: the trouble and the remedy in words for an operator.
+    """
+
+    def __init__(self, fault: StoreFault, text: str) -> None:
+        super().__init__(text)
+        self.fault = fault
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Insert a record, or replace the one of its kind and key."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove the record of a kind and key; nothing happens when there is none."""
+
+    kind: type[Record]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """Insert a ledger entry, or replace the one with its id."""
+
+    entry: LedgerEntry
+
+
+Change: TypeAlias = Put | Delete | Enter
+Done: TypeAlias = Callable[[BaseException | None], None]
+
+_log = EventLog("impfed.store")
+
+
+def call_done(done: Done | None, error: BaseException | None) -> None:
+    """Call a ``done``; what it raises is logged and goes no further, other writes have theirs to get."""
+    if done is None:
+        return
+    try:
+        done(error)
+    except Exception:
+        _log.failure("done_raised", "a callback of a write raised")
+
+
+class IStore(Interface):
+    """Keeps records and the delivery ledger.  Every method is called in the reactor thread."""
+
+    backlog = Attribute("Writes taken over that are not confirmed yet (int).")
+
+    def start() -> Deferred[None]:
+        """Open the store.  Fails with a :class:`StoreError`."""
+
+    def stop() -> Deferred[None]:
+        """Finish what was written before, then close.  What comes later fails with STOPPED."""
+
+    def write(changes: Sequence[Change], done: Done | None = None) -> None:
+        """Make changes, all or none of them.
+
+        ``done(None)`` is called in the reactor thread, exactly once, when they would outlive the
+        death of the process, ``done(StoreError)`` when they were not made.  Writes take effect in
+        the order of the calls, and several may share one commit.  The records are read before the
+        call returns, so the caller may change them afterwards.
+        """
+
+    def load(kind: type[RecordType]) -> Deferred[list[RecordType]]:
+        """Return every record of a kind, in order of keys, including all writes called before."""
+
+    def ledger(
+        *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100
+    ) -> Deferred[list[LedgerEntry]]:
+        """Return ledger entries, newest first.
+
+        :param id: only this id of ours, of the stanza, or Call-ID.
+        :param address: only with this bare JID on either side.
+        :param since: only received at this time (seconds since the epoch) or later.
+        :param limit: at most so many.
+        """
+
+    def purge_ledger(before: float) -> Deferred[int]:
+        """Remove settled and unsettled entries received before a time; returns how many."""

@@ -1,0 +1,142 @@
+"""The store in memory: reference model of the interface, and the double that tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from impfed.store.api import (
+    Change,
+    Delete,
+    Done,
+    Enter,
+    IStore,
+    Put,
+    StoreError,
+    StoreFault,
+    call_done,
+)
+from impfed.store.records import LedgerEntry, RecordType, decode, encode
+
+
+@implementer(IStore)
+class MemoryStore:
+    """Keeps everything until the process ends.
+
+    :param clock: with one, ``done`` is called in a later turn, as a real store does; without,
+        before :meth:`write` returns, which is handy in small tests.
+    :ivar failing: set to a :class:`StoreError` to have every write refused with it.
+    :ivar held: set to True to keep writes unconfirmed until :meth:`release`.
+    """
+
+    def __init__(self, clock: IReactorTime | None = None) -> None:
+        self._clock = clock
+        self._records: dict[str, dict[str, bytes]] = {}
+        self._ledger: dict[str, LedgerEntry] = {}
+        self._waiting: list[tuple[Done | None, BaseException | None]] = []
+        self._open = False
+        self.failing: StoreError | None = None
+        self.held = False
+
+    @property
+    def backlog(self) -> int:
+        """Writes not confirmed yet."""
+        return len(self._waiting)
+
+    def start(self) -> Deferred[None]:
+        """Begin; what was kept before a stop is still there."""
+        self._open = True
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Confirm everything and end."""
+        self.release()
+        self._open = False
+        return succeed(None)
+
+    def release(self) -> None:
+        """Confirm what was held, oldest first, and hold no longer."""
+        self.held = False
+        self._confirm()
+
+    def write(self, changes: Sequence[Change], done: Done | None = None) -> None:
+        """Make changes, all or none of them; see :class:`~impfed.store.api.IStore`."""
+        error: BaseException | None = self._refusal()
+        if error is None:
+            try:
+                self._apply(changes)
+            except (TypeError, msgspec.MsgspecError) as problem:
+                error = StoreError(StoreFault.OTHER, f"cannot write a record down: {problem}")
+        self._waiting.append((done, error))
+        if self.held:
+            return
+        if self._clock is None:
+            self._confirm()
+        else:
+            self._clock.callLater(0, self._confirm_unless_held)
+
+    def load(self, kind: type[RecordType]) -> Deferred[list[RecordType]]:
+        """Return every record of a kind, in order of keys."""
+        if not self._open:
+            return fail(_stopped())
+        rows = self._records.get(kind.kind, {})
+        return succeed([decode(kind, rows[key]) for key in sorted(rows)])
+
+    def ledger(
+        self, *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100
+    ) -> Deferred[list[LedgerEntry]]:
+        """Return ledger entries, newest first."""
+        if not self._open:
+            return fail(_stopped())
+        found = [
+            entry
+            for entry in self._ledger.values()
+            if entry.received_at >= since
+            and (not id or id in (entry.id, entry.stanza_id, entry.call_id))
+            and (not address or address in (entry.local, entry.foreign))
+        ]
+        found.sort(key=lambda entry: (entry.received_at, entry.id), reverse=True)
+        return succeed([msgspec.structs.replace(entry) for entry in found[:limit]])
+
+    def purge_ledger(self, before: float) -> Deferred[int]:
+        """Remove entries received before a time."""
+        if not self._open:
+            return fail(_stopped())
+        old = [key for key, entry in self._ledger.items() if entry.received_at < before]
+        for key in old:
+            del self._ledger[key]
+        return succeed(len(old))
+
+    def _refusal(self) -> StoreError | None:
+        return self.failing if self._open else _stopped()
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        prepared = [
+            (change, encode(change.record) if isinstance(change, Put) else b"")
+            for change in changes
+        ]
+        for change, data in prepared:
+            if isinstance(change, Put):
+                record = change.record
+                self._records.setdefault(record.kind, {})[record.key] = data
+            elif isinstance(change, Delete):
+                self._records.get(change.kind.kind, {}).pop(change.key, None)
+            elif isinstance(change, Enter):
+                self._ledger[change.entry.id] = msgspec.structs.replace(change.entry)
+
+    def _confirm_unless_held(self) -> None:
+        if not self.held:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done, error in waiting:
+            call_done(done, error)
+
+
+def _stopped() -> StoreError:
+    return StoreError(StoreFault.STOPPED, "the store is not open")

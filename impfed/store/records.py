@@ -1,0 +1,307 @@
+"""What the store keeps, one Struct for each kind.
+
+Keys always hold JIDs or dialog identifiers, never a mail alias.  Times are seconds since the
+epoch, 0.0 for "not yet" or "unknown".  Every record carries the version of its layout (``v``), so
+that a later release can tell what it reads.  Records are mutable; the store keeps what a record
+says at the moment of :meth:`~impfed.store.api.IStore.write`, later changes need a write of their
+own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+Decision = Literal["none", "pending", "approved", "declined"]
+Outcome = Literal["queued", "held", "delivered", "bounced", "unsure"]
+
+
+class Record(msgspec.Struct, kw_only=True, gc=False):
+    """Base of the kinds.
+
+    :cvar kind: name of the kind in the store; never changes.
+    :ivar v: version of the record's layout.
+    """
+
+    kind: ClassVar[str] = ""
+    v: int = 1
+
+    @property
+    def key(self) -> str:
+        """The record's key, unique within its kind."""
+        raise NotImplementedError
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Replace strings that many records have in common by one copy, kept in ``memo``."""
+
+
+RecordType = TypeVar("RecordType", bound=Record)
+
+
+def pair_key(local: str, foreign: str) -> str:
+    """Return the key of a (local bare address, foreign bare address) pair."""
+    return f"{local}|{foreign}"
+
+
+class HopRecord(msgspec.Struct, gc=False):
+    """A next hop as the store keeps it: the plain values of :class:`impfed.sip.target.Hop`."""
+
+    transport: str
+    host: str
+    port: int
+    tls_name: str = ""
+    certificate: str = ""
+
+
+class DialogRecord(Record, gc=False):
+    """A SIP dialog (RFC 3261 section 12), by the fields of :class:`impfed.sip.dialog.Dialog`.
+
+    ``local`` and ``remote`` are header values without the tag; ``route_set`` holds header values in
+    the order they are sent.  ``local_cseq`` may lag behind memory; who restores adds a gap.
+    """
+
+    kind: ClassVar[str] = "dialog"
+    call_id: str
+    local_tag: str
+    remote_tag: str
+    local: str
+    remote: str
+    remote_target: str
+    route_set: tuple[str, ...]
+    local_cseq: int
+    remote_cseq: int
+
+    @property
+    def key(self) -> str:
+        """Call-ID and local tag."""
+        return f"{self.call_id}|{self.local_tag}"
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Share party, target and routes."""
+        self.local = memo.setdefault(self.local, self.local)
+        self.remote = memo.setdefault(self.remote, self.remote)
+        self.remote_target = memo.setdefault(self.remote_target, self.remote_target)
+        self.route_set = tuple(memo.setdefault(route, route) for route in self.route_set)
+
+
+class OutboxRecord(Record, gc=False):
+    """A text taken over from a home server that has not been delivered or returned yet.
+
+    :ivar id: our own id of the message, also the ledger's.
+    :ivar local: sender's bare JID.
+    :ivar foreign: recipient's bare JID.
+    :ivar body: the text.
+    :ivar xhtml: XHTML-IM body, serialised; empty for none.
+    :ivar stanza_id: the stanza's id, to be quoted in an error.
+    :ivar stanza_from: the sender's full JID, where an error or receipt goes.
+    :ivar nick: display name to show, empty for none.
+    :ivar receipt: whether an XEP-0184 receipt was asked for.
+    :ivar attempts: how often it has been sent so far.
+    :ivar unsure: whether an earlier attempt may have been delivered.
+    """
+
+    kind: ClassVar[str] = "outbox"
+    id: str
+    local: str
+    foreign: str
+    body: str
+    xhtml: str = ""
+    stanza_id: str = ""
+    stanza_from: str = ""
+    thread: str = ""
+    nick: str = ""
+    lang: str = ""
+    receipt: bool = False
+    received_at: float = 0.0
+    attempts: int = 0
+    unsure: bool = False
+
+    @property
+    def key(self) -> str:
+        """The message's id."""
+        return self.id
+
+
+class HeldTextRecord(Record, gc=False):
+    """The first text of a session, embedded in its INVITE, held in case no MESSAGE repeats it.
+
+    :ivar due: when it is delivered if no MESSAGE came.
+    """
+
+    kind: ClassVar[str] = "held_text"
+    id: str
+    local: str
+    foreign: str
+    call_id: str
+    text: str
+    due: float
+
+    @property
+    def key(self) -> str:
+        """The text's id."""
+        return self.id
+
+
+class InboundSubscriptionRecord(Record, gc=False):
+    """Somebody outside watches one of ours (we are the notifier of RFC 6665).
+
+    :ivar event_id: ``id`` parameter of the Event header, empty for none.
+    :ivar expires_at: when the subscription ends unless refreshed.
+    :ivar accept: the watcher's Accept header, empty for the event package's default.
+    :ivar last_state: what was last notified, in the owner's own spelling; compared, never read.
+    :ivar hop: where in-dialog requests go if the connection is gone; None when not known.
+    """
+
+    kind: ClassVar[str] = "inbound_subscription"
+    local: str
+    foreign: str
+    dialog: DialogRecord
+    state: Literal["pending", "active"]
+    event_id: str
+    expires_at: float
+    accept: str
+    last_state: str = ""
+    hop: HopRecord | None = None
+
+    @property
+    def key(self) -> str:
+        """Call-ID and local tag of the dialog; with a second event id in one dialog, that too."""
+        return f"{self.dialog.key}|{self.event_id}" if self.event_id else self.dialog.key
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Share addresses, routes and the Accept header."""
+        self.local = memo.setdefault(self.local, self.local)
+        self.foreign = memo.setdefault(self.foreign, self.foreign)
+        self.accept = memo.setdefault(self.accept, self.accept)
+        self.last_state = memo.setdefault(self.last_state, self.last_state)
+        self.dialog.share(memo)
+
+
+class OutboundSubscriptionRecord(Record, gc=False):
+    """One of ours watches somebody outside (we are the subscriber of RFC 6665).
+
+    :ivar dialog: None until the far side answered.
+    :ivar state: state of RFC 6665 section 4.1.2, as the owner spells it.
+    :ivar last_state: the presence last shown to the local user.
+    :ivar wanted: whether the local user still wants it; False: kept while logged out, not refreshed.
+    :ivar last_used: when the local user last showed a sign.
+    """
+
+    kind: ClassVar[str] = "outbound_subscription"
+    local: str
+    foreign: str
+    dialog: DialogRecord | None = None
+    state: str = ""
+    expires_at: float = 0.0
+    last_state: str = ""
+    wanted: bool = True
+    last_used: float = 0.0
+    hop: HopRecord | None = None
+
+    @property
+    def key(self) -> str:
+        """The pair."""
+        return pair_key(self.local, self.foreign)
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Share addresses and routes."""
+        self.local = memo.setdefault(self.local, self.local)
+        self.foreign = memo.setdefault(self.foreign, self.foreign)
+        self.last_state = memo.setdefault(self.last_state, self.last_state)
+        if self.dialog is not None:
+            self.dialog.share(memo)
+
+
+class AuthorizationRecord(Record, gc=False):
+    """What the two people of a pair have allowed each other (SPEC section 5).
+
+    :ivar inbound: may the foreign user see the local one.
+    :ivar outbound: may the local user see the foreign one.
+    :ivar changed_at: when the later of the two changed.
+    """
+
+    kind: ClassVar[str] = "authorization"
+    local: str
+    foreign: str
+    inbound: Decision = "none"
+    outbound: Decision = "none"
+    changed_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The pair."""
+        return pair_key(self.local, self.foreign)
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Share addresses."""
+        self.local = memo.setdefault(self.local, self.local)
+        self.foreign = memo.setdefault(self.foreign, self.foreign)
+
+
+class LedgerEntry(msgspec.Struct, gc=False):
+    """What became of one message; never its body.
+
+    :ivar id: our own id of the message.
+    :ivar direction: "in" (from a foreign domain to a local user) or "out".
+    :ivar local: local user's bare JID.
+    :ivar foreign: foreign user's bare JID.
+    :ivar stanza_id: id of the stanza, empty for none.
+    :ivar call_id: Call-ID of the SIP leg, empty before there is one.
+    :ivar cseq: CSeq number of the MESSAGE, 0 before there is one.
+    :ivar node: name of the node that handled it.
+    :ivar received_at: when it reached us.
+    :ivar finished_at: when its outcome was settled, 0.0 while it is not.
+    :ivar sip_status: status of the SIP leg, got or given; 0 for none.
+    :ivar xmpp_condition: stanza error of the XMPP leg, got or given; empty for none.
+    :ivar detail: why, in words for an operator.
+    """
+
+    id: str
+    direction: Literal["in", "out"]
+    local: str
+    foreign: str
+    stanza_id: str = ""
+    call_id: str = ""
+    cseq: int = 0
+    node: str = ""
+    received_at: float = 0.0
+    finished_at: float = 0.0
+    outcome: Outcome = "queued"
+    sip_status: int = 0
+    xmpp_condition: str = ""
+    detail: str = ""
+
+
+#: Every kind by name.
+KINDS: dict[str, type[Record]] = {
+    kind.kind: kind
+    for kind in (
+        DialogRecord,
+        OutboxRecord,
+        HeldTextRecord,
+        InboundSubscriptionRecord,
+        OutboundSubscriptionRecord,
+        AuthorizationRecord,
+    )
+}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoders: dict[type[Any], Any] = {}
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Return a record or ledger entry as octets (MessagePack, fields by name)."""
+    return _encode(record)
+
+
+def decode(kind: type[RecordType], data: bytes) -> RecordType:
+    """Return the record that octets of :func:`encode` stand for.
+
+    :raises msgspec.DecodeError: when they do not stand for one of this kind.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    record: RecordType = decoder.decode(data)
+    return record
