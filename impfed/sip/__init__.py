@@ -1,1 +1,1 @@
-"""The SIP core: URIs, messages, framing, transactions, dialogs, subscriptions. No IO, no reactor, no clock."""
+"""The SIP core: URIs, messages, framing, transactions, dialogs.  No IO, no clock."""

@@ -1,0 +1,492 @@
+"""Values of structured SIP header fields (RFC 3261 section 25.1, RFC 6665 for events).
+
+Every reader here takes the value of one header field, unfolded and without white space at its ends.
+Readers are lenient about white space and strict about structure; each raises
+:class:`~impfed.sip.errors.SipParseError` with status 400 on what it cannot read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from impfed.sip.errors import SipParseError
+from impfed.sip.uri import OtherUri, SipUri, parse_uri, valid_host
+
+Params = tuple[tuple[str, str | None], ...]
+"""Header parameters in order: name as written, value without quotes; None where there is no "="."""
+
+COMPACT: dict[str, str] = {
+    "a": "accept-contact",
+    "b": "referred-by",
+    "c": "content-type",
+    "d": "request-disposition",
+    "e": "content-encoding",
+    "f": "from",
+    "i": "call-id",
+    "j": "reject-contact",
+    "k": "supported",
+    "l": "content-length",
+    "m": "contact",
+    "n": "identity-info",
+    "o": "event",
+    "r": "refer-to",
+    "s": "subject",
+    "t": "to",
+    "u": "allow-events",
+    "v": "via",
+    "x": "session-expires",
+    "y": "identity",
+}
+"""Compact header names of the IANA registry, with their long forms in lower case."""
+
+LWS = " \t"
+_TOKEN_CHARS = r"A-Za-z0-9\-.!%*_+`'~"
+TOKEN = re.compile(rf"[{_TOKEN_CHARS}]+", re.ASCII)
+"""``token`` of RFC 3261 section 25.1."""
+
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'
+_PARAM = re.compile(
+    rf"[ \t]*+;[ \t]*+([{_TOKEN_CHARS}\[\]:]++|[^\x00-\x20\x22(),;<=>]++)"
+    rf"(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\x00-\x20\x22,;<>=]*+))?",
+    re.DOTALL,
+)
+_NAME_ADDR = re.compile(
+    rf"(?:({_QUOTED})|([^\"<:;,]*+))[ \t]*+<([^<>\"]++)>[ \t]*+(;.*|)", re.DOTALL
+)
+_UNQUOTE = re.compile(r"\\(.)", re.DOTALL)
+_VIA = re.compile(
+    rf"([Ss][Ii][Pp])[ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]++"
+    r"([A-Za-z0-9.\-_]++|\[[0-9A-Fa-f:.]++\])(?:[ \t]*+:[ \t]*+([0-9]{1,5}+))?[ \t]*+(;.*|)",
+    re.DOTALL,
+)
+_DELIMITERS = re.compile(r'["<>,]')
+
+
+def split_values(text: str) -> list[str]:
+    """Split a header value at its top-level commas; quoted strings and ``<...>`` are respected.
+
+    Empty elements are dropped (RFC 3261 section 7.3.1 lists have none; peers send them).
+    An open quote or bracket runs to the end of the text.
+    """
+    if "," not in text:
+        text = text.strip(LWS)
+        return [text] if text else []
+    if '"' not in text and "<" not in text:
+        parts = text.split(",")
+    else:
+        parts = _split_quoted(text)
+    return [part for part in (part.strip(LWS) for part in parts) if part]
+
+
+def _split_quoted(text: str) -> list[str]:
+    parts: list[str] = []
+    start = position = 0
+    while match := _DELIMITERS.search(text, position):
+        found, position = match.group(), match.end()
+        if found == '"':
+            position = _end_of_quote(text, position)
+        elif found == "<":
+            position = text.find(">", position) + 1 or len(text)
+        elif found == ",":
+            parts.append(text[start : position - 1])
+            start = position
+    parts.append(text[start:])
+    return parts
+
+
+def _end_of_quote(text: str, position: int) -> int:
+    while position < len(text):
+        if text[position] == "\\":
+            position += 2
+        elif text[position] == '"':
+            return position + 1
+        else:
+            position += 1
+    return len(text)
+
+
+def quote(display: str) -> str:
+    """Write text as a quoted-string (RFC 3261 section 25.1), with its quotes.
+
+    Line ends, NUL and other control characters, which would break a header, become blanks.
+    """
+    cleaned = "".join(" " if ch < " " or ch == "\x7f" else ch for ch in display)
+    return '"' + cleaned.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unquote(text: str) -> str:
+    """Undo :func:`quote`; text that is not in quotes comes back as it is."""
+    if len(text) >= 2 and text[0] == '"' and text[-1] == '"':
+        inner = text[1:-1]
+        return _UNQUOTE.sub(r"\1", inner) if "\\" in inner else inner
+    return text
+
+
+def readable(text: str) -> str:
+    """Return text with octets that were not UTF-8 (surrogate escapes) replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def parse_params(text: str) -> Params:
+    """Read header parameters ``;name=value;name="value";name`` (``generic-param``, section 25.1).
+
+    :raises SipParseError: if the text holds anything else.
+    """
+    if not text:
+        return ()
+    params: list[tuple[str, str | None]] = []
+    position, end = 0, len(text)
+    while position < end:
+        match = _PARAM.match(text, position)
+        if match is None:
+            if text[position:].strip(LWS) in ("", ";"):  # an empty last parameter is forgiven
+                break
+            raise SipParseError("Malformed header parameter")
+        value = match.group(2)
+        if value and value[0] == '"':
+            value = unquote(value)
+        params.append((match.group(1), value))
+        position = match.end()
+    return tuple(params)
+
+
+def find_param(params: Params, name: str) -> str | None:
+    """Return a parameter's value: None if absent, "" if it has no value. ``name`` in lower case."""
+    for key, value in params:
+        if key == name or key.lower() == name:
+            return "" if value is None else value
+    return None
+
+
+class NameAddr:
+    """A From, To, Contact or Route value: ``"Display" <uri>;params`` or ``uri;params``.
+
+    Immutable by convention.  Parameters and the URI are read when first asked for.
+
+    :ivar text: the whole value as written.
+    :ivar display: display name without quotes; "" if there is none.
+    :ivar uri_text: the URI as written.
+    """
+
+    __slots__ = ("_params", "_params_text", "display", "text", "uri_text")
+
+    def __init__(self, display: str, uri_text: str, params_text: str, text: str) -> None:
+        self.display = display
+        self.uri_text = uri_text
+        self.text = text
+        self._params_text = params_text
+        self._params: Params | None = None
+
+    @property
+    def params(self) -> Params:
+        """Header parameters (those after ``>``, e.g. tag, epid, expires)."""
+        params = self._params
+        if params is None:
+            params = self._params = parse_params(self._params_text)
+        return params
+
+    @property
+    def uri(self) -> SipUri | OtherUri:
+        """The URI, read.
+
+        :raises SipParseError: if it is malformed.
+        """
+        return parse_uri(self.uri_text)
+
+    @property
+    def tag(self) -> str:
+        """The tag parameter, "" if there is none."""
+        text = self._params_text
+        # The ordinary case: the tag first, one word, no other spelling in front of it.
+        if text.startswith(";tag="):
+            end = text.find(";", 5)
+            tag = text[5:] if end < 0 else text[5:end]
+            if tag.isalnum():
+                return tag
+        elif not text:
+            return ""
+        return find_param(self.params, "tag") or ""
+
+    def param(self, name: str) -> str | None:
+        """Return a header parameter: None if absent, "" if it has no value."""
+        return find_param(self.params, name.lower())
+
+    @property
+    def without_params(self) -> str:
+        """The value without its header parameters: display name and URI in brackets, as written."""
+        if not self._params_text:
+            return self.text
+        return self.text[: len(self.text) - len(self._params_text)].rstrip(LWS)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"NameAddr({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NameAddr) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def parse_name_addr(text: str) -> NameAddr:
+    """Read one From, To, Contact, Route, Record-Route, Refer-To or P-Asserted-Identity value.
+
+    No blank is needed before ``<`` (RFC 4475 section 3.1.1.6).  Without brackets everything after
+    the first ";" belongs to the header, not to the URI (RFC 3261 section 20.10).
+
+    :raises SipParseError: 400.
+    """
+    match = _NAME_ADDR.fullmatch(text)
+    if match is not None:
+        quoted, plain, uri_text, params_text = match.groups()
+        if quoted is not None:
+            display = unquote(quoted)
+        else:
+            display = plain.rstrip(LWS) if plain else ""
+        return NameAddr(display, uri_text, params_text, text)
+    uri_text, semicolon, rest = text.partition(";")
+    uri_text = uri_text.rstrip(LWS)
+    if not uri_text or not _plain_addr(uri_text):
+        raise SipParseError("Malformed name-addr")
+    return NameAddr("", uri_text, semicolon + rest, text)
+
+
+def _plain_addr(text: str) -> bool:
+    # An addr-spec without brackets must not hold "?" or "," (RFC 3261 section 20).
+    return not any(ch in text for ch in '<>" \t,?')
+
+
+class Via:
+    """One Via value (RFC 3261 section 20.42).  Immutable by convention.
+
+    :ivar text: the whole value as written.
+    :ivar transport: transport in upper case, e.g. "TLS".
+    :ivar host: sent-by host as written (IPv6 in brackets).
+    :ivar port: sent-by port, or None.
+    """
+
+    __slots__ = ("_params", "_params_text", "host", "port", "text", "transport")
+
+    def __init__(
+        self, transport: str, host: str, port: int | None, params_text: str, text: str
+    ) -> None:
+        self.transport = transport
+        self.host = host
+        self.port = port
+        self.text = text
+        self._params_text = params_text
+        self._params: Params | None = None
+
+    @property
+    def params(self) -> Params:
+        """Via parameters: branch, received, rport, maddr, ttl, alias, ms-*..."""
+        params = self._params
+        if params is None:
+            params = self._params = parse_params(self._params_text)
+        return params
+
+    @property
+    def branch(self) -> str:
+        """The branch parameter, "" if there is none (RFC 2543 peers and clients' own Vias)."""
+        text = self._params_text
+        if text.startswith(";branch=z9hG4bK"):  # the ordinary case
+            end = text.find(";", 15)
+            branch = text[8:] if end < 0 else text[8:end]
+            if TOKEN.fullmatch(branch):
+                return branch
+        return find_param(self.params, "branch") or ""
+
+    def param(self, name: str) -> str | None:
+        """Return a Via parameter: None if absent, "" if it has no value."""
+        return find_param(self.params, name.lower())
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Via({self.text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Via) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def parse_via(text: str) -> Via:
+    """Read one Via value.
+
+    :raises SipParseError: 400; also for a protocol other than SIP/2.0.
+    """
+    match = _VIA.fullmatch(text)
+    if match is None:
+        raise SipParseError("Malformed Via")
+    _, transport, host, port_text, params_text = match.groups()
+    port = None
+    if port_text is not None:
+        port = int(port_text)
+        if port > 65535:
+            raise SipParseError("Port out of range in Via")
+    if host[0] == "[" and not valid_host(host):
+        raise SipParseError("Malformed IPv6 address in Via")
+    return Via(transport.upper(), host, port, params_text, text)
+
+
+class CSeq(NamedTuple):
+    """A CSeq value: sequence number below 2**31 and method (RFC 3261 section 8.1.1.5)."""
+
+    number: int
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.method}"
+
+
+def parse_number(text: str, maximum: int = 4294967295) -> int:
+    """Read an unsigned decimal number of ASCII digits only, at most ``maximum``.
+
+    :raises SipParseError: 400 for signs, underscores, other digits, or a number too great.
+    """
+    if not (text.isascii() and text.isdigit()) or len(text) > 20 or (value := int(text)) > maximum:
+        raise SipParseError("Malformed number")
+    return value
+
+
+def parse_cseq(text: str) -> CSeq:
+    """Read a CSeq value.
+
+    :raises SipParseError: 400.
+    """
+    parts = text.split()
+    if len(parts) != 2 or not parts[0].isdigit() or not parts[0].isascii():
+        raise SipParseError("Malformed CSeq")
+    number_text, method = parts
+    if len(number_text) > 20 or (number := int(number_text)) >= 2147483648:
+        raise SipParseError("CSeq number out of range")
+    if not method.isalpha() and not TOKEN.fullmatch(method):
+        raise SipParseError("Malformed CSeq")
+    return CSeq(number, method)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """A Content-Type or Accept element: type and subtype as written, parameters (RFC 3261 20.15)."""
+
+    type: str
+    subtype: str
+    params: Params = ()
+
+    @property
+    def essence(self) -> str:
+        """``type/subtype`` in lower case: what media types are compared by."""
+        return f"{self.type}/{self.subtype}".lower()
+
+    def param(self, name: str) -> str | None:
+        """Return a parameter: None if absent, "" if it has no value."""
+        return find_param(self.params, name.lower())
+
+
+_MEDIA = re.compile(
+    rf"([{_TOKEN_CHARS}]++)[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]*+(;.*|)", re.DOTALL | re.ASCII
+)
+
+
+def parse_media_type(text: str) -> MediaType:
+    """Read a media type with its parameters.
+
+    :raises SipParseError: 400.
+    """
+    match = _MEDIA.fullmatch(text)
+    if match is None:
+        raise SipParseError("Malformed media type")
+    return MediaType(match.group(1), match.group(2), parse_params(match.group(3)))
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionState:
+    """A Subscription-State value (RFC 6665 section 8.4).
+
+    :ivar state: "active", "pending", "terminated" or an extension, in lower case.
+    :ivar reason: reason of a termination in lower case, "" if none.
+    :ivar expires: seconds, or None.
+    :ivar retry_after: seconds, or None.
+    """
+
+    state: str
+    reason: str = ""
+    expires: int | None = None
+    retry_after: int | None = None
+
+    def __str__(self) -> str:
+        text = self.state
+        if self.reason:
+            text += f";reason={self.reason}"
+        if self.expires is not None:
+            text += f";expires={self.expires}"
+        if self.retry_after is not None:
+            text += f";retry-after={self.retry_after}"
+        return text
+
+
+def _word_and_params(text: str, what: str) -> tuple[str, Params]:
+    match = TOKEN.match(text)
+    if match is None:
+        raise SipParseError(f"Malformed {what}")
+    return match.group(), parse_params(text[match.end() :])
+
+
+def _seconds(params: Params, name: str) -> int | None:
+    text = find_param(params, name)
+    return None if text is None else parse_number(text)
+
+
+def parse_subscription_state(text: str) -> SubscriptionState:
+    """Read a Subscription-State value.
+
+    :raises SipParseError: 400.
+    """
+    state, params = _word_and_params(text, "Subscription-State")
+    return SubscriptionState(
+        state.lower(),
+        (find_param(params, "reason") or "").lower(),
+        _seconds(params, "expires"),
+        _seconds(params, "retry-after"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """An Event value: package (compared case-sensitively by RFC 6665 8.2.1) and id ("" if none)."""
+
+    package: str
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.package};id={self.id}" if self.id else self.package
+
+
+def parse_event(text: str) -> EventType:
+    """Read an Event value.
+
+    :raises SipParseError: 400.
+    """
+    package, params = _word_and_params(text, "Event")
+    return EventType(package, find_param(params, "id") or "")
+
+
+def parse_warning(text: str) -> tuple[int, str, str]:
+    """Read one Warning value into code, agent and text (RFC 3261 section 20.43).
+
+    :raises SipParseError: 400.
+    """
+    parts = text.split(None, 2)
+    if len(parts) != 3:
+        raise SipParseError("Malformed Warning")
+    return parse_number(parts[0], 999), parts[1], unquote(parts[2].strip(LWS))

@@ -1,0 +1,454 @@
+"""SIP messages: read lazily, written fast, bytes kept (RFC 3261 section 7).
+
+A head is decoded once, as UTF-8 with surrogate escapes, so any octet survives a round trip.  One
+scan names the header lines; values are looked into when somebody asks.  What a whole-message check
+costs more than that is in :func:`check_request`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from impfed.sip.errors import SipParseError
+from impfed.sip.headers import (
+    COMPACT,
+    LWS,
+    TOKEN,
+    CSeq,
+    MediaType,
+    NameAddr,
+    Via,
+    parse_cseq,
+    parse_media_type,
+    parse_name_addr,
+    parse_number,
+    parse_via,
+    split_values,
+)
+from impfed.sip.outgoing import (
+    DIALOG_FORMING,
+    REASONS,
+    Headers,
+    OutgoingRequest,
+    response_bytes,
+)
+from impfed.sip.uri import OtherUri, SipUri, parse_uri
+
+__all__ = [
+    "DIALOG_FORMING",
+    "REASONS",
+    "Headers",
+    "OutgoingRequest",
+    "SipMessage",
+    "SipRequest",
+    "SipResponse",
+    "check_request",
+    "content_length",
+    "parse_head",
+    "parse_message",
+    "response_bytes",
+]
+
+_MALFORMED = ""  # the canonical name of a line that is no header line
+
+
+class _Names(dict[str, str]):
+    """Canonical (long, lower-case) header names by the spelling met; learns, up to a bound."""
+
+    LEARN = 4096
+
+    def __missing__(self, spelling: str) -> str:
+        name = spelling.rstrip(LWS)
+        if not TOKEN.fullmatch(name):
+            return _MALFORMED
+        name = name.lower()
+        name = COMPACT.get(name, name)
+        if len(self) < self.LEARN and len(spelling) <= 64:
+            self[spelling] = name
+        return name
+
+
+_NAMES = _Names()
+_FOLD = re.compile(r"\r\n[ \t]+")
+
+
+class SipMessage:
+    """A SIP message.  Immutable by convention; header values are read when asked for.
+
+    Names given to :meth:`get` and its sisters are long forms in lower case; compact forms
+    are folded into them.
+
+    :ivar head: start line and header lines as received, each with its CRLF, without the empty line.
+    :ivar body: the body's octets.
+    :ivar defect: what makes the head malformed, or None; such messages never leave
+        :func:`parse_message`, but a stream framer delivers them so that they can be answered.
+    """
+
+    __slots__ = (
+        "_contact",
+        "_content_type",
+        "_cseq",
+        "_first",
+        "_from",
+        "_more",
+        "_to",
+        "_via",
+        "body",
+        "defect",
+        "head",
+    )
+    _contact: NameAddr | None
+    _content_type: MediaType | None
+
+    def __init__(self, head: str, body: bytes, first: dict[str, str], more: dict[str, list[str]]):
+        self.head = head
+        self.body = body
+        self.defect: SipParseError | None = None
+        self._first = first  # canonical name -> value of the first such line, blanks not stripped
+        self._more = more  # canonical name -> values of the further lines
+        self._from: NameAddr | None = None
+        self._to: NameAddr | None = None
+        self._cseq: CSeq | None = None
+        self._via: Via | None = None
+
+    def get(self, name: str) -> str | None:
+        """Return the value of the first header line of that name, or None."""
+        value = self._first.get(name)
+        return None if value is None else value.strip(LWS)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of all header lines of that name, one for each line, in order."""
+        value = self._first.get(name)
+        if value is None:
+            return []
+        if name in self._more:
+            return [value.strip(LWS), *(text.strip(LWS) for text in self._more[name])]
+        return [value.strip(LWS)]
+
+    def values(self, name: str) -> list[str]:
+        """Return all values of a list header (Via, Route, Contact, Allow...), split at commas."""
+        value = self._first.get(name)
+        if value is None:
+            return []
+        values = split_values(value)
+        if name in self._more:
+            for text in self._more[name]:
+                values += split_values(text)
+        return values
+
+    def names(self) -> list[str]:
+        """Return the canonical names of the header fields present, each once, in order."""
+        return list(self._first)
+
+    @property
+    def from_(self) -> NameAddr:
+        """The From value. :raises SipParseError: if missing or malformed."""
+        value = self._from
+        if value is None:
+            value = self._from = self._name_addr("from")
+        return value
+
+    @property
+    def to(self) -> NameAddr:
+        """The To value. :raises SipParseError: if missing or malformed."""
+        value = self._to
+        if value is None:
+            value = self._to = self._name_addr("to")
+        return value
+
+    def _name_addr(self, name: str) -> NameAddr:
+        text = self._first.get(name)
+        if text is None:
+            raise SipParseError(f"Missing {name.title()} header field")
+        try:
+            return parse_name_addr(text.strip(LWS))
+        except SipParseError as error:
+            raise SipParseError(f"Malformed {name.title()} header field") from error
+
+    @property
+    def from_tag(self) -> str:
+        """The tag of From, "" if there is none."""
+        return self.from_.tag
+
+    @property
+    def to_tag(self) -> str:
+        """The tag of To, "" if there is none."""
+        return self.to.tag
+
+    @property
+    def call_id(self) -> str:
+        """The Call-ID. :raises SipParseError: if missing or empty."""
+        value = self._first.get("call-id")
+        if value is None or not (value := value.strip(LWS)):
+            raise SipParseError("Missing Call-ID header field")
+        return value
+
+    @property
+    def cseq(self) -> CSeq:
+        """The CSeq value. :raises SipParseError: if missing or malformed."""
+        value = self._cseq
+        if value is None:
+            text = self._first.get("cseq")
+            if text is None:
+                raise SipParseError("Missing CSeq header field")
+            value = self._cseq = parse_cseq(text)
+        return value
+
+    @property
+    def via(self) -> Via:
+        """The topmost Via value. :raises SipParseError: if missing or malformed."""
+        value = self._via
+        if value is None:
+            text = self._first.get("via")
+            if text is None:
+                raise SipParseError("Missing Via header field")
+            if "," in text:
+                values = split_values(text)
+                text = values[0] if values else ""
+            value = self._via = parse_via(text.strip(LWS))
+        return value
+
+    @property
+    def contact(self) -> NameAddr | None:
+        """The first Contact value, None if there is none or it is "*".
+
+        :raises SipParseError: if malformed.
+        """
+        try:
+            return self._contact
+        except AttributeError:
+            pass
+        values = self.values("contact") if "contact" in self._first else []
+        self._contact = None
+        if values and values[0] != "*":
+            self._contact = parse_name_addr(values[0])
+        return self._contact
+
+    @property
+    def content_type(self) -> MediaType | None:
+        """The body's media type, None if there is no Content-Type.
+
+        :raises SipParseError: if malformed.
+        """
+        try:
+            return self._content_type
+        except AttributeError:
+            pass
+        text = self._first.get("content-type")
+        self._content_type = None if text is None else parse_media_type(text.strip(LWS))
+        return self._content_type
+
+    def to_bytes(self) -> bytes:
+        """Return the message as it was received."""
+        return self.head.encode("utf-8", "surrogateescape") + b"\r\n" + self.body
+
+
+class SipRequest(SipMessage):
+    """A request.
+
+    :ivar method: method, case kept (methods are case-sensitive, RFC 3261 section 7.1).
+    :ivar uri_text: Request-URI as written.
+    :ivar version: "SIP/2.0"; something else only in a message with a defect.
+    """
+
+    __slots__ = ("method", "uri_text", "version")
+    method: str
+    uri_text: str
+    version: str
+
+    @property
+    def uri(self) -> SipUri | OtherUri:
+        """The Request-URI, read. :raises SipParseError: 400 or 414 if malformed."""
+        return parse_uri(self.uri_text)
+
+    def __repr__(self) -> str:
+        return f"<SipRequest {self.method} {self.uri_text}>"
+
+
+class SipResponse(SipMessage):
+    """A response.
+
+    :ivar status: status code, 100-699.
+    :ivar reason: reason phrase, may be empty.
+    """
+
+    __slots__ = ("reason", "status")
+    status: int
+    reason: str
+
+    def __repr__(self) -> str:
+        return f"<SipResponse {self.status} {self.reason}>"
+
+
+_STATUS_LINE = re.compile(r"SIP/2\.0 ([0-9]+) (.*)", re.DOTALL | re.IGNORECASE)
+_LOOSE_REQUEST = re.compile(r"([^\s:]+)[ \t]+(\S.*?)?[ \t]+(SIP/[0-9.]+)[ \t]*", re.IGNORECASE)
+
+
+def parse_head(data: bytes) -> SipRequest | SipResponse:
+    """Read a head: start line and header lines with a CRLF after each, without the empty line.
+
+    The message may carry a ``defect``; its body is empty.
+
+    :raises SipParseError: with ``close``, if this is no SIP at all or lines end wrongly.
+    """
+    text = head = data.decode("utf-8", "surrogateescape")
+    if "\r\n " in head or "\r\n\t" in head:
+        text = _unfold(head)
+    lines = text.split("\r\n")
+    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or lines.pop():
+        raise SipParseError("Bare CR or LF in message head", close=True, head=None)
+    first: dict[str, str] = {}
+    more: dict[str, list[str]] = {}
+    names = _NAMES
+    start = lines[0]
+    del lines[0]
+    defect = False
+    for line in lines:
+        spelling, colon, value = line.partition(":")
+        name = names[spelling]
+        if name in first:
+            if name in more:
+                more[name].append(value)
+            else:
+                more[name] = [value]
+        else:
+            first[name] = value
+        if not colon:
+            defect = True
+    message = _start(start, head, first, more)
+    if (defect or _MALFORMED in first) and message.defect is None:
+        message.defect = SipParseError("Malformed header line", head=_answerable(message))
+    return message
+
+
+def _unfold(head: str) -> str:
+    """Replace each fold (CRLF and blanks at the start of a line) by one blank, RFC 3261 7.3.1."""
+    start, _, rest = head.partition("\r\n")
+    if rest[:1] in (" ", "\t"):
+        # White space before the first header line continues nothing: keep it, it names no header.
+        rest = "\0" + rest
+    return f"{start}\r\n{_FOLD.sub(' ', rest)}"
+
+
+def _start(
+    line: str, head: str, first: dict[str, str], more: dict[str, list[str]]
+) -> SipRequest | SipResponse:
+    """Read the start line and make the message."""
+    parts = line.split(" ")
+    if len(parts) == 3 and parts[2] == "SIP/2.0" and parts[1]:
+        request = SipRequest(head, b"", first, more)
+        request.method, request.uri_text, request.version = parts
+        if not parts[0].isalpha() and not TOKEN.fullmatch(parts[0]):
+            request.defect = SipParseError("Malformed method", head=_answerable(request))
+        return request
+    status = _STATUS_LINE.fullmatch(line)
+    if status is not None:
+        response = SipResponse(head, b"", first, more)
+        response.reason = status.group(2)
+        digits = status.group(1)
+        response.status = int(digits) if len(digits) == 3 else 0
+        if not 100 <= response.status <= 699:
+            response.defect = SipParseError("Status code out of range")
+        return response
+    loose = _LOOSE_REQUEST.fullmatch(line)
+    if loose is None:
+        raise SipParseError("Not a SIP start line", close=True)
+    request = SipRequest(head, b"", first, more)
+    request.method, request.version = loose.group(1), loose.group(3)
+    request.uri_text = loose.group(2) or ""
+    if request.version.upper() == "SIP/2.0":
+        request.defect = SipParseError("Malformed start line", head=_answerable(request))
+    else:
+        request.defect = SipParseError("Version Not Supported", 505, head=_answerable(request))
+    return request
+
+
+_NEEDED = ("via", "from", "to", "call-id", "cseq")
+
+
+def _answerable(message: SipMessage) -> SipMessage | None:
+    """Return the message if it has the lines that an answer echoes, else None."""
+    if not isinstance(message, SipRequest) or message.method == "ACK":
+        return None
+    return message if all(name in message._first for name in _NEEDED) else None
+
+
+def content_length(message: SipMessage) -> int | None:
+    """Return the Content-Length, None if there is none.
+
+    :raises SipParseError: with ``close``: no number of ASCII digits, more than one line, too great
+        (513 beyond nine digits). Where the next message begins is then unknown.
+    """
+    text = message._first.get("content-length")
+    if text is None:
+        return None
+    text = text.strip(LWS)
+    head = _answerable(message)
+    if "content-length" in message._more:
+        raise SipParseError("More than one Content-Length", close=True, head=head)
+    if not (text.isascii() and text.isdigit()):
+        raise SipParseError("Malformed Content-Length", close=True, head=head)
+    if len(text) > 9 and len(text.lstrip("0")) > 9:
+        raise SipParseError("Message Too Large", 513, close=True, head=head)
+    return int(text)
+
+
+def parse_message(data: bytes) -> SipRequest | SipResponse:
+    """Read one datagram, or one message of a stream already cut out by its framer.
+
+    Octets after the body that Content-Length names are dropped (RFC 3261 section 18.3).
+
+    :raises SipParseError: with the answer to give; ``head`` is set if an answer can be built.
+    """
+    start = 0
+    while data.startswith(b"\r\n", start):
+        start += 2
+    end = data.find(b"\r\n\r\n", start)
+    if end < 0:
+        raise SipParseError("Message head does not end")
+    message = parse_head(data[start : end + 2])
+    if message.defect is not None:
+        raise message.defect
+    length = content_length(message)
+    body = data[end + 4 :]
+    if length is not None and length != len(body):
+        if length > len(body):
+            raise SipParseError("Body shorter than its Content-Length", head=_answerable(message))
+        body = body[:length]
+    message.body = body
+    return message
+
+
+_SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-type", "content-length")
+
+
+def check_request(request: SipRequest) -> None:
+    """Refuse what no user agent may act on (RFC 3261 sections 8.2 and 16.3, RFC 4475 3.1.2).
+
+    :raises SipParseError: 400, 414, 416 or 505, with ``head`` set if an answer can be built.
+    """
+    if request.defect is not None:
+        raise request.defect
+    try:
+        _check_request(request)
+    except SipParseError as error:
+        if error.head is None:
+            error.head = _answerable(request)
+        raise
+
+
+def _check_request(request: SipRequest) -> None:
+    more = request._more
+    if more:
+        for name in _SINGLE:
+            if name in more:
+                raise SipParseError(f"More than one {name.title()} header field")
+    _ = request.via, request.call_id
+    request.from_.params  # noqa: B018
+    if request.cseq.method != request.method:
+        raise SipParseError("CSeq method does not match")
+    request.to.params  # noqa: B018  (read, so that malformed parameters show)
+    hops = request._first.get("max-forwards")
+    if hops is not None:
+        parse_number(hops.strip(LWS), 255)
+    request.uri  # noqa: B018

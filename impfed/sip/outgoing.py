@@ -1,0 +1,201 @@
+"""Writing requests and responses.  Injection is impossible: one count of line ends settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from impfed.core.errors import LocalError
+from impfed.sip.errors import SipParseError
+from impfed.sip.headers import LWS, TOKEN
+
+if TYPE_CHECKING:
+    from impfed.sip.message import SipRequest
+
+Headers = Sequence[tuple[str, str]]
+"""Header lines to write: (name, value) pairs in order."""
+
+REASONS: dict[int, str] = {
+    100: "Trying",
+    180: "Ringing",
+    181: "Call Is Being Forwarded",
+    182: "Queued",
+    183: "Session Progress",
+    199: "Early Dialog Terminated",
+    200: "OK",
+    202: "Accepted",
+    204: "No Notification",
+    300: "Multiple Choices",
+    301: "Moved Permanently",
+    302: "Moved Temporarily",
+    305: "Use Proxy",
+    380: "Alternative Service",
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    410: "Gone",
+    412: "Conditional Request Failed",
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    415: "Unsupported Media Type",
+    416: "Unsupported URI Scheme",
+    420: "Bad Extension",
+    421: "Extension Required",
+    422: "Session Interval Too Small",
+    423: "Interval Too Brief",
+    430: "Flow Failed",
+    436: "Bad Identity-Info",
+    439: "First Hop Lacks Outbound Support",
+    440: "Max-Breadth Exceeded",
+    469: "Bad Info Package",
+    480: "Temporarily Unavailable",
+    481: "Call/Transaction Does Not Exist",
+    482: "Loop Detected",
+    483: "Too Many Hops",
+    484: "Address Incomplete",
+    485: "Ambiguous",
+    486: "Busy Here",
+    487: "Request Terminated",
+    488: "Not Acceptable Here",
+    489: "Bad Event",
+    491: "Request Pending",
+    493: "Undecipherable",
+    494: "Security Agreement Required",
+    500: "Server Internal Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Server Time-out",
+    505: "Version Not Supported",
+    513: "Message Too Large",
+    600: "Busy Everywhere",
+    603: "Decline",
+    604: "Does Not Exist Anywhere",
+    606: "Not Acceptable",
+}
+"""Reason phrases of RFC 3261 section 21 and its extensions."""
+
+_ECHOED = (("via", "Via"), ("from", "From"), ("to", "To"), ("call-id", "Call-ID"), ("cseq", "CSeq"))
+
+DIALOG_FORMING = frozenset(("INVITE", "SUBSCRIBE", "REFER"))
+"""Methods whose 2xx, and 101-199 with a tag, make a dialog at the UAS (RFC 3261 12.1, RFC 6665)."""
+
+
+def _refuse_injection(text: str, lines: int) -> None:
+    if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
+        raise LocalError("CR, LF or NUL in a header name or value")
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise LocalError("A lone surrogate in a header name or value") from error
+
+
+class OutgoingRequest:
+    """A request of ours before its Via is known.
+
+    :ivar method: method.
+    :ivar uri: Request-URI, written as it is.
+    :ivar headers: (name, value) pairs in order, everything but Via and Content-Length.
+    :ivar body: body octets.
+    :ivar cseq: sequence number, the same as in the CSeq header among ``headers``.
+    :ivar call_id: Call-ID, the same as in ``headers``.
+    """
+
+    __slots__ = ("body", "call_id", "cseq", "headers", "method", "uri")
+
+    def __init__(
+        self,
+        method: str,
+        uri: str,
+        headers: Headers,
+        body: bytes = b"",
+        cseq: int = 0,
+        call_id: str = "",
+    ) -> None:
+        self.method = method
+        self.uri = uri
+        self.headers = headers
+        self.body = body
+        self.cseq = cseq
+        self.call_id = call_id
+
+    def render(self, via: str) -> bytes:
+        """Write the request with that topmost Via value.
+
+        :raises LocalError: on CR, LF or NUL in any name or value, or blanks in method or URI.
+        """
+        headers = self.headers
+        if " " in self.uri or not TOKEN.fullmatch(self.method):
+            raise LocalError("Malformed method or Request-URI")
+        lines = [f"{self.method} {self.uri} SIP/2.0\r\nVia: {via}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        lines.append(f"Content-Length: {len(self.body)}\r\n")
+        text = "".join(lines)
+        _refuse_injection(text, len(headers) + 3)
+        return _encode(text) + b"\r\n" + self.body
+
+    def get(self, name: str) -> str | None:
+        """Return the first header value of that name (any case), or None."""
+        name = name.lower()
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return None
+
+    def __repr__(self) -> str:
+        return f"<OutgoingRequest {self.method} {self.uri}>"
+
+
+def response_bytes(
+    request: SipRequest,
+    status: int,
+    reason: str = "",
+    to_tag: str = "",
+    headers: Headers = (),
+    body: bytes = b"",
+) -> bytes:
+    """Write a response (RFC 3261 section 8.2.6.2 and 12.1.1).
+
+    Every Via, From, To, Call-ID and CSeq value is echoed as received (folded values on one line);
+    To gets ``to_tag`` if it has none; 101-299 answers that form a dialog echo Record-Route as well.
+
+    :raises LocalError: on CR, LF or NUL in anything that we add.
+    """
+    own = [f"{name}: {value}\r\n" for name, value in headers]
+    own.append(f"Content-Length: {len(body)}\r\n")
+    tail = "".join(own)
+    if not 100 <= status <= 699:
+        raise LocalError(f"{status} is no status code")
+    start = f"SIP/2.0 {status} {reason or REASONS.get(status, 'Unknown')}\r\n"
+    _refuse_injection(start + to_tag, 1)
+    _refuse_injection(tail, len(own))
+    first, more = request._first, request._more
+    lines = [start]
+    for name, label in _ECHOED:
+        if name in first:
+            lines.append(f"{label}: {first[name].strip(LWS)}")
+            if name == "to" and to_tag and not _has_tag(request):
+                lines.append(f";tag={to_tag}")
+            lines.append("\r\n")
+            if name == "via" and name in more:
+                lines += [f"Via: {value.strip(LWS)}\r\n" for value in more[name]]
+    if "record-route" in first and 100 < status < 300 and request.method in DIALOG_FORMING:
+        lines += [f"Record-Route: {value}\r\n" for value in request.get_all("record-route")]
+    lines.append(tail)
+    return _encode("".join(lines)) + b"\r\n" + body
+
+
+def _has_tag(request: SipRequest) -> bool:
+    try:
+        return bool(request.to.tag)
+    except SipParseError:
+        return True  # unreadable: echo it as it is
