@@ -1,0 +1,1 @@
+"""The demonstration: everything on one machine, shown step by step."""
