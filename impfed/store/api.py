@@ -67,7 +67,10 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """Insert a ledger entry, or replace the one with its id."""
+    """Insert a ledger entry, or bring the one with its id up to date.
+
+    Direction, both addresses, stanza id and time of reception stay as first entered.
+    """
 
     entry: LedgerEntry
 
@@ -79,7 +82,7 @@ _log = EventLog("impfed.store")
 
 
 def call_done(done: Done | None, error: BaseException | None) -> None:
-    """Call a ``done``; what it raises is logged and goes no further, other writes have theirs to get."""
+    """Call a ``done``; what it raises is logged and stops no other."""
     if done is None:
         return
     try:

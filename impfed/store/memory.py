@@ -20,7 +20,7 @@ from impfed.store.api import (
     StoreFault,
     call_done,
 )
-from impfed.store.records import LedgerEntry, RecordType, decode, encode
+from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
 
 
 @implementer(IStore)
@@ -69,7 +69,7 @@ class MemoryStore:
         if error is None:
             try:
                 self._apply(changes)
-            except (TypeError, msgspec.MsgspecError) as problem:
+            except (TypeError, ValueError, msgspec.MsgspecError) as problem:
                 error = StoreError(StoreFault.OTHER, f"cannot write a record down: {problem}")
         self._waiting.append((done, error))
         if self.held:
@@ -96,7 +96,7 @@ class MemoryStore:
             entry
             for entry in self._ledger.values()
             if entry.received_at >= since
-            and (not id or id in (entry.id, entry.stanza_id, entry.call_id))
+            and (not id or readable(id) in (entry.id, entry.stanza_id, entry.call_id))
             and (not address or address in (entry.local, entry.foreign))
         ]
         found.sort(key=lambda entry: (entry.received_at, entry.id), reverse=True)
@@ -122,11 +122,24 @@ class MemoryStore:
         for change, data in prepared:
             if isinstance(change, Put):
                 record = change.record
-                self._records.setdefault(record.kind, {})[record.key] = data
+                self._records.setdefault(record.kind, {})[readable(record.key)] = data
             elif isinstance(change, Delete):
-                self._records.get(change.kind.kind, {}).pop(change.key, None)
+                self._records.get(change.kind.kind, {}).pop(readable(change.key), None)
             elif isinstance(change, Enter):
-                self._ledger[change.entry.id] = msgspec.structs.replace(change.entry)
+                self._enter(change.entry)
+
+    def _enter(self, entry: LedgerEntry) -> None:
+        first = self._ledger.get(entry.id, entry)
+        self._ledger[entry.id] = msgspec.structs.replace(
+            entry,
+            direction=first.direction,
+            local=first.local,
+            foreign=first.foreign,
+            stanza_id=readable(first.stanza_id),
+            call_id=readable(entry.call_id),
+            received_at=first.received_at,
+            detail=readable(entry.detail),
+        )
 
     def _confirm_unless_held(self) -> None:
         if not self.held:

@@ -9,6 +9,7 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
@@ -184,7 +185,7 @@ class OutboundSubscriptionRecord(Record, gc=False):
     :ivar dialog: None until the far side answered.
     :ivar state: state of RFC 6665 section 4.1.2, as the owner spells it.
     :ivar last_state: the presence last shown to the local user.
-    :ivar wanted: whether the local user still wants it; False: kept while logged out, not refreshed.
+    :ivar wanted: whether the local user still wants it; False keeps it without refreshing it.
     :ivar last_used: when the local user last showed a sign.
     """
 
@@ -290,9 +291,48 @@ _encode = msgspec.msgpack.Encoder().encode
 _decoders: dict[type[Any], Any] = {}
 
 
+#: First octet of records with escaped strings; no MessagePack value begins with it.
+_ESCAPED = b"\xc1"
+
+
 def encode(record: msgspec.Struct) -> bytes:
-    """Return a record or ledger entry as octets (MessagePack, fields by name)."""
-    return _encode(record)
+    """Return a record as octets: MessagePack, fields by name.
+
+    Octets of a SIP head that are no UTF-8 stand in ``str`` as lone surrogates, which MessagePack
+    refuses; such a record is written with each of them as NUL and the character of the octet's
+    number, for NUL itself never stands in a SIP head.
+    """
+    try:
+        return _encode(record)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(record)
+        return _ESCAPED + _encode(_mapped(plain, _escape))
+
+
+def readable(text: str) -> str:
+    """Return a text with octets that were no UTF-8 replaced by U+FFFD."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _escape(text: str) -> str:
+    return "".join(
+        "\0" + chr(ord(mark) - 0xDC00) if "\udc80" <= mark <= "\udcff" else mark for mark in text
+    )
+
+
+def _unescape(text: str) -> str:
+    first, *rest = text.split("\0")
+    return first + "".join(chr(ord(part[0]) + 0xDC00) + part[1:] for part in rest)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, change) for item in value]
+    return value
 
 
 def decode(kind: type[RecordType], data: bytes) -> RecordType:
@@ -303,5 +343,7 @@ def decode(kind: type[RecordType], data: bytes) -> RecordType:
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    if data[:1] == _ESCAPED:
+        return msgspec.convert(_mapped(msgspec.msgpack.decode(data[1:]), _unescape), kind)
     record: RecordType = decoder.decode(data)
     return record

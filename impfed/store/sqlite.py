@@ -1,0 +1,339 @@
+"""The embedded store: one SQLite file, one thread of its own, many writes in one commit.
+
+Writes gather in the reactor thread until the end of the turn, so whatever one turn brings shares a
+commit.  While writes come densely a commit is put off until a few milliseconds after the one
+before, so that the cost of a transaction and of waking the thread is shared by more of them; a
+write that comes alone is committed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from impfed.core.log import EventLog
+from impfed.store.api import (
+    Change,
+    Delete,
+    Done,
+    Enter,
+    IStore,
+    Put,
+    StoreError,
+    StoreFault,
+    call_done,
+)
+from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
+from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, row_of
+
+#: Name of the file within a node's state directory.
+DATABASE_NAME = "impfed.sqlite"
+
+_PURGE_CHUNK = 2000
+
+_log = EventLog("impfed.store")
+_Result = TypeVar("_Result")
+_Job: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Callable[[Any], None]]
+
+
+class StoreReactor(Protocol):
+    """What the store needs of a reactor."""
+
+    def callLater(self, delay: float, callable: Any, /) -> IDelayedCall:
+        """Call after a delay (seconds)."""
+
+    def callFromThread(self, callable: Any, /, *args: Any) -> None:
+        """Call in the reactor thread."""
+
+    def seconds(self) -> float:
+        """Return the time (seconds since the epoch)."""
+
+
+@implementer(IStore)
+class SqliteStore:
+    """Keeps records and ledger in one SQLite file; see :class:`~impfed.store.api.IStore`.
+
+    :param path: the file (mode 0600), made when it is not there, with its directory.
+    :param gather: longest time that a write waits for company, in seconds.
+    :param batch_limit: most writes in one transaction.
+    :param backlog_limit: writes not on disk from which on more are refused with OVERLOADED.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        reactor: StoreReactor,
+        *,
+        gather: float = 0.005,
+        batch_limit: int = 2000,
+        backlog_limit: int = 50_000,
+    ) -> None:
+        self._path = Path(path)
+        self._reactor = reactor
+        self._gather = gather
+        self._batch_limit = batch_limit
+        self._backlog_limit = backlog_limit
+        self._file: SqliteFile | None = None
+        self._thread: Thread | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._pending: list[tuple[Write, Done | None]] = []
+        self._flush_call: IDelayedCall | None = None
+        self._in_flight = 0
+        self._flushed_at = 0.0
+        self._dense = False
+        self._trouble: StoreFault | None = None
+        self.backlog = 0
+
+    @property
+    def trouble(self) -> StoreFault | None:
+        """What the last commit failed with; None while all is well."""
+        return self._trouble
+
+    def start(self) -> Deferred[None]:
+        """Open the file in a thread of its own; fails with a :class:`StoreError` in words."""
+        if self._file is not None:
+            return fail(StoreError(StoreFault.OTHER, f"store {self._path}: already started"))
+        self._file = SqliteFile(self._path)
+        self._jobs = SimpleQueue()
+        self._thread = Thread(target=self._work, args=(self._jobs,), name="impfed-store")
+        self._thread.daemon = True
+        self._thread.start()
+        opened: Deferred[None] = self._ask(self._file.open)
+        opened.addErrback(self._not_opened)
+        return opened
+
+    def stop(self) -> Deferred[None]:
+        """Commit what was written, close the file, end the thread."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._flush_all()
+        self._file = None
+        closed: Deferred[None] = self._ask(file.close)
+        closed.addBoth(self._end_thread)
+        return closed
+
+    def write(self, changes: Sequence[Change], done: Done | None = None) -> None:
+        """Make changes, all or none of them; see :class:`~impfed.store.api.IStore`."""
+        error: StoreError | None = None
+        if self._file is None:
+            error = _stopped(self._path)
+        elif self.backlog >= self._backlog_limit:
+            error = StoreError(
+                StoreFault.OVERLOADED,
+                f"store {self._path}: {self.backlog} writes wait for the disk, no more are taken",
+            )
+        else:
+            try:
+                prepared = _prepared(changes)
+            except (TypeError, ValueError, msgspec.MsgspecError) as problem:
+                error = StoreError(StoreFault.OTHER, f"cannot write a record down: {problem}")
+        if error is not None:
+            self._reactor.callLater(0, lambda: call_done(done, error))
+            return
+        self.backlog += 1
+        self._pending.append((prepared, done))
+        if self._flush_call is None and not self._in_flight:
+            self._schedule()
+
+    def load(self, kind: type[RecordType]) -> Deferred[list[RecordType]]:
+        """Return every record of a kind; one that cannot be read is logged and left where it is."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._flush_all()
+        return self._ask(_load, file, kind).addCallback(self._loaded, kind)
+
+    def ledger(
+        self, *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100
+    ) -> Deferred[list[LedgerEntry]]:
+        """Return ledger entries, newest first."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._flush_all()
+        return self._ask(file.ledger, readable(id), readable(address), since, limit)
+
+    def purge_ledger(self, before: float) -> Deferred[int]:
+        """Remove entries received before a time, some at a time so that writes get between."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._flush_all()
+
+        def more(removed: int, total: int) -> Deferred[int] | int:
+            total += removed
+            if removed < _PURGE_CHUNK or self._file is None:
+                return total
+            return self._ask(file.purge, before, _PURGE_CHUNK).addCallback(more, total)
+
+        purged: Deferred[int] = self._ask(file.purge, before, _PURGE_CHUNK)
+        return purged.addCallback(more, 0)
+
+    # Reactor thread: gathering and confirming.
+
+    def _schedule(self) -> None:
+        delay = 0.0
+        if self._dense:
+            since = self._reactor.seconds() - self._flushed_at
+            delay = min(self._gather, max(0.0, self._gather - since))
+        self._flush_call = self._reactor.callLater(delay, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_call = None
+        self._flush()
+
+    def _flush(self) -> None:
+        batch, self._pending = (
+            self._pending[: self._batch_limit],
+            self._pending[self._batch_limit :],
+        )
+        if not batch or self._file is None:
+            return
+        now = self._reactor.seconds()
+        # Dense: another gathering time would bring company at the pace since the flush before.
+        self._dense = len(batch) * self._gather >= 2 * (now - self._flushed_at)
+        self._flushed_at = now
+        self._in_flight += 1
+        dones = [done for _, done in batch]
+        self._jobs.put(
+            (
+                self._file.commit,
+                ([changes for changes, _ in batch],),
+                lambda result: self._committed(dones, result),
+            )
+        )
+
+    def _flush_all(self) -> None:
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        while self._pending:
+            self._flush()
+
+    def _committed(
+        self, dones: list[Done | None], result: list[StoreError | None] | Failure
+    ) -> None:
+        self._in_flight -= 1
+        self.backlog -= len(dones)
+        errors: Sequence[BaseException | None]
+        if isinstance(result, Failure):
+            _log.failure("commit_raised", "committing to {path} raised", result, path=self._path)
+            errors = [result.value] * len(dones)
+        else:
+            errors = result
+            self._notice(result[0])
+        if self._pending and self._flush_call is None and not self._in_flight:
+            self._schedule()
+        for done, error in zip(dones, errors, strict=True):
+            call_done(done, error)
+
+    def _notice(self, error: StoreError | None) -> None:
+        fault = error.fault if error is not None else None
+        if fault is self._trouble:
+            return
+        self._trouble = fault
+        if error is not None:
+            _log.error("write_failed", "{reason}", reason=error.text, fault=error.fault.value)
+        else:
+            _log.info("write_recovered", "store {path} can be written again", path=self._path)
+
+    def _loaded(
+        self, result: tuple[list[RecordType], list[tuple[str, str]]], kind: type[RecordType]
+    ) -> list[RecordType]:
+        records, unreadable = result
+        for key, problem in unreadable:
+            _log.error(
+                "record_unreadable",
+                "a {kind} record in {path} cannot be read and is left out: {problem} (key {key})",
+                kind=kind.kind,
+                path=self._path,
+                key=key,
+                problem=problem,
+            )
+        return records
+
+    def _not_opened(self, failure: Failure) -> Failure:
+        self._file = None
+        self._flush_refused(failure.value or _stopped(self._path))
+        self._end_thread(None)
+        return failure
+
+    def _flush_refused(self, error: BaseException) -> None:
+        if self._flush_call is not None:
+            self._flush_call.cancel()
+            self._flush_call = None
+        pending, self._pending = self._pending, []
+        self.backlog -= len(pending)
+        for _, done in pending:
+            call_done(done, error)
+
+    def _end_thread(self, result: _Result) -> _Result:
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return result
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self._jobs.put((call, arguments, answer.callback))
+        return answer
+
+    # The store's own thread.
+
+    def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
+        while (job := jobs.get()) is not None:
+            call, arguments, answer = job
+            result: Any
+            try:
+                result = call(*arguments)
+            except Exception:
+                result = Failure()  # type: ignore[no-untyped-call]
+            self._reactor.callFromThread(answer, result)
+
+
+def _prepared(changes: Sequence[Change]) -> Write:
+    records: list[RecordChange] = []
+    rows: list[LedgerRow] = []
+    for change in changes:
+        if isinstance(change, Put):
+            record = change.record
+            records.append((record.kind, readable(record.key), encode(record)))
+        elif isinstance(change, Delete):
+            records.append((change.kind.kind, readable(change.key), None))
+        elif isinstance(change, Enter):
+            rows.append(row_of(change.entry))
+        else:
+            raise TypeError(f"not a change: {change!r}")
+    return records, rows
+
+
+def _load(
+    file: SqliteFile, kind: type[RecordType]
+) -> tuple[list[RecordType], list[tuple[str, str]]]:
+    records: list[RecordType] = []
+    unreadable: list[tuple[str, str]] = []
+    memo: dict[str, str] = {}
+    for key, data in file.rows(kind.kind):
+        try:
+            record = decode(kind, data)
+        except msgspec.MsgspecError as error:
+            unreadable.append((key, str(error)))
+            continue
+        record.share(memo)
+        records.append(record)
+    return records, unreadable
+
+
+def _stopped(path: Path) -> StoreError:
+    return StoreError(StoreFault.STOPPED, f"store {path}: it is not open")
