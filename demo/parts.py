@@ -1,0 +1,395 @@
+"""The parts that play: processes with their logs, a home server, certificates, free ports.
+
+Everything here is plain threads and blocking calls, and nothing of it imports ``impfed``: the
+demo, the tests against real servers and the benchmarks all start their peers with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+Event = dict[str, Any]
+
+
+class PartFailed(Exception):
+    """A part did not start, or ended when it should not; the text has the tail of its log."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many TCP ports of the loopback address that are free now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def wait_until(true: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:
+    """Poll until a condition holds; False when it did not in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(step)
+    return True
+
+
+def listening(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+# ------------------------------------------------------------------ certificates
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate chain and its key, as PEM files, and the authority that signed it."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+    @property
+    def both(self) -> Path:
+        """Chain and key in one file, as HAProxy wants them."""
+        joined = self.certificate.with_suffix(".both.pem")
+        if not joined.exists():
+            joined.write_text(self.certificate.read_text() + self.key.read_text())
+            joined.chmod(0o600)
+        return joined
+
+
+class Authority:
+    """A certificate authority for one run, made with the openssl command.
+
+    RSA, as Microsoft's edges want it.
+    """
+
+    def __init__(self, directory: Path, name: str = "demo CA") -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.path, self._key = directory / "ca.pem", directory / "ca.key"
+        self._openssl(
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", f"/CN={name}",
+            "-keyout", str(self._key), "-out", str(self.path),
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
+        )  # fmt: skip
+
+    @staticmethod
+    def _openssl(*arguments: str) -> None:
+        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise PartFailed(f"openssl {arguments[0]}: {done.stderr}")
+
+    def issue(self, name: str, *others: str, usage: str = "serverAuth,clientAuth") -> Certificate:
+        """Return a certificate for host names; the first is also the file's name."""
+        base = self.directory / name
+        request, certificate, key = (base.with_name(name + end) for end in (".csr", ".pem", ".key"))
+        self._openssl(
+            "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
+            "-keyout", str(key), "-out", str(request),
+        )  # fmt: skip
+        extensions = base.with_name(name + ".ext")
+        names = ",".join(f"DNS:{one}" for one in (name, *others))
+        extensions.write_text(
+            f"subjectAltName={names}\nextendedKeyUsage={usage}\nbasicConstraints=CA:FALSE\n"
+            "keyUsage=digitalSignature,keyEncipherment\n"
+        )
+        self._openssl(
+            "x509", "-req", "-in", str(request), "-CA", str(self.path), "-CAkey", str(self._key),
+            "-CAcreateserial", "-days", "30", "-extfile", str(extensions),
+            "-out", str(certificate),
+        )  # fmt: skip
+        return Certificate(certificate, key, self.path)
+
+
+# --------------------------------------------------------------------- processes
+
+
+class Part:
+    """A process with a log file."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        directory: Path,
+        environment: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self.command = [str(word) for word in command]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdin=stdin,
+                stdout=log if stdout is None else stdout,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def tail(self, lines: int = 15) -> str:
+        """Return the end of the log."""
+        text = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(f"    {self.name}: {line}" for line in text[-lines:])
+
+    def await_port(self, port: int, seconds: float = 15.0) -> None:
+        """Wait until the process listens; raises PartFailed."""
+        ready = wait_until(lambda: not self.alive or listening(port), seconds)
+        if not ready or not self.alive:
+            raise PartFailed(f"{self.name} does not listen on port {port}\n{self.tail()}")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """End the process, with force if it does not go; returns its exit code."""
+        if self.alive:
+            self.process.terminate()
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Talker(Part):
+    """A process that takes commands on its standard input and tells events on its output.
+
+    ``listener`` is called, in a thread of this object, with each event.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        directory: Path,
+        listener: Callable[[str, Event], None] | None = None,
+    ) -> None:
+        super().__init__(name, command, directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.events: list[Event] = []
+        self._listener = listener
+        self._changed = threading.Condition()
+        self._commands = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": "error", "text": line.decode(errors="replace").rstrip()}
+            if self._listener is not None:
+                self._listener(self.name, event)
+            with self._changed:
+                self.events.append(event)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    def say(self, line: str) -> None:
+        """Write one line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def send(self, do: str, **details: str) -> str:
+        """Send a command; returns the id that its ``done`` event will carry."""
+        self._commands += 1
+        number = str(self._commands)
+        self.say(json.dumps({"do": do, "id": number, **details}))
+        return number
+
+    def seen(self, since: int = 0, **wanted: Any) -> list[Event]:
+        """Return the events with these values, from the given position on."""
+        with self._changed:
+            events = self.events[since:]
+        return [event for event in events if matches(event, wanted)]
+
+    @property
+    def position(self) -> int:
+        """How many events there were until now."""
+        return len(self.events)
+
+    def expect(self, since: int = 0, seconds: float = 15.0, **wanted: Any) -> Event:
+        """Return the first event with these values, waiting for it; raises PartFailed.
+
+        A value may be a function, which then decides.
+        """
+        end = time.monotonic() + seconds
+        with self._changed:
+            position = since
+            while True:
+                while position < len(self.events):
+                    event = self.events[position]
+                    position += 1
+                    if matches(event, wanted):
+                        return event
+                left = end - time.monotonic()
+                if left <= 0 or (not self.alive and position >= len(self.events)):
+                    raise PartFailed(f"{self.name} did not see {wanted} within {seconds:.0f} s")
+                self._changed.wait(min(left, 0.5))
+
+    def stop(self) -> int:
+        """Ask the process to end, then end it."""
+        if self.alive and self.process.stdin is not None:
+            try:
+                self.say("quit")
+                self.process.stdin.close()
+                return self.process.wait(5)
+            except (OSError, subprocess.TimeoutExpired):
+                pass  # it did not listen; the signal below it will
+        return super().stop()
+
+
+def matches(event: Event, wanted: dict[str, Any]) -> bool:
+    """Return whether an event has all the values; a function as a value decides itself."""
+    for name, value in wanted.items():
+        got = event.get(name)
+        if not (value(got) if callable(value) else got == value):
+            return False
+    return True
+
+
+# ------------------------------------------------------------------- home server
+
+
+@dataclass
+class Prosody:
+    """A Prosody home server on loopback.
+
+    :ivar components: foreign domains as XEP-0114 components of their own (a plain home link).
+    :ivar module: the component's address when ``mod_impfed`` carries all foreign domains.
+    """
+
+    directory: Path
+    domain: str = "home.example"
+    users: dict[str, str] = field(default_factory=lambda: {"alice": "wonder", "carol": "singing"})
+    secret: str = "between us"
+    components: tuple[str, ...] = ()
+    module: str = ""
+    extra: str = ""
+    prefix: tuple[str, ...] = ()
+    c2s_port: int = 0
+    component_port: int = 0
+    part: Part | None = None
+
+    def start(self) -> Prosody:
+        """Write the configuration and the users, start, wait until it listens."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.c2s_port:
+            self.c2s_port, self.component_port = free_ports(2)
+        for name, password in self.users.items():
+            folder = self.directory / "data" / self.domain.replace(".", "%2e") / "accounts"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
+        configuration = self.directory / "prosody.cfg.lua"
+        configuration.write_text(self._configuration())
+        command = [*self.prefix, "prosody", "-F", "--config", configuration]
+        self.part = Part("prosody", command, self.directory)
+        self.part.await_port(self.c2s_port)
+        self.part.await_port(self.component_port)
+        return self
+
+    def stop(self) -> None:
+        """Stop it."""
+        if self.part is not None:
+            self.part.stop()
+
+    def _configuration(self) -> str:
+        component = ""
+        modules = ["roster", "saslauth", "disco", "ping", "offline", "carbons", "presence",
+                   "message", "iq", "c2s"]  # fmt: skip
+        host_modules = ""
+        if self.module:
+            component = f'Component "{self.module}"\n  component_secret = "{self.secret}"\n'
+            component += '  modules_enabled = { "impfed" }\n'
+        for domain in self.components:
+            component += f'Component "{domain}"\n  component_secret = "{self.secret}"\n'
+        enabled = ", ".join(f'"{name}"' for name in modules)
+        base = self.directory
+        return f"""\
+run_as_root = true
+daemonize = false
+pidfile = "{base}/prosody.pid"
+data_path = "{base}/data"
+plugin_paths = {{ "{ROOT}/etc/prosody" }}
+interfaces = {{ "127.0.0.1" }}
+local_interfaces = {{ "127.0.0.1" }}
+c2s_ports = {{ {self.c2s_port} }}
+c2s_direct_tls_ports = {{ }}
+s2s_ports = {{ }}
+s2s_direct_tls_ports = {{ }}
+component_ports = {{ {self.component_port} }}
+component_interfaces = {{ "127.0.0.1" }}
+http_ports = {{ }}
+https_ports = {{ }}
+network_settings = {{ nagle = false }}
+log = {{ info = "{base}/prosody.info.log" }}
+authentication = "internal_plain"
+storage = "internal"
+modules_enabled = {{ {enabled} }}
+modules_disabled = {{ "s2s", "tls", "http" }}
+c2s_require_encryption = false
+allow_unencrypted_plain_auth = true
+component_conflict_resolve = "kick_old"
+{self.extra}
+VirtualHost "{self.domain}"
+{host_modules}
+{component}"""
+
+
+# ------------------------------------------------------------------------ people
+
+
+def xmpp_user(
+    directory: Path,
+    prosody: Prosody,
+    name: str,
+    listener: Callable[[str, Event], None] | None = None,
+) -> Talker:
+    """Log a user in with an independent XMPP client; returns when the home server knows it."""
+    user = Talker(
+        name,
+        [
+            sys.executable, "-m", "demo.xmppuser", f"{name}@{prosody.domain}",
+            prosody.users[name], f"127.0.0.1:{prosody.c2s_port}",
+        ],
+        directory,
+        listener,
+    )  # fmt: skip
+    user.expect(event="online")
+    return user
