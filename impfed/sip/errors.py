@@ -14,9 +14,9 @@ class SipParseError(RemoteError):
     """Octets or a header field that are not SIP as RFC 3261 section 25 writes it.
 
     :ivar status: status code of the answer, 400 unless stated.
-    :ivar close: the position in the byte stream is lost or the peer is hostile: close after the answer.
-    :ivar head: the message as far as it could be read, if an answer can be built from it
-        (it has Via, From, To, Call-ID and CSeq lines); None means "say nothing".
+    :ivar close: the position in the stream is lost or the peer is hostile: close after the answer.
+    :ivar head: the request as far as it could be read, if it can be answered (it has a Via line,
+        which may itself be malformed); None means "say nothing".
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from impfed.sip.errors import SipParseError
@@ -48,7 +49,7 @@ TOKEN = re.compile(rf"[{_TOKEN_CHARS}]+", re.ASCII)
 
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'
 _PARAM = re.compile(
-    rf"[ \t]*+;[ \t]*+([{_TOKEN_CHARS}\[\]:]++|[^\x00-\x20\x22(),;<=>]++)"
+    rf"[ \t]*+;[ \t]*+([^\x00-\x20\x22(),;<=>]++)"
     rf"(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\x00-\x20\x22,;<>=]*+))?",
     re.DOTALL,
 )
@@ -57,11 +58,11 @@ _NAME_ADDR = re.compile(
 )
 _UNQUOTE = re.compile(r"\\(.)", re.DOTALL)
 _VIA = re.compile(
-    rf"([Ss][Ii][Pp])[ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]++"
-    r"([A-Za-z0-9.\-_]++|\[[0-9A-Fa-f:.]++\])(?:[ \t]*+:[ \t]*+([0-9]{1,5}+))?[ \t]*+(;.*|)",
+    rf"[Ss][Ii][Pp][ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]++"
+    r"([A-Za-z0-9.\-_]++|\[[0-9A-Fa-f:.]++\])(?:[ \t]*+:[ \t]*+([0-9]{1,5}+))?[ \t]*+(?:;.*|)",
     re.DOTALL,
 )
-_DELIMITERS = re.compile(r'["<>,]')
+_ONE_VALUE = re.compile(rf'(?:[^",<]++|{_QUOTED}|<[^>]*+>)*+', re.DOTALL)
 
 
 def split_values(text: str) -> list[str]:
@@ -82,29 +83,35 @@ def split_values(text: str) -> list[str]:
 
 def _split_quoted(text: str) -> list[str]:
     parts: list[str] = []
-    start = position = 0
-    while match := _DELIMITERS.search(text, position):
-        found, position = match.group(), match.end()
-        if found == '"':
-            position = _end_of_quote(text, position)
-        elif found == "<":
-            position = text.find(">", position) + 1 or len(text)
-        elif found == ",":
-            parts.append(text[start : position - 1])
-            start = position
-    parts.append(text[start:])
+    position, end = 0, len(text)
+    while position <= end:
+        match = _ONE_VALUE.match(text, position)
+        stop = end if match is None else match.end()
+        if stop < end and text[stop] != ",":  # an open quote or bracket
+            stop = end
+        parts.append(text[position:stop])
+        position = stop + 1
     return parts
 
 
-def _end_of_quote(text: str, position: int) -> int:
-    while position < len(text):
-        if text[position] == "\\":
-            position += 2
-        elif text[position] == '"':
-            return position + 1
-        else:
-            position += 1
-    return len(text)
+def first_value(text: str) -> str:
+    """Return the first of the values that :func:`split_values` would give, "" if there is none."""
+    comma = text.find(",")
+    if comma < 0:
+        return text.strip(LWS)
+    if "<" in text or "\\" in text:
+        values = split_values(text)
+        return values[0] if values else ""
+    position = 0
+    while (quote_at := text.find('"', position, comma)) >= 0:
+        position = text.find('"', quote_at + 1) + 1
+        if position == 0:  # an open quote
+            return text.strip(LWS)
+        if comma < position:
+            comma = text.find(",", position)
+            if comma < 0:
+                return text.strip(LWS)
+    return text[:comma].strip(LWS) or first_value(text[comma + 1 :].lstrip(" \t,"))
 
 
 def quote(display: str) -> str:
@@ -129,6 +136,13 @@ def readable(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+_PARAMS = re.compile(
+    rf"(?:[ \t]*+;[ \t]*+[^\x00-\x20\x22(),;<=>]++"
+    rf"(?:[ \t]*+=[ \t]*+(?:{_QUOTED}|[^\x00-\x20\x22,;<>=]*+))?+)*+[ \t]*+;?+[ \t]*+",
+    re.DOTALL,
+)
 
 
 def parse_params(text: str) -> Params:
@@ -197,18 +211,25 @@ class NameAddr:
         """
         return parse_uri(self.uri_text)
 
+    def check(self) -> None:
+        """Look into everything.
+
+        :raises SipParseError: if the URI or a parameter is malformed.
+        """
+        if self._params is None and not _PARAMS.fullmatch(self._params_text):
+            raise SipParseError("Malformed header parameter")
+        parse_uri(self.uri_text)
+
     @property
     def tag(self) -> str:
         """The tag parameter, "" if there is none."""
         text = self._params_text
-        # The ordinary case: the tag first, one word, no other spelling in front of it.
-        if text.startswith(";tag="):
-            end = text.find(";", 5)
-            tag = text[5:] if end < 0 else text[5:end]
-            if tag.isalnum():
-                return tag
-        elif not text:
+        if not text:
             return ""
+        # The ordinary case: the tag first, and nothing in quotes or blanks.
+        if text.startswith(";tag=") and not ('"' in text or " " in text or "\t" in text):
+            end = text.find(";", 5)
+            return text[5:] if end < 0 else text[5:end]
         return find_param(self.params, "tag") or ""
 
     def param(self, name: str) -> str | None:
@@ -243,19 +264,33 @@ def parse_name_addr(text: str) -> NameAddr:
 
     :raises SipParseError: 400.
     """
+    end = text.find(">") + 1
+    if 0 < end <= 256:
+        # The ordinary case.  Addresses repeat, what follows them does not, so only they are kept.
+        address = _address(text[:end])
+        rest = text[end:]
+        if address is not None and (not rest or rest[0] == ";"):
+            return NameAddr(address[0], address[1], rest, text)
     match = _NAME_ADDR.fullmatch(text)
     if match is not None:
-        quoted, plain, uri_text, params_text = match.groups()
-        if quoted is not None:
-            display = unquote(quoted)
-        else:
-            display = plain.rstrip(LWS) if plain else ""
-        return NameAddr(display, uri_text, params_text, text)
+        return NameAddr(_display(match), match.group(3), match.group(4), text)
     uri_text, semicolon, rest = text.partition(";")
     uri_text = uri_text.rstrip(LWS)
     if not uri_text or not _plain_addr(uri_text):
         raise SipParseError("Malformed name-addr")
     return NameAddr("", uri_text, semicolon + rest, text)
+
+
+def _display(match: re.Match[str]) -> str:
+    quoted, plain = match.group(1, 2)
+    return unquote(quoted) if quoted is not None else plain.rstrip(LWS)
+
+
+@lru_cache(maxsize=8192)
+def _address(text: str) -> tuple[str, str] | None:
+    """Read display name and URI of a name-addr that ends with its first ">"."""
+    match = _NAME_ADDR.fullmatch(text)
+    return None if match is None else (_display(match), match.group(3))
 
 
 def _plain_addr(text: str) -> bool:
@@ -292,6 +327,14 @@ class Via:
             params = self._params = parse_params(self._params_text)
         return params
 
+    def check(self) -> None:
+        """Look into everything.
+
+        :raises SipParseError: if a parameter is malformed.
+        """
+        if self._params is None and not _PARAMS.fullmatch(self._params_text):
+            raise SipParseError("Malformed Via parameter")
+
     @property
     def branch(self) -> str:
         """The branch parameter, "" if there is none (RFC 2543 peers and clients' own Vias)."""
@@ -299,7 +342,7 @@ class Via:
         if text.startswith(";branch=z9hG4bK"):  # the ordinary case
             end = text.find(";", 15)
             branch = text[8:] if end < 0 else text[8:end]
-            if TOKEN.fullmatch(branch):
+            if not (" " in branch or '"' in branch or "\t" in branch):
                 return branch
         return find_param(self.params, "branch") or ""
 
@@ -325,10 +368,20 @@ def parse_via(text: str) -> Via:
 
     :raises SipParseError: 400; also for a protocol other than SIP/2.0.
     """
+    semicolon = text.find(";")
+    if 0 < semicolon <= 128:  # the ordinary case: few peers, so few sent-by values
+        transport, host, port = _sent_by(text[:semicolon])
+        return Via(transport, host, port, text[semicolon:], text)
+    transport, host, port = _read_sent_by(text)
+    return Via(transport, host, port, "" if semicolon < 0 else text[semicolon:], text)
+
+
+def _read_sent_by(text: str) -> tuple[str, str, int | None]:
+    """Read transport, host and port of a Via value; what follows a ";" is not looked at."""
     match = _VIA.fullmatch(text)
     if match is None:
         raise SipParseError("Malformed Via")
-    _, transport, host, port_text, params_text = match.groups()
+    transport, host, port_text = match.groups()
     port = None
     if port_text is not None:
         port = int(port_text)
@@ -336,7 +389,10 @@ def parse_via(text: str) -> Via:
             raise SipParseError("Port out of range in Via")
     if host[0] == "[" and not valid_host(host):
         raise SipParseError("Malformed IPv6 address in Via")
-    return Via(transport.upper(), host, port, params_text, text)
+    return transport.upper(), host, port
+
+
+_sent_by = lru_cache(maxsize=8192)(_read_sent_by)
 
 
 class CSeq(NamedTuple):
@@ -364,20 +420,27 @@ def parse_cseq(text: str) -> CSeq:
 
     :raises SipParseError: 400.
     """
-    parts = text.split()
-    if len(parts) != 2 or not parts[0].isdigit() or not parts[0].isascii():
+    number_text, _, method = text.strip(LWS).partition(" ")
+    if not method.isalpha() or not method.isascii():
+        match = _CSEQ.fullmatch(text)
+        if match is None:
+            raise SipParseError("Malformed CSeq")
+        number_text, method = match.groups()
+    if not (number_text.isdigit() and number_text.isascii()):
         raise SipParseError("Malformed CSeq")
-    number_text, method = parts
-    if len(number_text) > 20 or (number := int(number_text)) >= 2147483648:
+    # Leading zeros are legal (RFC 4475 section 3.1.1.1); int() of a long text is not linear.
+    if len(number_text) > 32 or (number := int(number_text)) >= 2147483648:
         raise SipParseError("CSeq number out of range")
-    if not method.isalpha() and not TOKEN.fullmatch(method):
-        raise SipParseError("Malformed CSeq")
-    return CSeq(number, method)
+    return _new_tuple(CSeq, (number, method))
+
+
+_CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++([{_TOKEN_CHARS}]++)[ \t]*+", re.ASCII)
+_new_tuple = tuple.__new__  # skips the constructor that NamedTuple writes in Python
 
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """A Content-Type or Accept element: type and subtype as written, parameters (RFC 3261 20.15)."""
+    """A Content-Type or Accept element: type and subtype as written, parameters (20.15)."""
 
     type: str
     subtype: str

@@ -18,6 +18,7 @@ from impfed.sip.headers import (
     MediaType,
     NameAddr,
     Via,
+    first_value,
     parse_cseq,
     parse_media_type,
     parse_name_addr,
@@ -43,6 +44,7 @@ __all__ = [
     "SipRequest",
     "SipResponse",
     "check_request",
+    "check_response",
     "content_length",
     "parse_head",
     "parse_message",
@@ -50,26 +52,22 @@ __all__ = [
 ]
 
 _MALFORMED = ""  # the canonical name of a line that is no header line
+_LEARN = 4096  # spellings of header names that are remembered
+
+# Canonical (long, lower-case) header names by the spelling met.  Learns, up to a bound.
+_NAMES: dict[str, str] = {}
 
 
-class _Names(dict[str, str]):
-    """Canonical (long, lower-case) header names by the spelling met; learns, up to a bound."""
-
-    LEARN = 4096
-
-    def __missing__(self, spelling: str) -> str:
-        name = spelling.rstrip(LWS)
-        if not TOKEN.fullmatch(name):
-            return _MALFORMED
-        name = name.lower()
-        name = COMPACT.get(name, name)
-        if len(self) < self.LEARN and len(spelling) <= 64:
-            self[spelling] = name
-        return name
-
-
-_NAMES = _Names()
-_FOLD = re.compile(r"\r\n[ \t]+")
+def _canonical(spelling: str) -> str:
+    """Return the long form in lower case of a header name; ``_MALFORMED`` if it is no token."""
+    name = spelling.rstrip(LWS)
+    if not TOKEN.fullmatch(name):
+        return _MALFORMED
+    name = name.lower()
+    name = COMPACT.get(name, name)
+    if len(_NAMES) < _LEARN and len(spelling) <= 64:
+        _NAMES[spelling] = name
+    return name
 
 
 class SipMessage:
@@ -100,12 +98,12 @@ class SipMessage:
     _contact: NameAddr | None
     _content_type: MediaType | None
 
-    def __init__(self, head: str, body: bytes, first: dict[str, str], more: dict[str, list[str]]):
+    def __init__(self, head: str, body: bytes, first: dict[str, str], more: list[tuple[str, str]]):
         self.head = head
         self.body = body
         self.defect: SipParseError | None = None
         self._first = first  # canonical name -> value of the first such line, blanks not stripped
-        self._more = more  # canonical name -> values of the further lines
+        self._more = more  # canonical name and value of the further lines, in order
         self._from: NameAddr | None = None
         self._to: NameAddr | None = None
         self._cseq: CSeq | None = None
@@ -121,9 +119,10 @@ class SipMessage:
         value = self._first.get(name)
         if value is None:
             return []
-        if name in self._more:
-            return [value.strip(LWS), *(text.strip(LWS) for text in self._more[name])]
-        return [value.strip(LWS)]
+        values = [value.strip(LWS)]
+        if self._more:
+            values += [text.strip(LWS) for other, text in self._more if other == name]
+        return values
 
     def values(self, name: str) -> list[str]:
         """Return all values of a list header (Via, Route, Contact, Allow...), split at commas."""
@@ -131,8 +130,8 @@ class SipMessage:
         if value is None:
             return []
         values = split_values(value)
-        if name in self._more:
-            for text in self._more[name]:
+        for other, text in self._more:
+            if other == name:
                 values += split_values(text)
         return values
 
@@ -168,12 +167,14 @@ class SipMessage:
     @property
     def from_tag(self) -> str:
         """The tag of From, "" if there is none."""
-        return self.from_.tag
+        value = self._from
+        return value.tag if value is not None else self.from_.tag
 
     @property
     def to_tag(self) -> str:
         """The tag of To, "" if there is none."""
-        return self.to.tag
+        value = self._to
+        return value.tag if value is not None else self.to.tag
 
     @property
     def call_id(self) -> str:
@@ -202,10 +203,7 @@ class SipMessage:
             text = self._first.get("via")
             if text is None:
                 raise SipParseError("Missing Via header field")
-            if "," in text:
-                values = split_values(text)
-                text = values[0] if values else ""
-            value = self._via = parse_via(text.strip(LWS))
+            value = self._via = parse_via(first_value(text))
         return value
 
     @property
@@ -291,47 +289,73 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
 
     :raises SipParseError: with ``close``, if this is no SIP at all or lines end wrongly.
     """
-    text = head = data.decode("utf-8", "surrogateescape")
-    if "\r\n " in head or "\r\n\t" in head:
-        text = _unfold(head)
-    lines = text.split("\r\n")
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or lines.pop():
-        raise SipParseError("Bare CR or LF in message head", close=True, head=None)
-    first: dict[str, str] = {}
-    more: dict[str, list[str]] = {}
-    names = _NAMES
+    head = data.decode("utf-8", "surrogateescape")
+    # splitlines() is the fastest cut but knows other line ends as well: the comparison tells.
+    lines = head.splitlines()
+    lines.append("")
+    if "\r\n".join(lines) != head:
+        lines = _split_lines(head)
+    lines.pop()
     start = lines[0]
     del lines[0]
-    defect = False
-    for line in lines:
-        spelling, colon, value = line.partition(":")
-        name = names[spelling]
-        if name in first:
-            if name in more:
-                more[name].append(value)
+    first: dict[str, str] = {}
+    more: list[tuple[str, str]] = []
+    names = _NAMES
+    try:
+        for line in lines:
+            spelling, value = line.split(": ", 1)
+            name = names[spelling]
+            if name in first:
+                more.append((name, value))
             else:
-                more[name] = [value]
-        else:
-            first[name] = value
-        if not colon:
-            defect = True
+                first[name] = value
+    except (KeyError, ValueError):
+        # A name not met before, a fold, no blank after the colon, or no header line at all.
+        first, more = _index(lines)
     message = _start(start, head, first, more)
-    if (defect or _MALFORMED in first) and message.defect is None:
+    if _MALFORMED in first and message.defect is None:
         message.defect = SipParseError("Malformed header line", head=_answerable(message))
     return message
 
 
-def _unfold(head: str) -> str:
-    """Replace each fold (CRLF and blanks at the start of a line) by one blank, RFC 3261 7.3.1."""
-    start, _, rest = head.partition("\r\n")
-    if rest[:1] in (" ", "\t"):
-        # White space before the first header line continues nothing: keep it, it names no header.
-        rest = "\0" + rest
-    return f"{start}\r\n{_FOLD.sub(' ', rest)}"
+def _split_lines(head: str) -> list[str]:
+    """Cut at CRLF only; refuse a CR or LF that stands alone."""
+    lines = head.split("\r\n")
+    if lines[-1] or any("\r" in line or "\n" in line for line in lines):
+        raise SipParseError("Bare CR or LF in message head", close=True)
+    return lines
+
+
+def _index(lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Name header lines of any spelling; lines that are none get the name ``_MALFORMED``."""
+    first: dict[str, str] = {}
+    more: list[tuple[str, str]] = []
+    for line in _unfold(lines):
+        spelling, colon, value = line.partition(":")
+        name = (_NAMES.get(spelling) or _canonical(spelling)) if colon else _MALFORMED
+        if name in first:
+            more.append((name, value))
+        else:
+            first[name] = value
+    return first, more
+
+
+def _unfold(lines: list[str]) -> list[str]:
+    """Join continuation lines to the line before them by one blank (RFC 3261 section 7.3.1).
+
+    A blank at the start of the first line continues nothing; that line stays and has no name.
+    """
+    whole: list[list[str]] = []
+    for line in lines:
+        if line[:1] in (" ", "\t") and whole:
+            whole[-1].append(line.strip(LWS))
+        else:
+            whole.append([line])
+    return [" ".join(parts) if len(parts) > 1 else parts[0] for parts in whole]
 
 
 def _start(
-    line: str, head: str, first: dict[str, str], more: dict[str, list[str]]
+    line: str, head: str, first: dict[str, str], more: list[tuple[str, str]]
 ) -> SipRequest | SipResponse:
     """Read the start line and make the message."""
     parts = line.split(" ")
@@ -363,14 +387,11 @@ def _start(
     return request
 
 
-_NEEDED = ("via", "from", "to", "call-id", "cseq")
-
-
 def _answerable(message: SipMessage) -> SipMessage | None:
-    """Return the message if it has the lines that an answer echoes, else None."""
+    """Return the message if it is a request that an answer can be sent to, else None."""
     if not isinstance(message, SipRequest) or message.method == "ACK":
         return None
-    return message if all(name in message._first for name in _NEEDED) else None
+    return message if "via" in message._first else None
 
 
 def content_length(message: SipMessage) -> int | None:
@@ -382,14 +403,16 @@ def content_length(message: SipMessage) -> int | None:
     text = message._first.get("content-length")
     if text is None:
         return None
+    for name, _ in message._more:
+        if name == "content-length":
+            raise SipParseError(
+                "More than one Content-Length", close=True, head=_answerable(message)
+            )
     text = text.strip(LWS)
-    head = _answerable(message)
-    if "content-length" in message._more:
-        raise SipParseError("More than one Content-Length", close=True, head=head)
     if not (text.isascii() and text.isdigit()):
-        raise SipParseError("Malformed Content-Length", close=True, head=head)
+        raise SipParseError("Malformed Content-Length", close=True, head=_answerable(message))
     if len(text) > 9 and len(text.lstrip("0")) > 9:
-        raise SipParseError("Message Too Large", 513, close=True, head=head)
+        raise SipParseError("Message Too Large", 513, close=True, head=_answerable(message))
     return int(text)
 
 
@@ -401,7 +424,7 @@ def parse_message(data: bytes) -> SipRequest | SipResponse:
     :raises SipParseError: with the answer to give; ``head`` is set if an answer can be built.
     """
     start = 0
-    while data.startswith(b"\r\n", start):
+    while data[start : start + 2] == b"\r\n":
         start += 2
     end = data.find(b"\r\n\r\n", start)
     if end < 0:
@@ -409,46 +432,70 @@ def parse_message(data: bytes) -> SipRequest | SipResponse:
     message = parse_head(data[start : end + 2])
     if message.defect is not None:
         raise message.defect
+    message.body = body = data[end + 4 :]
     length = content_length(message)
-    body = data[end + 4 :]
     if length is not None and length != len(body):
         if length > len(body):
             raise SipParseError("Body shorter than its Content-Length", head=_answerable(message))
-        body = body[:length]
-    message.body = body
+        message.body = body[:length]
+    if isinstance(message, SipResponse):
+        check_response(message)
     return message
 
 
-_SINGLE = ("from", "to", "call-id", "cseq", "max-forwards", "content-type", "content-length")
+_SINGLE = frozenset(
+    ("from", "to", "call-id", "cseq", "max-forwards", "content-type", "content-length", "expires")
+)
 
 
 def check_request(request: SipRequest) -> None:
-    """Refuse what no user agent may act on (RFC 3261 sections 8.2 and 16.3, RFC 4475 3.1.2).
+    """Refuse what no user agent may act on (RFC 3261 section 8.2, RFC 4475 section 3.1.2).
 
-    :raises SipParseError: 400, 414, 416 or 505, with ``head`` set if an answer can be built.
+    :raises SipParseError: 400, 414 or 505, with ``head`` set if an answer can be built.
     """
     if request.defect is not None:
         raise request.defect
     try:
-        _check_request(request)
+        _check_common(request)
+        if request.cseq.method != request.method:
+            raise SipParseError("CSeq method does not match")
+        if request.via.branch == "z9hG4bK":
+            raise SipParseError("Empty branch in Via")
+        uri = request.uri
+        if isinstance(uri, SipUri) and uri.headers:
+            raise SipParseError("Headers in Request-URI")
+        hops = request._first.get("max-forwards")
+        if hops is not None:
+            parse_number(hops.strip(LWS), 255)
+        if request.method in _CONTACT_METHODS:
+            contact = request.contact
+            if contact is not None:
+                contact.check()
     except SipParseError as error:
         if error.head is None:
             error.head = _answerable(request)
         raise
 
 
-def _check_request(request: SipRequest) -> None:
-    more = request._more
-    if more:
-        for name in _SINGLE:
-            if name in more:
-                raise SipParseError(f"More than one {name.title()} header field")
-    _ = request.via, request.call_id
-    request.from_.params  # noqa: B018
-    if request.cseq.method != request.method:
-        raise SipParseError("CSeq method does not match")
-    request.to.params  # noqa: B018  (read, so that malformed parameters show)
-    hops = request._first.get("max-forwards")
-    if hops is not None:
-        parse_number(hops.strip(LWS), 255)
-    request.uri  # noqa: B018
+# Where a Contact makes or moves a dialog, so that a malformed one must not be taken.
+_CONTACT_METHODS = frozenset(("INVITE", "SUBSCRIBE", "NOTIFY", "UPDATE", "REFER"))
+
+
+def check_response(response: SipResponse) -> None:
+    """Refuse a response that no transaction may see.
+
+    :raises SipParseError: never to be answered; drop the response and count it.
+    """
+    if response.defect is not None:
+        raise response.defect
+    _check_common(response)
+
+
+def _check_common(message: SipMessage) -> None:
+    for name, _ in message._more:
+        if name in _SINGLE:
+            raise SipParseError(f"More than one {name.title()} header field")
+    message.from_.check()
+    message.to.check()
+    message.via.check()
+    _ = message.call_id, message.cseq

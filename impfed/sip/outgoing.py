@@ -186,8 +186,8 @@ def response_bytes(
             if name == "to" and to_tag and not _has_tag(request):
                 lines.append(f";tag={to_tag}")
             lines.append("\r\n")
-            if name == "via" and name in more:
-                lines += [f"Via: {value.strip(LWS)}\r\n" for value in more[name]]
+            if name == "via" and more:
+                lines += [f"Via: {value.strip(LWS)}\r\n" for key, value in more if key == "via"]
     if "record-route" in first and 100 < status < 300 and request.method in DIALOG_FORMING:
         lines += [f"Record-Route: {value}\r\n" for value in request.get_all("record-route")]
     lines.append(tail)

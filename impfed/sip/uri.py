@@ -139,7 +139,7 @@ class SipUri:
 
     @property
     def aor(self) -> str:
-        """The address of record ``user@host``: user without escapes, host in lower case, no port."""
+        """The address of record ``user@host``: user unescaped, host in lower case, no port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{unescape(self.user)}@{host}" if self.user else host
 
@@ -241,12 +241,19 @@ def parse_uri(text: str) -> SipUri | OtherUri:
 
     :raises SipParseError: 400 if it is no URI at all, or a SIP URI that breaks the grammar.
     """
+    return _any_cached(text) if len(text) <= _CACHED_LENGTH else _parse_any(text)
+
+
+def _parse_any(text: str) -> SipUri | OtherUri:
     scheme = _SCHEME.match(text)
     if scheme is None:
         raise SipParseError("Malformed URI")
     name = scheme.group()[:-1].lower()
     if name in ("sip", "sips"):
-        return SipUri.parse(text)
+        return _parse(text)
     if len(text) > MAX_URI or not _OPAQUE.fullmatch(text):
         raise SipParseError("Malformed URI")
     return OtherUri(name, text)
+
+
+_any_cached = lru_cache(maxsize=8192)(_parse_any)
