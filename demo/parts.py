@@ -318,7 +318,7 @@ class Prosody:
             (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
         configuration = self.directory / "prosody.cfg.lua"
         configuration.write_text(self._configuration())
-        command = [*self.prefix, "prosody", "-F", "--config", configuration]
+        command: list[str | Path] = [*self.prefix, "prosody", "-F", "--config", configuration]
         self.part = Part("prosody", command, self.directory)
         self.part.await_port(self.c2s_port)
         self.part.await_port(self.component_port)

@@ -30,7 +30,7 @@ def emit(event: str, **details: Any) -> None:
     sys.stdout.flush()
 
 
-class User(ClientXMPP):  # type: ignore[misc]
+class User(ClientXMPP):
     """The client; it approves nobody by itself."""
 
     def __init__(self, jid: str, password: str) -> None:
@@ -97,13 +97,11 @@ class User(ClientXMPP):  # type: ignore[misc]
         elif do == "raw":
             self.send_raw(command["xml"])
         elif do == "presence":
-            self.send_presence(
-                pshow=command.get("show") or None,
-                pstatus=command.get("status") or None,
-                ptype=command.get("type") or None,
-            )
+            kind: Any = command.get("type") or None
+            show: Any = command.get("show") or None
+            self.send_presence(pshow=show, pstatus=command.get("status") or None, ptype=kind)
         else:
-            kinds = {"approve": "subscribed", "decline": "unsubscribed"}
+            kinds: dict[str, Any] = {"approve": "subscribed", "decline": "unsubscribed"}
             self.send_presence(pto=to, ptype=kinds.get(do, do))
 
 

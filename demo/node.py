@@ -1,0 +1,112 @@
+"""The node under show: its configuration file and its process."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .parts import Certificate, Part, Prosody
+
+
+@dataclass
+class Node:
+    """One impfed node, started as an operator would: ``twistd -n impfed --config FILE``.
+
+    :ivar peer: host and port of the far side.
+    :ivar prefix: words before the command, such as a taskset.
+    """
+
+    directory: Path
+    prosody: Prosody
+    certificate: Certificate
+    port: int
+    peer: tuple[str, int]
+    foreign: str = "lync.example"
+    kind: str = "microsoft"
+    name: str = "fed.home.example"
+    transport: str = "tls"
+    extra: str = ""
+    prefix: tuple[str, ...] = ()
+    part: Part | None = field(default=None)
+
+    @property
+    def socket(self) -> Path:
+        """The control socket."""
+        return self.directory / "control.sock"
+
+    @property
+    def configuration(self) -> Path:
+        """The configuration file."""
+        return self.directory / "impfed.toml"
+
+    def write(self) -> None:
+        """Write the configuration."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        home = self.prosody
+        link = "prosody" if home.module else "component"
+        users = self.directory / "users"
+        users.write_text("".join(f"{name}@{home.domain}\n" for name in home.users))
+        link_lines = f'address = "{home.module}"' if home.module else f'users = "{users}"'
+        tls_name = f'tls_name = "sip.{self.foreign}"' if self.transport == "tls" else ""
+        self.configuration.write_text(f"""\
+[node]
+name = "demo"
+state_directory = "{self.directory}/state"
+control_socket = "{self.socket}"
+
+[tls]
+ca = "{self.certificate.ca}"
+
+[[tls.certificate]]
+name = "federation"
+certificate = "{self.certificate.certificate}"
+key = "{self.certificate.key}"
+
+[[listener]]
+name = "edge"
+transport = "{self.transport}"
+host = "127.0.0.1"
+port = {self.port}
+advertised_host = "{self.name if self.transport == "tls" else "127.0.0.1"}"
+advertised_port = {self.port}
+
+[[sip_domain]]
+name = "{self.foreign}"
+kind = "{self.kind}"
+description = "the far side of the demo"
+
+[sip_domain.next_hop]
+host = "{self.peer[0]}"
+port = {self.peer[1]}
+transport = "{self.transport}"
+{tls_name}
+
+[[home]]
+name = "home"
+kind = "{link}"
+domains = ["{home.domain}"]
+host = "127.0.0.1"
+port = {home.component_port}
+secret = "{home.secret}"
+{link_lines}
+
+{self.extra}
+""")
+
+    def start(self) -> Node:
+        """Start the node and wait until it listens."""
+        if not self.configuration.exists():
+            self.write()
+        (self.directory / "state").mkdir(exist_ok=True)
+        twistd = Path(sys.executable).with_name("twistd")
+        command: list[str | Path] = [*self.prefix, twistd, "-n", "--pidfile=", "impfed"]
+        command += ["--config", self.configuration]
+        self.part = Part("node", command, self.directory)
+        self.part.await_port(self.port)
+        return self
+
+    def stop(self) -> None:
+        """Stop the node."""
+        if self.part is not None:
+            self.part.stop()
