@@ -15,6 +15,7 @@ from impfed.sip.message import (
     SipMessage,
     SipRequest,
     SipResponse,
+    check_response,
     content_length,
     parse_head,
     parse_message,
@@ -169,10 +170,13 @@ class StreamFramer:
         self._body_length = length
 
     def _deliver(self, message: SipRequest | SipResponse, out: list[SipMessage | Pong]) -> None:
-        if message.defect is not None and isinstance(message, SipResponse):
-            self.dropped += 1
-        else:
-            out.append(message)
+        if isinstance(message, SipResponse):
+            try:
+                check_response(message)
+            except SipParseError:
+                self.dropped += 1
+                return
+        out.append(message)
 
     def _blank_lines(
         self, data: bytes | bytearray, position: int, out: list[SipMessage | Pong]

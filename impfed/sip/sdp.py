@@ -1,4 +1,4 @@
-"""Session descriptions for instant messages: ``m=message``, ``m=x-ms-message`` (RFC 4566, MS-SDP)."""
+"""Session descriptions for instant messages: ``m=message`` or ``m=x-ms-message`` (MS-SDP)."""
 
 from __future__ import annotations
 
