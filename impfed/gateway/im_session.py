@@ -1,0 +1,374 @@
+"""The conversation of one local and one foreign user, across the dialogs that come and go (SPEC section 3)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from impfed.config.model import SipDomainConfig
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.gateway.im_dialog import ImDialog
+from impfed.gateway.im_invite import InviteAttempt
+from impfed.gateway.im_text import OutText
+from impfed.interwork.address import uri_of
+from impfed.interwork.availability import Kind
+from impfed.interwork.text import IncomingText
+from impfed.interwork.typing import (
+    ISCOMPOSING_TYPE,
+    KEYBOARD_TYPE,
+    iscomposing,
+    keyboard_activity,
+)
+from impfed.sip.message import SipRequest, SipResponse
+from impfed.sip.target import Hop
+from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
+from impfed.store.api import Change, Delete
+from impfed.store.records import HeldTextRecord
+from impfed.transport.flow import Flow
+from impfed.xmpp.jid import JID
+
+if TYPE_CHECKING:
+    from impfed.gateway.im import ImGateway
+
+log = EventLog("impfed.gateway")
+
+#: Answers to a MESSAGE after which the same text goes once more, in a new dialog (SPEC section 3).
+_SEND_AGAIN = frozenset({408, 480, 481})
+#: Answers that end the dialog as well as the request (RFC 5057 section 5.1).
+_ENDS_DIALOG = frozenset({404, 410, 416, 482, 483, 484, 485, 502, 604})
+_TYPING_REPEAT = 5.0  # seconds; a Microsoft client forgets a typing notice after about 6
+_TYPING_TIMES = 12
+_TYPING_FORGOTTEN = 10.0  # seconds without a notice from the far side
+
+
+class ImSession:
+    """At most one per pair of bare addresses; one text is on its way at a time.
+
+    :ivar current: the dialog confirmed last; it carries what we send.
+    :ivar queue: texts to send, the first one possibly on its way.
+    :ivar on_its_way: the dialog in which the first text is being sent.
+    :ivar attempt: our INVITE, while it is unanswered.
+    """
+
+    __slots__ = (
+        "_foreign_typing",
+        "_idle",
+        "_local_typing",
+        "_repeats",
+        "around",
+        "attempt",
+        "chat_states",
+        "conversation",
+        "current",
+        "dialogs",
+        "domain",
+        "foreign",
+        "gateway",
+        "last_activity",
+        "local",
+        "on_its_way",
+        "outside",
+        "queue",
+        "since",
+    )
+
+    def __init__(
+        self, gateway: ImGateway, local: JID, foreign: JID, domain: SipDomainConfig
+    ) -> None:
+        self.gateway = gateway
+        self.around = gateway.around
+        self.local = local
+        self.outside = gateway.around.aliases.to_outside(local)
+        self.foreign = foreign
+        self.domain = domain
+        self.conversation = gateway.around.ids.token(4)
+        self.dialogs: list[ImDialog] = []
+        self.current: ImDialog | None = None
+        self.queue: deque[OutText] = deque()
+        self.on_its_way: ImDialog | None = None
+        self.attempt: InviteAttempt | None = None
+        self.chat_states = False
+        self._foreign_typing: Timer | None = None
+        self._local_typing: Timer | None = None
+        self._repeats = 0
+        self.since = self.last_activity = self.around.timers.seconds()
+        self._idle: Timer = self.around.timers.after(
+            self.around.config.im.idle_timeout, self._idle_too_long
+        )
+
+    # -- dialogs -----------------------------------------------------------------------------------
+
+    def add(self, dialog: ImDialog) -> None:
+        """Take in a dialog that has just come to be."""
+        self.dialogs.append(dialog)
+        self.touch()
+
+    def confirmed(self, dialog: ImDialog) -> None:
+        """A dialog stands: what we send goes there now, and the others end once they are quiet."""
+        if dialog.confirmed or dialog.ended:
+            return
+        dialog.confirmed = True
+        self.current = dialog
+        self._end_superseded()
+        self.pump()
+
+    def ended_by_peer(self, dialog: ImDialog) -> None:
+        """The peer said BYE."""
+        self._forget(dialog)
+        if not self.dialogs:
+            self._stop_foreign_typing()
+            if self.chat_states:
+                self.gateway.chat_state(self, "gone")
+        self.pump()
+
+    def _forget(self, dialog: ImDialog) -> None:
+        if dialog in self.dialogs:
+            self.dialogs.remove(dialog)
+        if self.current is dialog:
+            self.current = next((d for d in reversed(self.dialogs) if d.confirmed), None)
+
+    def _end_superseded(self) -> None:
+        for dialog in list(self.dialogs):
+            if dialog.confirmed and dialog is not self.current and dialog is not self.on_its_way:
+                self._forget(dialog)
+                dialog.bye()
+
+    def destination(self, dialog: ImDialog) -> Flow | Hop:
+        """Return where an in-dialog request goes: the dialog's flow while it lives, else the next hop.
+
+        The peer's Contact is never dialled (DESIGN section 9).
+        """
+        path = dialog.path
+        if isinstance(path, Hop) or path.alive:
+            return path
+        hops = self.gateway.next_hops(self)
+        return hops[0] if hops else path
+
+    def close(self) -> None:
+        """End every dialog and stop the timers."""
+        for dialog in self.dialogs:
+            dialog.bye()
+        self.dialogs.clear()
+        self.current = None
+        self._idle.cancel()
+        self._stop_local_typing()
+        self._stop_foreign_typing()
+
+    def touch(self) -> None:
+        """Somebody said something: the idle time begins anew."""
+        self.last_activity = self.around.timers.seconds()
+
+    def _idle_too_long(self) -> None:
+        limit = self.around.config.im.idle_timeout
+        idle = self.around.timers.seconds() - self.last_activity
+        if self.queue or self.attempt is not None or idle < limit:
+            self._idle = self.around.timers.after(max(limit - idle, 1.0), self._idle_too_long)
+            return
+        self.close()
+        self.gateway.closed(self)
+
+    # -- texts to the foreign user -----------------------------------------------------------------
+
+    def send(self, text: OutText) -> None:
+        """Queue a text."""
+        self.touch()
+        self.queue.append(text)
+        self._stop_local_typing()
+        self.pump()
+
+    def pump(self) -> None:
+        """Send the next text if none is on its way: in the current dialog, or by a new INVITE."""
+        if self.on_its_way is not None or not self.queue:
+            return
+        dialog = self.current
+        if dialog is None:
+            if self.attempt is None:
+                self.attempt = InviteAttempt(self, self.queue[0].record)
+                self.attempt.start()
+            return
+        text = self.queue[0]
+        request = dialog.dialog.request(
+            "MESSAGE", (("Content-Type", "text/plain; charset=UTF-8"),), text.part.encode()
+        )
+        text.call_id, text.cseq = request.call_id, request.cseq
+        self.on_its_way = dialog
+        self.around.stack.request(request, self.destination(dialog), self)
+
+    def response_arrived(self, transaction: object, response: SipResponse) -> None:
+        """An answer to the MESSAGE on its way."""
+        status = response.status
+        if status < 200 or self.on_its_way is None:
+            return
+        dialog, self.on_its_way = self.on_its_way, None
+        self.touch()
+        text = self.queue[0]
+        if status < 300:
+            text.sent += 1
+            if text.sent == len(text.parts):
+                self.queue.popleft()
+                self.gateway.delivered(text, status)
+        elif status in _SEND_AGAIN:
+            self._send_again(text, dialog, status == 408, response)
+        else:
+            self.queue.popleft()
+            self.gateway.refused(text, response)
+            if status in _ENDS_DIALOG:
+                self._forget(dialog)
+                dialog.drop()
+        self._end_superseded()
+        self.pump()
+
+    def request_failed(
+        self, transaction: ClientTransaction, cause: FailureCause, words: str
+    ) -> None:
+        """No answer to the MESSAGE on its way; whether it arrived is open once it was written."""
+        if self.on_its_way is None:
+            return
+        dialog, self.on_its_way = self.on_its_way, None
+        self._send_again(self.queue[0], dialog, transaction.written, None, words)
+        self.pump()
+
+    def _send_again(
+        self,
+        text: OutText,
+        dialog: ImDialog,
+        unsure: bool,
+        response: SipResponse | None,
+        words: str = "",
+    ) -> None:
+        """The dialog is dead: once more in a new one, and a second time the sender is told."""
+        self._forget(dialog)
+        if response is not None and response.status == 481:
+            dialog.drop()
+        else:
+            dialog.bye()
+        record = text.record
+        if record is None:
+            self.queue.popleft()  # a notice of ours is not worth a new session
+            return
+        record.unsure = record.unsure or unsure
+        record.attempts += 1
+        if record.attempts < 2:
+            self.gateway.keep(record)
+            return
+        self.queue.popleft()
+        if response is not None:
+            self.gateway.refused(text, response)
+        else:
+            self.gateway.unanswered(text, words)
+
+    def invited(self, dialog: ImDialog) -> None:
+        """Our INVITE was accepted and acknowledged."""
+        self.attempt = None
+        self.add(dialog)
+        self.confirmed(dialog)
+
+    def not_invited(self, response: SipResponse | None, words: str) -> None:
+        """Our INVITE failed at every next hop: unless the peer has opened a dialog, all are told."""
+        self.attempt = None
+        if self.current is not None:
+            self.pump()
+            return
+        texts = list(self.queue)
+        self.queue.clear()
+        for text in texts:
+            if text.record is None:
+                continue
+            if response is not None:
+                self.gateway.refused(text, response)
+            else:
+                self.gateway.unanswered(text, words)
+
+    # -- texts from the foreign user ---------------------------------------------------------------
+
+    def deliver(
+        self, transaction: ServerTransaction, request: SipRequest, text: IncomingText
+    ) -> None:
+        """Hand a text of a MESSAGE to the home server; the answer to the MESSAGE follows from it."""
+        self._stop_foreign_typing()
+        self.gateway.deliver(self.local, self.foreign, transaction, request, text)
+
+    @staticmethod
+    def held_settled(held: HeldTextRecord) -> list[Change]:
+        """Return the change that forgets an embedded text whose repeat has come."""
+        return [Delete(HeldTextRecord, held.key)]
+
+    # -- typing ------------------------------------------------------------------------------------
+
+    def foreign_typing(self, state: str) -> None:
+        """The foreign user types ("composing") or stopped ("active")."""
+        if state == "composing":
+            if self._foreign_typing is None:
+                self.gateway.chat_state(self, "composing")
+            else:
+                self._foreign_typing.cancel()
+            self._foreign_typing = self.around.timers.after(
+                _TYPING_FORGOTTEN, self.foreign_typing, "paused"
+            )
+        elif self._foreign_typing is not None:
+            self._stop_foreign_typing()
+            self.gateway.chat_state(self, "active" if state == "active" else "paused")
+
+    def _stop_foreign_typing(self) -> None:
+        if self._foreign_typing is not None:
+            self._foreign_typing.cancel()
+            self._foreign_typing = None
+
+    def local_typing(self, state: str) -> None:
+        """The local user's client reports a chat state (XEP-0085).  It never opens a dialog."""
+        self.chat_states = True
+        if state == "gone":
+            self._stop_local_typing()
+            if not self.queue:
+                self.close()
+                self.gateway.closed(self)
+        elif state == "composing":
+            self._repeats = _TYPING_TIMES
+            if self._local_typing is None:
+                self._repeat_typing()
+        elif self._local_typing is not None:
+            self._stop_local_typing()
+            self._typing_notice(False)
+
+    def _repeat_typing(self) -> None:
+        self._local_typing = None
+        if self._repeats <= 0 or self.current is None:
+            return
+        self._repeats -= 1
+        self._typing_notice(True)
+        self._local_typing = self.around.timers.after(_TYPING_REPEAT, self._repeat_typing)
+
+    def _stop_local_typing(self) -> None:
+        if self._local_typing is not None:
+            self._local_typing.cancel()
+            self._local_typing = None
+
+    def _typing_notice(self, composing: bool) -> None:
+        dialog = self.current
+        if dialog is None or self.on_its_way is not None:
+            return
+        if Kind.load(self.domain.kind).typing == "keyboard":
+            method, media, body = "INFO", KEYBOARD_TYPE, keyboard_activity(composing)
+        else:
+            method, media, body = "MESSAGE", ISCOMPOSING_TYPE, iscomposing(composing)
+        request = dialog.dialog.request(method, (("Content-Type", media),), body)
+        self.around.stack.request(request, self.destination(dialog), dialog)
+
+    def view(self) -> dict[str, object]:
+        """Return what ``impfedctl sessions`` shows of it."""
+        return {
+            "local": str(self.local),
+            "foreign": str(self.foreign),
+            "state": "active" if self.current else "inviting" if self.attempt else "waiting",
+            "dialogs": [dialog.dialog.call_id for dialog in self.dialogs],
+            "queued": len(self.queue),
+            "since": self.since,
+            "last_activity": self.last_activity,
+            "conversation": self.conversation,
+        }
+
+    @property
+    def target(self) -> str:
+        """The Request-URI of a new dialog."""
+        return uri_of(self.foreign)

@@ -1,0 +1,55 @@
+"""What the gateway's sessions and subscriptions work with, handed to them as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from impfed.config.model import Config, SipDomainConfig
+from impfed.core.ids import IdSource
+from impfed.core.metrics import Metrics
+from impfed.gateway.dialogs import DialogTable
+from impfed.interwork.address import Aliases
+from impfed.routing.api import Existence, RouteQuery
+from impfed.routing.router import Resolution
+from impfed.store.api import Change, Done
+from impfed.transport.home import HomeLinks
+from impfed.transport.sip import SipStack
+from impfed.transport.timers import ReactorTimers
+
+
+class Writes(Protocol):
+    """The part of the store that a running session uses."""
+
+    @property
+    def backlog(self) -> int:
+        """Writes not yet confirmed."""
+        ...
+
+    def write(self, changes: list[Change], done: Done | None = None) -> None:
+        """Make changes, all or none; see :class:`impfed.store.api.IStore`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The collaborators of one node's gateway.
+
+    :ivar resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
+    :ivar lookup: asks whether a local user exists.
+    :ivar domain: finds a foreign SIP domain's configuration by name.
+    """
+
+    config: Config
+    stack: SipStack
+    home: HomeLinks
+    store: Writes
+    resolve: Callable[[RouteQuery, Callable[[Resolution], None]], None]
+    lookup: Callable[[str, Callable[[Existence], None]], None]
+    domain: Callable[[str], SipDomainConfig | None]
+    aliases: Aliases
+    ids: IdSource
+    timers: ReactorTimers
+    metrics: Metrics
+    dialogs: DialogTable

@@ -1,0 +1,205 @@
+"""The composition root: one node, made from its configuration.  Only here do all rooms meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.python.failure import Failure
+
+from impfed import __version__
+from impfed.config.model import Config, HomeConfig
+from impfed.core.ids import IdSource
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.core.trace import Tracer
+from impfed.ctl.api import INodeView
+from impfed.ctl.server import ControlServer
+from impfed.gateway.admission import Admission
+from impfed.gateway.dialogs import DialogTable
+from impfed.gateway.gateway import Gateway
+from impfed.gateway.im import ImGateway
+from impfed.gateway.presence import PresenceGateway
+from impfed.gateway.surroundings import Surroundings
+from impfed.interwork.address import Aliases
+from impfed.policy.peers import PeerPolicy
+from impfed.routing.directory import Directory, FileDirectory
+from impfed.routing.router import Router
+from impfed.routing.static import LocalRoute, StaticRoute
+from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
+from impfed.store.sqlite import SqliteStore
+from impfed.transport.directory import HomeDirectory
+from impfed.transport.home import HomeLinks
+from impfed.transport.sip import SipStack
+from impfed.transport.timers import ReactorTimers
+from impfed.transport.tls import TlsStore
+
+log = EventLog("impfed.service")
+
+_PURGE_EVERY = 3600.0  # seconds
+
+
+class Node(MultiService):
+    """One node.
+
+    The order of the start matters: what the store knows is in memory before the first peer can ask
+    for it, so that no live dialog is answered with 481.
+
+    :param reactor: the reactor.
+    :param config: a checked configuration.
+    """
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.reactor = reactor
+        self.metrics = Metrics()
+        self.tracer = Tracer()
+        self.ids = IdSource()
+        self.timers = ReactorTimers(reactor)
+        self.started_at = 0.0
+        self.store = SqliteStore(config.node.state_directory / "impfed.sqlite", reactor)
+        self._build()
+
+    def _build(self) -> None:
+        config, metrics, ids = self.config, self.metrics, self.ids
+        peers = PeerPolicy(config.domains)
+        aliases = Aliases()
+        self.tls = TlsStore(config.tls, self.reactor, metrics)
+        self.stack = SipStack(
+            self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, None
+        )
+        self.home = HomeLinks(
+            self.reactor,
+            config.homes,
+            [domain.name for domain in config.domains],
+            ids,
+            metrics,
+            self.tracer,
+            config.im.acceptance_timeout,
+        )
+        router = Router([LocalRoute(config.local_domains), StaticRoute(config.domains)], metrics)
+        directory = Directory(
+            {
+                domain: provider
+                for home in config.homes
+                if (provider := self._directory(home)) is not None
+                for domain in home.domains
+            },
+            metrics,
+        )
+        around = Surroundings(
+            config=config,
+            stack=self.stack,
+            home=self.home,
+            store=self.store,
+            resolve=router.resolve,
+            lookup=directory.lookup,
+            domain=peers.domain,
+            aliases=aliases,
+            ids=ids,
+            timers=self.timers,
+            metrics=metrics,
+            dialogs=DialogTable(),
+        )
+        own_hosts = {listener.advertised_host for listener in config.listeners}
+        admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
+        self.im = ImGateway(around)
+        self.presence = PresenceGateway(around)
+        self.gateway = Gateway(around, admission, self.im, self.presence)
+        self.stack.user = self.gateway
+        self.home.user = self.gateway
+        self.control = ControlServer(
+            self.reactor, self.config.node.control_socket, INodeView(self)
+        )
+
+    def _directory(self, home: HomeConfig) -> Any:
+        if home.users is not None:
+            return FileDirectory(home.users, home.domains)
+        if home.kind == "prosody":
+            return HomeDirectory(self.home, home.name)
+        return None
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Start in the background; a failure to start stops the reactor with the reason in the log."""
+        super().startService()
+        self._start().addErrback(self._cannot_start)
+
+    @inlineCallbacks
+    def _start(self) -> Any:
+        self.started_at = self.reactor.seconds()
+        yield self.store.start()
+        outbox = yield self.store.load(OutboxRecord)
+        held = yield self.store.load(HeldTextRecord)
+        yield self.presence.load(self.store)
+        self.stack.startService()
+        self.home.startService()
+        self.presence.resume()
+        self.im.restore(outbox, held)
+        yield self.control.start()
+        self._purge()
+        log.info(
+            "started",
+            "impfed {version} node {node} is up: {domains} SIP domains, {texts} texts to send again",
+            version=__version__,
+            node=self.config.node.name,
+            domains=len(self.config.domains),
+            texts=len(outbox),
+        )
+
+    def _cannot_start(self, failure: Failure) -> None:
+        log.failure("cannot_start", "the node cannot start: {why}", failure, why=str(failure.value))
+        self.reactor.stop()
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop: nothing new comes in, what is written goes to the disk, the links close."""
+        yield super().stopService()
+        self.presence.stop()
+        yield self.control.stop()
+        yield self.home.stopService()
+        yield self.stack.stopService()
+        self.timers.stop()
+        yield self.store.stop()
+
+    def _purge(self) -> None:
+        before = self.reactor.seconds() - self.config.ledger.retention
+        self.store.purge_ledger(before).addErrback(
+            lambda failure: log.warn("purge_failed", "the ledger cannot be purged: {why}", why=failure)
+        )
+        self.timers.after(_PURGE_EVERY, self._purge)
+
+    # -- the control room's view -------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``impfedctl status`` shows."""
+        return {
+            "node": self.config.node.name,
+            "version": __version__,
+            "since": self.started_at,
+            "home_links": self.home.status(),
+            "sip": self.stack.status(),
+            "certificates": self.tls.status(),
+            "sessions": len(self.im.view()),
+            "subscriptions": len(self.presence.view()),
+            "store_backlog": self.store.backlog,
+            "metrics": self.metrics.snapshot(),
+        }
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return the IM sessions."""
+        return self.im.view()
+
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """Return the presence subscriptions, both directions."""
+        return self.presence.view()
+
+    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
+        """Find messages by id or address: those on their way first, then the ledger."""
+        found = self.im.queued(text)
+        kind = "address" if "@" in text else "id"
+        answer: Deferred[list[LedgerEntry]] = self.store.ledger(**{kind: text})
+        return answer.addCallback(lambda entries: [*found, *entries])
