@@ -1,0 +1,216 @@
+"""The home links: every connection to every home server, behind one service.
+
+A home of kind "component" has one XEP-0114 component for each foreign domain; a home of kind
+"prosody" has one component, and the module ``etc/prosody/mod_impfed.lua`` feeds it with the stanzas
+for every foreign domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
+from twisted.internet.protocol import Factory
+from zope.interface import implementer
+
+from impfed.config.model import HomeConfig
+from impfed.core.errors import LocalError
+from impfed.core.ids import IdSource
+from impfed.core.metrics import Metrics
+from impfed.core.trace import Tracer
+from impfed.transport.directory import Existence
+from impfed.transport.link import HomeLink
+from impfed.transport.link_api import IHomeUser, ILinkOwner, LinkContext, LinkLimits
+from impfed.transport.queries import Description
+from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, refused, unsure
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza
+
+__all__ = [
+    "ACCEPTED",
+    "Delivery",
+    "Description",
+    "Existence",
+    "HomeLink",
+    "HomeLinks",
+    "IHomeUser",
+    "LinkLimits",
+    "Outcome",
+    "refused",
+    "unsure",
+]
+
+#: Features of foreign users, whatever their clients can do: we translate these.
+USER_FEATURES = ("http://jabber.org/protocol/chatstates", "urn:xmpp:receipts")
+
+
+@implementer(ILinkOwner)
+class HomeLinks(Service):
+    """All links to all home servers.
+
+    :param reactor: provides time, TCP and name resolution.
+    :param homes: the home servers.
+    :param foreign_domains: domains whose users local users may talk to.
+    :param acceptance_timeout: seconds that a home server may take to accept a message.
+    :param gateway_types: for a foreign domain the type of its service discovery identity in
+        category "gateway" ("lcs", "simple") and its name; type "simple" where it is missing.
+    :ivar user: who takes the stanzas; to be set before the start.
+    :ivar links: the links, in the order of the configuration.
+    """
+
+    user: Any = None
+
+    def __init__(
+        self,
+        reactor: Any,
+        homes: Sequence[HomeConfig],
+        foreign_domains: Sequence[str],
+        ids: IdSource,
+        metrics: Metrics,
+        tracer: Tracer,
+        acceptance_timeout: float = 20.0,
+        gateway_types: Mapping[str, tuple[str, str]] | None = None,
+        limits: LinkLimits | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._foreign = frozenset(foreign_domains)
+        self._gateway_types = dict(gateway_types or {})
+        self._dirty: list[HomeLink] = []
+        self._timers = ReactorTimers(reactor)
+        limits = limits or LinkLimits(acceptance=acceptance_timeout)
+        context = LinkContext(self._dial, self._timers, ids, metrics, tracer, limits)
+        self.links: list[HomeLink] = []
+        # By local domain: the links by foreign domain; "" stands for every foreign domain.
+        self._by_local: dict[str, dict[str, HomeLink]] = {}
+        for home in homes:
+            domains = [home.address] if home.kind == "prosody" else sorted(self._foreign)
+            links: dict[str, HomeLink] = {}
+            for domain in domains:
+                link = HomeLink(self, home, domain, context)
+                self.links.append(link)
+                links["" if link.carries_all else domain] = link
+            for local in home.domains:
+                self._by_local[local] = links
+
+    def startService(self) -> None:
+        """Connect to all home servers, and stay connected."""
+        if self.user is None:
+            raise LocalError("HomeLinks.user must be set before the start")
+        Service.startService(self)
+        for link in self.links:
+            link.start()
+
+    def stopService(self) -> Deferred[Any]:
+        """Disconnect; what has no confirmation yet becomes unsure."""
+        Service.stopService(self)
+        stopped = gatherResults([link.stop() for link in self.links])
+        stopped.addCallback(self._stopped)
+        return stopped
+
+    def _stopped(self, _: object) -> None:
+        self._timers.stop()
+
+    def _dial(self, home: HomeConfig, factory: Factory, timeout: float) -> Deferred[Any]:
+        endpoint: Any
+        if isIPv6Address(home.host):
+            endpoint = TCP6ClientEndpoint(self._reactor, home.host, home.port, timeout)
+        elif isIPAddress(home.host):
+            endpoint = TCP4ClientEndpoint(self._reactor, home.host, home.port, timeout)
+        else:
+            endpoint = HostnameEndpoint(self._reactor, home.host, home.port, timeout)
+        connecting: Deferred[Any] = endpoint.connect(factory)
+        return connecting
+
+    # -- for the gateway -----------------------------------------------------------------------
+
+    def link(self, local: str, foreign: str) -> HomeLink | None:
+        """Return the link that carries stanzas between a local and a foreign domain."""
+        links = self._by_local.get(local)
+        if links is None:
+            return None
+        return links.get("") or links.get(foreign)
+
+    def send(self, stanza: OutStanza) -> bool:
+        """Write a stanza that needs no confirmation: presence, chat states, errors.
+
+        :return: False when there is no link, or the home server reads too slowly; the stanza is
+            then dropped, and the caller knows.
+        """
+        link = self.link(stanza.to.domain, stanza.from_.domain)
+        return link is not None and link.send(stanza)
+
+    def deliver(self, stanza: OutStanza, done: Callable[[Delivery], None]) -> None:
+        """Write a message under the acceptance barrier (:mod:`impfed.xmpp.barrier`).
+
+        :param stanza: needs an id of its own; a repeated message had better have a new one.
+        :param done: called exactly once, perhaps before this returns.
+        """
+        link = self.link(stanza.to.domain, stanza.from_.domain)
+        if link is None:
+            done(refused("item-not-found", "cancel", f"no home server for {stanza.to.domain}"))
+            return
+        link.deliver(stanza, done)
+
+    def congested(self, domain: str) -> bool:
+        """Say whether a local domain's home server is behind, or not connected at all."""
+        links = self._by_local.get(domain)
+        return not links or any(link.congested for link in links.values())
+
+    def pause(self) -> None:
+        """Stop reading from the home servers: whoever takes the stanzas is behind."""
+        for link in self.links:
+            link.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        for link in self.links:
+            link.resume()
+
+    def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
+        """Ask whether a local user exists; unknown without the Prosody module or without a link.
+
+        :param done: called exactly once, perhaps before this returns.
+        """
+        link = self._by_local.get(user.domain, {}).get("")
+        if link is None:
+            done(Existence.UNKNOWN)
+        else:
+            link.exists(user, done)
+
+    def status(self) -> list[dict[str, object]]:
+        """Return what an operator wants to know of each link."""
+        return [link.status() for link in self.links]
+
+    # -- for the links -------------------------------------------------------------------------
+
+    def flush_later(self, link: HomeLink) -> None:
+        """Write what the link has gathered, at the end of this reactor turn."""
+        if not self._dirty:
+            self._reactor.callLater(0, self._flush)
+        self._dirty.append(link)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for link in dirty:
+            link.flush()
+
+    def serves(self, domain: str) -> bool:
+        """Say whether a domain is one of the foreign domains, exactly."""
+        return domain in self._foreign
+
+    def describe(self, address: JID) -> Sequence[Description]:
+        """Say what service discovery says of a foreign domain, of its users, and of ourselves."""
+        if address.local:
+            return (Description("account", "registered", "", USER_FEATURES),)
+        default = ("simple", "SIP federation" if address.domain in self._foreign else "impfed")
+        type, name = self._gateway_types.get(address.domain, default)
+        return (Description("gateway", type, name),)

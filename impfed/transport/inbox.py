@@ -1,0 +1,129 @@
+"""What arrives over a home link: who takes it, and what is refused.
+
+A link speaks only for its own local domains; it carries only foreign domains that are configured;
+IQs are answered here; errors and results are never answered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from impfed.core.log import EventLog
+from impfed.transport.directory import DirectoryQueries
+from impfed.transport.link_api import LinkContext
+from impfed.transport.queries import Queries
+from impfed.xmpp.barrier import AcceptanceBarrier
+from impfed.xmpp.reader import BadStanza
+from impfed.xmpp.stanza import NS_STANZAS, Stanza, error_reply, xml_attr, xml_text
+
+if TYPE_CHECKING:
+    from impfed.transport.link import HomeLink
+
+log = EventLog("impfed.home")
+
+
+class Inbox:
+    """Takes the stanzas of one link.
+
+    :param link: the link, to write answers to.
+    :param owner: provider of ILinkOwner.
+    """
+
+    def __init__(
+        self,
+        link: HomeLink,
+        owner: Any,
+        context: LinkContext,
+        barrier: AcceptanceBarrier,
+        directory: DirectoryQueries,
+    ) -> None:
+        self._link = link
+        self._owner = owner
+        self._metrics = context.metrics
+        self._tracer = context.tracer
+        self._locals = frozenset(link.home.domains)
+        self._barrier = barrier
+        self._directory = directory
+        self._queries = Queries(link.write, owner.describe)
+
+    def stanza_arrived(self, stanza: Stanza) -> None:
+        """Take a stanza."""
+        if self._tracer.watching:
+            self._link.trace(True, stanza.to_xml())
+        if stanza.kind == "iq":
+            self._iq_arrived(stanza)
+        elif stanza.from_.domain not in self._locals:
+            self._metrics.count("home.foreign_sender")
+            self._refuse(stanza, "forbidden", f"{stanza.from_.domain} is not hosted here")
+        elif stanza.kind == "message" and stanza.type == "error" and self._barrier.refused(stanza):
+            return
+        elif self._owner.serves(stanza.to.domain):
+            if not self._link.guard(self._owner.user.stanza_arrived, stanza, self._link):
+                self._refuse(stanza, "internal-server-error", "")
+        elif stanza.kind == "message" or stanza.type != "unavailable":
+            known = stanza.to.domain == self._link.domain
+            condition = "service-unavailable" if known else "remote-server-not-found"
+            self._metrics.count("home.unserved_domain")
+            self._refuse(stanza, condition, f"{stanza.to.domain} is not federated with here")
+
+    def _iq_arrived(self, stanza: Stanza) -> None:
+        if stanza.type in ("result", "error"):
+            if not self._barrier.answered(stanza.id):
+                self._directory_answered(stanza)
+            elif self._barrier.wants_ping:
+                self._owner.flush_later(self._link)
+        elif stanza.from_.domain == self._link.domain:
+            # Our own question to the module came back: nobody took it.
+            self._directory_answered(stanza)
+        elif stanza.from_.domain not in self._locals:
+            self._metrics.count("home.foreign_sender")
+            self._refuse(stanza, "forbidden", f"{stanza.from_.domain} is not hosted here")
+        elif stanza.type in ("get", "set"):
+            if not self._link.guard(self._queries.handle, stanza):
+                self._refuse(stanza, "internal-server-error", "")
+        else:
+            self._refuse(stanza, "bad-request", "an IQ is get, set, result or error")
+
+    def _directory_answered(self, stanza: Stanza) -> None:
+        there = self._directory.answered(stanza)
+        if there is None:
+            return
+        if not there:
+            log.warn(
+                "module_missing",
+                "home link {link}: module impfed does not answer on the home server, so nothing"
+                ' is known of who exists; enable it for Component "{domain}"',
+                **self._link.fields(),
+            )
+        hosts = self._directory.hosts
+        missing = sorted(self._locals - hosts) if hosts else []
+        if missing:
+            log.warn(
+                "domains_not_hosted",
+                "home link {link}: the home server does not host {missing}",
+                missing=", ".join(missing),
+                **self._link.fields(),
+            )
+
+    def bad_stanza(self, bad: BadStanza) -> None:
+        """Answer a stanza whose addresses cannot be read, as far as that can be done."""
+        self._metrics.count("home.bad_stanza")
+        log.warn(
+            "bad_stanza", "home link {link}: {problem}", problem=bad.problem, **self._link.fields()
+        )
+        get = bad.element.get
+        if get("type") in ("error", "result") or not get("from") or not get("to"):
+            return
+        self._link.write(
+            f"<{bad.kind} type='error' from='{xml_attr(get('to', ''))}'"
+            f" to='{xml_attr(get('from', ''))}' id='{xml_attr(get('id', ''))}'>"
+            f"<error type='modify'><jid-malformed xmlns='{NS_STANZAS}'/>"
+            f"<text xmlns='{NS_STANZAS}'>{xml_text(bad.problem)}</text></error></{bad.kind}>"
+        )
+
+    def _refuse(self, stanza: Stanza, condition: str, text: str) -> None:
+        """Answer with an error; errors and results are never answered."""
+        if stanza.type not in ("error", "result"):
+            reply = error_reply(stanza, condition, text=text)
+            self._link.trace(False, reply.xml)
+            self._link.write(reply.xml)

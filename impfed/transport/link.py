@@ -1,0 +1,409 @@
+"""One link to a home server: keeps a component connection up and carries stanzas over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from impfed.config.model import HomeConfig
+from impfed.core.errors import LocalError
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.transport.backoff import Backoff
+from impfed.transport.component import ComponentConnection
+from impfed.transport.directory import DirectoryQueries, Existence
+from impfed.transport.inbox import Inbox
+from impfed.transport.link_api import LinkContext, LinkState
+from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, refused
+from impfed.xmpp.component import Closed, ComponentStream, Event, Opened, explain
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, Stanza, iq
+
+log = EventLog("impfed.home")
+
+NS_PING = "urn:xmpp:ping"
+
+_LASTING = {"not-authorized", "conflict", "host-unknown", "invalid-from", "invalid-namespace"}
+
+
+class _OneConnection(Factory):
+    noisy = False
+
+    def __init__(self, connection: ComponentConnection) -> None:
+        self._connection = connection
+
+    def buildProtocol(self, addr: object) -> ComponentConnection:
+        return self._connection
+
+
+class HomeLink:
+    """A component connection, kept up.
+
+    :ivar home: the home server's configuration.
+    :ivar domain: the component's domain: a foreign domain, or the node's own address.
+    :ivar name: the home server's name, with the domain where there are several links.
+    :ivar state: where it stands.
+    :ivar reason: why it does not stand, in words; "" while it does.
+    """
+
+    def __init__(self, owner: Any, home: HomeConfig, domain: str, context: LinkContext) -> None:
+        self.home = home
+        self.domain = domain
+        self.carries_all = home.kind == "prosody"
+        self.name = home.name if self.carries_all else f"{home.name}/{domain}"
+        self.state = LinkState.STOPPED
+        self.reason = "not started"
+        self.since = context.timers.seconds()
+        self._owner = owner
+        self._context = context
+        self._own = JID.parse(domain)
+        self._ping_target = JID.parse(home.domains[0])
+        self._barrier = AcceptanceBarrier(context.limits.acceptance, self._callback_failed)
+        self._directory = DirectoryQueries(self._own, self._callback_failed)
+        self._inbox = Inbox(self, owner, context, self._barrier, self._directory)
+        self._backoff = Backoff(context.ids)
+        self._connection: ComponentConnection | None = None
+        self._attempt: Deferred[Any] | None = None
+        self._retry: Timer | None = None
+        self._watch: Timer | None = None
+        self._alarm: Timer | None = None
+        self._reading = True
+        self._pressed = False
+        self._unread = 0
+        self._out: list[str] = []
+        self._heard = 0.0
+        self._pinged = False
+        self._stopping = False
+        self._open: set[ComponentConnection] = set()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    @property
+    def up(self) -> bool:
+        """Whether stanzas can pass."""
+        return self.state is LinkState.UP
+
+    def start(self) -> None:
+        """Connect, and stay connected."""
+        self._stopping = False
+        self._connect()
+
+    def stop(self) -> Deferred[list[None]]:
+        """Disconnect in good order; fires when every connection is gone."""
+        self._stopping = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self.flush()
+        gone = [connection.close() for connection in list(self._open)]
+        self._set_state(LinkState.STOPPED, "stopped")
+        return gatherResults(gone)
+
+    def _connect(self) -> None:
+        self._retry = None
+        self._set_state(LinkState.CONNECTING, self.reason)
+        stream = ComponentStream(self.domain, self.home.secret, self._context.limits.reader)
+        connection = ComponentConnection(self, stream, self._context.timers)
+        if not self._reading:
+            connection.pause_reading()
+        factory = _OneConnection(connection)
+        self._attempt = self._context.connect(self.home, factory, self._context.limits.connect)
+        self._attempt.addCallbacks(self._connected, self._not_connected, (connection,))
+
+    def _connected(self, _: object, connection: ComponentConnection) -> None:
+        self._attempt = None
+        self._open.add(connection)
+        connection.gone.addCallback(lambda _: self._open.discard(connection))
+        self._connection = connection
+        self._set_state(LinkState.HANDSHAKE, self.reason)
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._attempt = None
+        if not self._stopping:
+            self._down(_connect_words(failure, self.home), lasting=False)
+
+    def _set_state(self, state: LinkState, reason: str) -> None:
+        if state is not self.state:
+            self.since = self._context.timers.seconds()
+        self.state = state
+        self.reason = reason
+
+    def events_arrived(self, connection: ComponentConnection, events: list[Event]) -> None:
+        """Take what a connection has brought (called by the connection)."""
+        self._connection = connection
+        self._heard = self._context.timers.seconds()
+        self._pinged = False
+        for event in events:
+            if isinstance(event, Stanza):
+                self._inbox.stanza_arrived(event)
+            elif isinstance(event, Opened):
+                self._opened()
+            elif isinstance(event, Closed):
+                self._closed(event)
+            else:
+                self._inbox.bad_stanza(event)
+        if self._out:
+            self.flush()
+
+    def write_pressure(self, connection: ComponentConnection, high: bool) -> None:
+        """Take note of the transport's buffer (called by the connection)."""
+        self._pressed = high
+        if not high:
+            self._unread = 0
+
+    def _opened(self) -> None:
+        self._set_state(LinkState.UP, "")
+        self._pressed = False
+        self._unread = 0
+        context = self._context
+        context.metrics.count("home.connected")
+        log.info("link_up", "home link {link} to {host}:{port} is up", **self.fields())
+        self._watch = context.timers.after(context.limits.keepalive, self._keep_alive)
+        if self.carries_all:
+            greeting = self._directory.greeting("d" + context.ids.token(), self._heard)
+            self.write(greeting.xml)
+            self._set_alarm()
+        self.guard(self._owner.user.link_up, self)
+
+    def _closed(self, closed: Closed) -> None:
+        reason = explain(closed, self.domain)
+        self._connection = None
+        if self._stopping:
+            self._fail_open_work("this node is stopping")
+            return
+        self._down(reason, lasting=closed.condition in _LASTING)
+
+    def _down(self, reason: str, lasting: bool) -> None:
+        was_up = self.up
+        now = self._context.timers.seconds()
+        if was_up and now - self.since >= self._context.limits.stable:
+            self._backoff.reset()
+        self._out.clear()
+        self._set_state(LinkState.WAITING, reason)
+        delay = self._backoff.next(lasting)
+        self._retry = self._context.timers.after(delay, self._connect)
+        self._context.metrics.count("home.disconnected" if was_up else "home.connect_failed")
+        log.warn(
+            "link_down",
+            "home link {link} to {host}:{port}: {reason}; next try in {delay:.1f} s",
+            reason=reason,
+            delay=delay,
+            **self.fields(),
+        )
+        self._fail_open_work(reason)
+        if was_up:
+            self.guard(self._owner.user.link_down, self, reason)
+
+    def _fail_open_work(self, reason: str) -> None:
+        for timer in (self._watch, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        self._watch = self._alarm = None
+        self._barrier.lost(reason)
+        self._directory.lost()
+
+    def _keep_alive(self) -> None:
+        """Ping a silent home server; give a link up that stays silent."""
+        limits, timers = self._context.limits, self._context.timers
+        silent = timers.seconds() - self._heard
+        self._watch = None
+        if silent >= limits.keepalive and self._pinged and self._reading:
+            if self._connection is not None:
+                self._connection.abort(f"nothing heard for {silent:.0f} s")
+            return
+        if silent >= limits.keepalive:
+            self._pinged = True
+            self.write(self._ping("k" + self._context.ids.token()))
+            silent = 0.0
+        self._watch = timers.after(limits.keepalive - silent, self._keep_alive)
+
+    # -- out -----------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether whoever brings messages had better wait."""
+        return (
+            self.state is not LinkState.UP
+            or self._pressed
+            or len(self._barrier) >= self._context.limits.congested
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is taken at all."""
+        return self._unread >= self._context.limits.queue
+
+    def write(self, xml: str) -> None:
+        """Write a stanza at the end of this reactor turn."""
+        if not self._out:
+            self._owner.flush_later(self)
+        self._out.append(xml)
+
+    def send(self, stanza: OutStanza) -> bool:
+        """Write a stanza without confirmation; False if there is no link, or no room."""
+        if self.state is not LinkState.UP or self.full:
+            return False
+        self.trace(False, stanza.xml)
+        self.write(stanza.xml)
+        return True
+
+    def deliver(self, stanza: OutStanza, done: Callable[[Delivery], None]) -> None:
+        """Write a message; ``done`` is told, once, what became of it (perhaps at once)."""
+        if not stanza.id:
+            raise LocalError("a message to be confirmed needs an id")
+        if self.state is not LinkState.UP:
+            done(refused("recipient-unavailable", "wait", f"no home link: {self.reason}"))
+            return
+        if self.full:
+            done(refused("resource-constraint", "wait", "the home server does not keep up"))
+            return
+        self.trace(False, stanza.xml)
+        self.write(stanza.xml)
+        self._barrier.sent(stanza, done, self._context.timers.seconds())
+        if self._alarm is None:
+            self._set_alarm()
+
+    def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
+        """Ask the home server's module whether a user exists."""
+        if self.state is not LinkState.UP or not self.carries_all:
+            done(Existence.UNKNOWN)
+            return
+        self._directory.ask(user, done)
+        if not self._out:
+            self._owner.flush_later(self)
+
+    def flush(self) -> None:
+        """Write what has gathered, and after messages the ping that confirms them: one write."""
+        connection = self._connection
+        if connection is None or self.state is not LinkState.UP:
+            self._out.clear()
+            return
+        context = self._context
+        while self._directory.waiting:
+            id = "d" + context.ids.token()
+            self._out.append(self._directory.next_query(id, context.timers.seconds()).xml)
+            self._set_alarm()
+        if self._barrier.wants_ping:
+            id = "b" + context.ids.token()
+            self._barrier.ping_sent(id)
+            self._out.append(self._ping(id))
+        if not self._out:
+            return
+        data = "".join(self._out).encode("utf-8", "replace")
+        self._out.clear()
+        if self._pressed:
+            self._unread += len(data)
+        connection.write(data)
+
+    def _ping(self, id: str) -> str:
+        payload = f"<ping xmlns='{NS_PING}'/>"
+        return iq(self._ping_target, self._own, id=id, type="get", payload=payload).xml
+
+    def _set_alarm(self) -> None:
+        """See that one timer stands for the earliest time-out."""
+        due = [when for when in (self._barrier.deadline, self._directory.deadline) if when]
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if due:
+            delay = max(0.0, min(due) - self._context.timers.seconds())
+            self._alarm = self._context.timers.after(delay, self._time_out)
+
+    def _time_out(self) -> None:
+        self._alarm = None
+        now = self._context.timers.seconds()
+        count = self._barrier.expire(now)
+        if count:
+            self._context.metrics.count("home.unconfirmed", count)
+            log.warn(
+                "unconfirmed",
+                "home link {link}: {count} messages not confirmed within {seconds:g} s",
+                count=count,
+                seconds=self._context.limits.acceptance,
+                **self.fields(),
+            )
+        self._directory.expire(now)
+        self._set_alarm()
+        self.flush()
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Read no more from the home server for now."""
+        self._reading = False
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._reading = True
+        self._heard = self._context.timers.seconds()
+        if self._connection is not None:
+            self._connection.resume_reading()
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """Return what an operator wants to know."""
+        hosts = self._directory.hosts
+        status: dict[str, object] = {
+            "link": self.name,
+            "home": self.home.name,
+            "kind": self.home.kind,
+            "server": f"{self.home.host}:{self.home.port}",
+            "component": self.domain,
+            "domains": list(self.home.domains),
+            "state": self.state.value,
+            "since": self.since,
+            "reason": self.reason,
+            "unconfirmed": len(self._barrier),
+            "congested": self.congested,
+        }
+        if self.carries_all:
+            status["module"] = "there" if hosts is not None else "no answer"
+        if self._retry is not None:
+            status["retry_at"] = self._retry.when
+        return status
+
+    def trace(self, inbound: bool, xml: str) -> None:
+        """Show a stanza to whoever watches."""
+        tracer = self._context.tracer
+        if tracer.watching:
+            now = self._context.timers.seconds()
+            tracer.record(now, "xmpp", inbound, self.home.name, xml.encode("utf-8", "replace"))
+
+    def fields(self) -> dict[str, Any]:
+        """Return what log events say of the link."""
+        home = self.home
+        return {"link": self.name, "host": home.host, "port": home.port, "domain": self.domain}
+
+    def guard(self, call: Callable[..., None], *arguments: Any) -> bool:
+        """Call somebody whose fault must not cost the link; returns whether it went well."""
+        try:
+            call(*arguments)
+        except Exception:
+            self._callback_failed()
+            return False
+        return True
+
+    def _callback_failed(self) -> None:
+        self._context.metrics.count("home.faults")
+        log.failure("fault", "home link {link}: a user of the link failed", link=self.name)
+
+
+def _connect_words(failure: Failure, home: HomeConfig) -> str:
+    where = f"{home.host}:{home.port}"
+    if failure.check(error.ConnectionRefusedError):
+        return f"nothing listens at {where}: is the home server running, and its component port?"
+    if failure.check(error.TimeoutError):
+        return f"no answer from {where}"
+    if failure.check(error.DNSLookupError):
+        return f"{home.host} has no address"
+    return f"no connection to {where}: {failure.getErrorMessage()}"

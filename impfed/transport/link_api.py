@@ -1,0 +1,96 @@
+"""What a home link, its service and its user know of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from zope.interface import Attribute, Interface
+
+from impfed.config.model import HomeConfig
+from impfed.core.ids import IdSource
+from impfed.core.metrics import Metrics
+from impfed.core.trace import Tracer
+from impfed.transport.queries import Description
+from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.jid import JID
+from impfed.xmpp.reader import ReaderLimits
+from impfed.xmpp.stanza import Stanza
+
+if TYPE_CHECKING:
+    from impfed.transport.link import HomeLink
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLimits:
+    """Times in seconds and bounds of a home link.
+
+    :ivar acceptance: how long a home server may take to accept a message.
+    :ivar keepalive: silence after which a ping is sent; after as much again the link is given up.
+    :ivar connect: how long a connection may take.
+    :ivar congested: messages without confirmation from which the SIP side is asked to wait.
+    :ivar queue: octets that may wait for the home server to read; beyond, messages are refused.
+    :ivar stable: how long a link must have stood for its back-off to start afresh.
+    """
+
+    acceptance: float = 20.0
+    keepalive: float = 30.0
+    connect: float = 10.0
+    congested: int = 1000
+    queue: int = 4 * 1024 * 1024
+    stable: float = 30.0
+    reader: ReaderLimits = field(default_factory=ReaderLimits)
+
+
+class IHomeUser(Interface):
+    """What uses the home links: the gateway."""
+
+    def stanza_arrived(stanza: Stanza, link: HomeLink) -> None:
+        """Take a message or presence from a local user to a foreign domain of ours."""
+
+    def link_up(link: HomeLink) -> None:
+        """Take note that a link stands."""
+
+    def link_down(link: HomeLink, reason: str) -> None:
+        """Take note that a link that stood is gone; messages without confirmation are unsure."""
+
+
+class ILinkOwner(Interface):
+    """What a link needs of the service that holds it."""
+
+    user = Attribute("The IHomeUser.")
+
+    def flush_later(link: HomeLink) -> None:
+        """Call ``link.flush()`` at the end of this reactor turn."""
+
+    def describe(address: JID) -> Sequence[Description]:
+        """Say what service discovery says of an address."""
+
+    def serves(domain: str) -> bool:
+        """Say whether a domain is a foreign domain of ours."""
+
+
+class LinkState(Enum):
+    """Where a link stands."""
+
+    STOPPED = "stopped"
+    CONNECTING = "connecting"
+    HANDSHAKE = "handshake"
+    UP = "up"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkContext:
+    """What all links share."""
+
+    connect: Callable[[HomeConfig, Factory, float], Deferred[Any]]
+    timers: ReactorTimers
+    ids: IdSource
+    metrics: Metrics
+    tracer: Tracer
+    limits: LinkLimits
