@@ -1,1 +1,1 @@
-"""Pure translation between the SIP and the XMPP world: addresses, availability, text, errors."""
+"""Pure translation between SIP and XMPP: addresses, availability, PIDF, text, typing, errors."""
