@@ -86,7 +86,7 @@ class Dialog:
             without_tag(request.to),
             without_tag(request.from_),
             _target(request),
-            _routes(request),
+            record_routes(request),
             0,
             request.cseq.number,
         )
@@ -108,7 +108,7 @@ class Dialog:
             without_tag(parse_name_addr(_own(request, "From"))),
             without_tag(response.to),
             request.uri if contact is None else _target_of(contact),
-            _routes(response)[::-1],
+            record_routes(response)[::-1],
             request.cseq,
         )
 
@@ -129,7 +129,7 @@ class Dialog:
             without_tag(parse_name_addr(_own(request, "From"))),
             without_tag(notify.from_),
             _target(notify),
-            _routes(notify),
+            record_routes(notify),
             request.cseq,
             notify.cseq.number,
         )
@@ -287,7 +287,7 @@ def _target_of(contact: NameAddr) -> str:
     return text
 
 
-def _routes(message: SipMessage) -> tuple[str, ...]:
+def record_routes(message: SipMessage) -> tuple[str, ...]:
     """Return the Record-Route values in the order of the message, in brackets, without params."""
     values = message.values("record-route")
     if not values:
