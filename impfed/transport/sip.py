@@ -1,0 +1,245 @@
+"""The SIP transport of a node: listeners, connections and transactions behind one service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+
+from impfed.core.log import EventLog
+from impfed.sip.errors import SipParseError
+from impfed.sip.message import OutgoingRequest, SipMessage, SipRequest, SipResponse, check_request
+from impfed.sip.target import Hop
+from impfed.sip.transaction import ClientTransaction, State
+from impfed.transport.dispatch import ALLOW, WAITING, Dispatch
+from impfed.transport.flow import Flow, NoFlow, SipLimits, bracketed
+from impfed.transport.listen import listen
+from impfed.transport.sip_user import ISipUser
+from impfed.transport.stream import StreamFlow
+
+__all__ = ["ALLOW", "ISipUser", "SipLimits", "SipStack"]
+
+log = EventLog("impfed.sip")
+
+
+class SipStack(Dispatch):
+    """SIP over TLS, TCP and UDP.
+
+    The user of a client transaction (``request``) has two methods: ``response_arrived(transaction,
+    response)`` for each answer and ``request_failed(transaction, cause, text)``; one of them is the
+    last.  Neither is ever called before :meth:`request` has returned.
+
+    :param listeners: what to listen on; the first of each transport gives the advertised address.
+    :param user: provider of :class:`ISipUser`; may be put in its place until the service starts.
+    :param limits: time-outs and bounds.
+    :ivar ports: bound port of each listener by its name, once started.
+    """
+
+    name = "sip"
+
+    # For the transaction user
+
+    def request(
+        self, request: OutgoingRequest, destination: Hop | Flow, user: object
+    ) -> ClientTransaction:
+        """Send a request (not ACK, not CANCEL) and tell its user what comes of it.
+
+        :param destination: a next hop, or the flow of a dialog.
+        :raises LocalError: when the request cannot be written, or no listener is named in its Via.
+        """
+        flow = self._flow_to(destination)
+        branch = self._ids.branch()
+        data = request.render(self._via(flow, branch))
+        transaction, actions = self.transactions.send_request(
+            data, request, branch, flow, flow.reliable, self._reactor.seconds(), user
+        )
+        if transaction.state in WAITING:
+            flow.transactions.add(transaction)
+        self._perform(actions, late=True)
+        return transaction
+
+    def acknowledge(
+        self,
+        transaction: ClientTransaction,
+        response_to_tag: str,
+        ack: OutgoingRequest,
+        destination: Hop | Flow,
+    ) -> None:
+        """Send the ACK of a 2xx, now and for each repetition of that 2xx.
+
+        :param response_to_tag: To tag of the 2xx.
+        """
+        flow = self._flow_to(destination)
+        data = ack.render(self._via(flow, self._ids.branch()))
+        self._perform(
+            self.transactions.acknowledge(
+                transaction, response_to_tag, data, flow, self._reactor.seconds()
+            )
+        )
+
+    def cancel(self, transaction: ClientTransaction) -> None:
+        """Cancel an INVITE of ours; its final answer, mostly 487, still comes."""
+        self._perform(self.transactions.cancel(transaction, self._reactor.seconds()), late=True)
+
+    def contact(self, user: str, transport: str) -> str:
+        """Return our Contact value for a user (escaped as on the wire; "" for none)."""
+        host, port = self.advertised(transport)
+        at = f"{user}@" if user else ""
+        return f"<sip:{at}{bracketed(host)}:{port};transport={transport}>"
+
+    @staticmethod
+    def maybe_delivered(transaction: ClientTransaction) -> bool:
+        """Whether a failed request may have reached the peer all the same."""
+        flow = transaction.destination
+        if isinstance(flow, StreamFlow):
+            return flow.opened is not None and not flow.refused
+        return not isinstance(flow, NoFlow)
+
+    def status(self) -> list[dict[str, object]]:
+        """Return a line about each connection."""
+        return [
+            {
+                "peer": str(flow),
+                "direction": "out" if flow.target is not None else "in",
+                "state": flow.state.value,
+                "listener": flow.listener,
+                "names": sorted(flow.peer.names),
+                "proven": flow.peer.proven,
+                "certificate": flow.peer.subject,
+                "pending": len(flow.transactions),
+            }
+            for flow in (*self.incoming.flows, *self.pool.flows)
+        ]
+
+    # Service
+
+    def startService(self) -> None:
+        """Open the listeners.
+
+        :raises twisted.internet.error.CannotListenError: when an address is not to be had.
+        """
+        super().startService()  # type: ignore[no-untyped-call]
+        self._tls.start()
+        for listener in self._listeners.values():
+            port, datagrams = listen(self._reactor, self, self.incoming, self._tls, listener)
+            self._open_ports.append(port)
+            self.ports[listener.name] = port.getHost().port  # type: ignore[attr-defined]
+            if datagrams is not None:
+                self._datagrams[listener.name] = datagrams
+
+    def stopService(self) -> Deferred[Any]:
+        """Close listeners and connections; fires when all are gone."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._tls.stop()
+        self.pool.stop()
+        waiting: list[Deferred[Any]] = [
+            maybeDeferred(port.stopListening) for port in self._open_ports
+        ]
+        self._open_ports.clear()
+        self._datagrams.clear()
+        for flow in (*self.incoming.flows, *self.pool.flows):
+            flow.close("this node stops")
+        self._stopped = Deferred()
+        waiting.append(self._stopped)
+        self._end_if_quiet()
+        return DeferredList(waiting)
+
+    def _end_if_quiet(self) -> None:
+        if self._stopped is None or len(self.incoming) or len(self.pool):
+            return
+        done, self._stopped = self._stopped, None
+        if self._turn is not None:
+            self._turn.cancel()
+            self._end_turn()  # whose connection is gone learns of it
+        self.timers.stop()
+        for call in (self._turn, self._wake):
+            if call is not None and call.active():
+                call.cancel()
+        self._turn = self._wake = None
+        done.callback(None)
+
+    # What flows tell
+
+    def flow_secured(self, flow: StreamFlow) -> None:
+        """A connection is open."""
+        self.count("sip.connections_opened")
+        self.incoming.secured(flow)
+        log.info(
+            "connected",
+            "connection {direction} {peer} is open: {subject}",
+            direction="from" if flow.target is None else "to",
+            peer=str(flow),
+            subject=flow.peer.subject,
+        )
+
+    def flow_lost(self, flow: StreamFlow, reason: str) -> None:
+        """A connection is gone: what waits for an answer over it learns of it."""
+        if flow.target is None:
+            self.incoming.lost(flow)
+        else:
+            self.pool.lost(flow, reason)
+        self._log_loss(flow, reason)
+        hopeless = flow.opened is None or flow.refused or flow.unsent
+        waiting = [each for each in flow.transactions if each.state in WAITING]
+        if waiting and hopeless:
+            self._fail_later(waiting, f"{flow}: {reason}")
+        elif waiting:
+            self.timers.after(self.limits.lost_grace, self._fail_unanswered, waiting, reason)
+        self._end_if_quiet()
+
+    def message_arrived(self, message: SipMessage, flow: Flow) -> None:
+        """A message came: give it to its transaction, and its user what follows."""
+        now = self._reactor.seconds()
+        if self._tracer.watching:
+            self._tracer.record(now, "sip", True, str(flow), message.to_bytes())
+        self._arriving = flow
+        try:
+            if isinstance(message, SipRequest):
+                check_request(message)
+                actions = self.transactions.receive_request(message, flow, now)
+            else:
+                assert isinstance(message, SipResponse)
+                actions = self.transactions.receive_response(message, flow, now)
+            self._perform(actions)
+        except SipParseError as error:
+            self._malformed(flow, error)
+        except Exception:
+            # A fault of ours must not end a connection that carries a whole partner.
+            self.count("sip.internal_errors")
+            log.failure("message_failed", "a message from {peer} met a fault", peer=str(flow))
+        finally:
+            self._arriving = None
+
+    def stream_failed(self, flow: StreamFlow, error: SipParseError) -> None:
+        """What comes over a connection is not SIP any more."""
+        self._malformed(flow, error)
+
+    def datagram_failed(self, flow: Flow, error: SipParseError) -> None:
+        """A datagram was not SIP."""
+        self._malformed(flow, error)
+
+    def _fail_unanswered(self, transactions: Sequence[ClientTransaction], reason: str) -> None:
+        """Some time after a connection was lost: no answer came over another one either."""
+        text = f"the connection was lost before an answer came: {reason}"
+        waiting = [
+            each
+            for each in transactions
+            if each.state in WAITING
+            and not (each.state is State.PROCEEDING and each.request.method == "INVITE")
+        ]
+        self._fail_later(waiting, text)
+
+    def _log_loss(self, flow: StreamFlow, reason: str) -> None:
+        if flow.target is None and flow.opened is None:
+            self._metrics.count("sip.connections_not_secured")
+            log.warn(
+                "not_secured",
+                "connection from {peer} refused: {reason}",
+                peer=str(flow),
+                reason=reason,
+            )
+        elif flow.opened is not None:
+            log.info(
+                "lost", "connection with {peer} is over: {reason}", peer=str(flow), reason=reason
+            )

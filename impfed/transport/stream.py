@@ -1,0 +1,422 @@
+"""The flow of one TCP or TLS connection, in either direction.
+
+It exists from the moment a connection is wanted, so that what is sent meanwhile can wait in it, up
+to a bound.  Once it is open, all that one reactor turn writes leaves in one piece at its end.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from impfed.core.errors import LocalError
+from impfed.core.timers import Timer
+from impfed.sip.framing import Pong, StreamFramer
+from impfed.transport.direct import send_now
+from impfed.transport.flow import Flow, FlowOwner
+from impfed.transport.identity import explain_mismatch, identify, matching_name
+from impfed.transport.tls_words import explain_failure
+
+if TYPE_CHECKING:
+    from impfed.transport.pool import Target
+
+_PING = b"\r\n\r\n"
+_PONG = b"\r\n"
+
+
+class State(Enum):
+    """Life of a connection."""
+
+    CONNECTING = "connecting"
+    SECURING = "securing"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Event(Enum):
+    """What happens to a connection."""
+
+    CONNECTED = "connected"
+    SECURED = "secured"
+    CLOSE = "close"
+    LOST = "lost"
+
+
+TABLE: dict[tuple[State, Event], State] = {
+    (State.CONNECTING, Event.CONNECTED): State.SECURING,
+    (State.CONNECTING, Event.LOST): State.CLOSED,
+    (State.SECURING, Event.SECURED): State.OPEN,
+    (State.SECURING, Event.CLOSE): State.CLOSING,
+    (State.SECURING, Event.LOST): State.CLOSED,
+    (State.OPEN, Event.CLOSE): State.CLOSING,
+    (State.OPEN, Event.LOST): State.CLOSED,
+    # Ignored: the handshake may still end, and we may close again, while we are closing already.
+    (State.CLOSING, Event.SECURED): State.CLOSING,
+    (State.CLOSING, Event.CLOSE): State.CLOSING,
+    (State.CLOSING, Event.LOST): State.CLOSED,
+    # Ignored: a connection that we gave up while it was being made may still come.
+    (State.CLOSED, Event.CONNECTED): State.CLOSED,
+    (State.CLOSED, Event.SECURED): State.CLOSED,
+    (State.CLOSED, Event.CLOSE): State.CLOSED,
+    (State.CLOSED, Event.LOST): State.CLOSED,
+}
+
+
+class FlowStateError(LocalError):
+    """A connection was told something that cannot happen in its state."""
+
+
+class StreamFlow(Flow):
+    """One TCP or TLS connection.
+
+    :param owner: is told what happens.
+    :param target: what a connection of ours is made for; None for one that came in.
+    :ivar heard: whether the peer has ever sent something (after TLS).
+    :ivar opened: when the connection was ready for messages; None before.
+    :ivar refused: whether TLS ended it: the peer never acted on what was written.
+    :ivar remember: called with the TLS connection once the peer has sent something.
+    """
+
+    def __init__(
+        self,
+        owner: FlowOwner,
+        transport: str,
+        listener: str = "",
+        remote: tuple[str, int] = ("", 0),
+        target: Target | None = None,
+    ) -> None:
+        super().__init__(transport, listener, remote)
+        self.target = target
+        self.heard = False
+        self.opened: float | None = None
+        self.refused = False
+        self.remember: Callable[[SSL.Connection], None] | None = None
+        self.wire = Wire(self)
+        self._owner = owner
+        self._limits = owner.limits
+        self._state = State.CONNECTING
+        self._framer = StreamFramer(owner.limits.framing)
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._reason = ""
+        self._stalled_since: float | None = None
+        self._last_heard = owner.timers.seconds()
+        self._message_began: float | None = None
+        self._pinged: float | None = None
+        self._answers_pings = False
+        self._deadline: float | None = None
+        self._timer: Timer | None = None
+
+    # What users see
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._state
+
+    @property
+    def alive(self) -> bool:
+        """Whether something may be written: open, or not yet open."""
+        return self._state is not State.CLOSED and self._state is not State.CLOSING
+
+    @property
+    def down(self) -> str:
+        """Why the connection is gone; "" while it is not."""
+        return "" if self.alive else self._reason or "the connection is closed"
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something still waits for the connection to open."""
+        return bool(self._out)
+
+    def write(self, data: bytes) -> bool:
+        """Send octets at the end of this turn, or when the connection opens or is read again."""
+        if not self.alive:
+            return False
+        if self._state is State.OPEN and self._stalled_since is None:
+            if not self._out:
+                self._owner.flush_later(self)
+        elif self._out_size + len(data) > self._limits.queue:
+            self._owner.count("sip.queue_full")
+            return False
+        self._out.append(data)
+        self._out_size += len(data)
+        return True
+
+    def flush(self) -> None:
+        """Hand what waits to the connection, if it is open and the peer reads."""
+        if not self._out or self._state is not State.OPEN or self._stalled_since is not None:
+            return
+        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        self._out_size = 0
+        if self.transport == "tls":
+            self.wire.tls.write(data)
+        else:
+            send_now(self.wire.transport, data)
+
+    def close(self, reason: str) -> None:
+        """End the connection in good order; abruptly if the peer takes too long about it."""
+        if not self.alive:
+            return
+        if self._state is State.CONNECTING:
+            self.lost(reason)
+            return
+        self.flush()
+        self._reason = reason
+        self._step(Event.CLOSE)
+        transport = self.wire.transport
+        if transport is not None:
+            transport.unregisterProducer()
+            transport.loseConnection()
+        self._watch()
+
+    def abort(self, reason: str = "closed by us") -> None:
+        """End the connection at once."""
+        if self._state is State.CLOSED:
+            return
+        if self._state is State.CONNECTING:
+            self.lost(reason)
+            return
+        self._reason = self._reason or reason
+        self._step(Event.CLOSE)
+        transport = self.wire.transport
+        if transport is not None:
+            transport.abortConnection()
+
+    # What the wire tells
+
+    def connected(self) -> None:
+        """The TCP connection stands."""
+        if self._step(Event.CONNECTED) is State.CLOSED:
+            self.wire.transport.abortConnection()
+            return
+        peer = self.wire.transport.getPeer()
+        self.remote = (peer.host, peer.port)
+        _tune(self.wire.tcp, self._limits.dead_after)
+        if self.transport == "tls":
+            self._deadline = self._owner.timers.seconds() + self._limits.handshake_timeout
+            self._watch()
+        else:
+            self._open()
+
+    def secured(self) -> None:
+        """The TLS handshake is done: learn who the peer is, and refuse a server by a wrong name."""
+        if self._state is not State.SECURING:
+            self._step(Event.SECURED)
+            return
+        connection = self.wire.tls.getHandle()
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        self.peer = identify(certificate)
+        wanted = () if self.target is None else self.target.names
+        if wanted and matching_name(self.peer.names, wanted) is None:
+            self._owner.count("tls.peers_refused")
+            self.abort(explain_mismatch(certificate, wanted))
+            return
+        self._open()
+
+    def received(self, data: bytes) -> None:
+        """Octets came."""
+        self._last_heard = now = self._owner.timers.seconds()
+        if not self.heard:
+            self._first_octets()
+        if self._pinged is not None:
+            self._pinged = None
+            if data == _PONG and not self._framer.mid_message:
+                self._answers_pings = True
+        if self._framer.failure is not None or self._state is not State.OPEN:
+            return
+        messages = self._framer.feed(data)
+        for message in messages:
+            if isinstance(message, Pong):
+                self.write(_PONG)
+            else:
+                self._owner.message_arrived(message, self)
+        if self._framer.failure is not None:
+            self._owner.stream_failed(self, self._framer.failure)
+        elif not self._framer.mid_message:
+            self._message_began = None
+        elif messages or self._message_began is None:
+            self._message_began = now
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone, or could not be made."""
+        if self._state is State.CLOSED:
+            return
+        self._reason = self._reason or reason
+        self._step(Event.LOST)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._owner.flow_lost(self, self._reason)
+        self._out.clear()
+        self._out_size = 0
+
+    def stall(self) -> None:
+        """The peer reads no more: what is written has to wait here."""
+        if self._stalled_since is None:
+            self._stalled_since = self._owner.timers.seconds()
+
+    def unstall(self) -> None:
+        """The peer reads again."""
+        self._stalled_since = None
+        self.flush()
+
+    # Inside
+
+    def _step(self, event: Event) -> State:
+        try:
+            self._state = TABLE[self._state, event]
+        except KeyError:
+            raise FlowStateError(f"{event.name} cannot happen while {self._state.name}") from None
+        return self._state
+
+    def _open(self) -> None:
+        if self._state is State.SECURING and self._step(Event.SECURED) is State.OPEN:
+            self.opened = self._last_heard = self._owner.timers.seconds()
+            self._deadline = None
+            self.wire.transport.registerProducer(self.wire, True)
+            self._owner.flow_secured(self)
+            self.flush()
+            self._watch()
+
+    def _first_octets(self) -> None:
+        self.heard = True
+        if self.remember is not None:
+            self.remember(self.wire.tls.getHandle())
+
+    def _watch(self) -> None:
+        """Look after the connection at the earliest moment at which something can be due."""
+        now = self._owner.timers.seconds()
+        limits = self._limits
+        if self._state is State.CLOSING:
+            wait = limits.close_timeout
+        else:
+            due = [now + min(limits.message_timeout, limits.stall_timeout)]
+            if self._deadline is not None:
+                due.append(self._deadline)
+            if self._message_began is not None:
+                due.append(self._message_began + limits.message_timeout)
+            if self._stalled_since is not None:
+                due.append(self._stalled_since + limits.stall_timeout)
+            if limits.keepalive and self._state is State.OPEN:
+                due.append(self._ping_due())
+            wait = max(0.0, min(due) - now)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._owner.timers.after(wait, self._check)
+
+    def _ping_due(self) -> float:
+        if self._pinged is None:
+            return self._last_heard + self._limits.keepalive
+        pause = self._limits.pong_timeout if self._answers_pings else self._limits.keepalive
+        return self._pinged + pause
+
+    def _check(self) -> None:
+        """Something may be due: end the connection, or ping the peer, or nothing yet."""
+        self._timer = None
+        if self._state is State.CLOSED:
+            return
+        trouble = self._trouble(self._owner.timers.seconds())
+        if trouble:
+            self.abort(trouble)
+            return
+        self._watch()
+
+    def _trouble(self, now: float) -> str:
+        limits = self._limits
+        if self._state is State.CLOSING:
+            return self._reason
+        if self._deadline is not None and now >= self._deadline:
+            self._owner.count("sip.handshake_timeouts")
+            return f"the TLS handshake was not done after {limits.handshake_timeout:g} s"
+        began = self._message_began
+        if began is not None and now >= began + limits.message_timeout:
+            self._owner.count("sip.message_timeouts")
+            return f"a message was not complete {limits.message_timeout:g} s after it had begun"
+        stalled = self._stalled_since
+        if stalled is not None and now >= stalled + limits.stall_timeout:
+            self._owner.count("sip.stalled_peers")
+            return f"the peer has read nothing for {limits.stall_timeout:g} s"
+        if limits.keepalive and self._state is State.OPEN and now >= self._ping_due():
+            if self._pinged is not None and self._answers_pings:
+                self._owner.count("sip.dead_peers")
+                return f"the peer did not answer a keep-alive within {limits.pong_timeout:g} s"
+            self._pinged = now
+            self.write(_PING)
+        return ""
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class Wire(Protocol):
+    """Twisted's side of a stream flow."""
+
+    transport: Any
+
+    def __init__(self, flow: StreamFlow) -> None:
+        self.flow = flow
+        self.dataReceived = flow.received  # type: ignore[method-assign]
+
+    @property
+    def tls(self) -> Any:
+        """The :class:`~impfed.transport.tls.TlsTransport` of a flow whose transport is "tls"."""
+        return self.transport
+
+    @property
+    def tcp(self) -> Any:
+        """The TCP transport, below TLS if there is TLS."""
+        return self.transport.transport if self.flow.transport == "tls" else self.transport
+
+    def connectionMade(self) -> None:
+        """Twisted: the TCP connection stands."""
+        if self.flow.transport == "tls":
+            self.tls.send = send_now
+        self.flow.connected()
+
+    def handshakeCompleted(self) -> None:
+        """Twisted: our half of the TLS handshake is done."""
+        self.flow.secured()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Twisted: the connection is gone."""
+        if self.flow.transport == "tls":
+            self.flow.refused = isinstance(reason.value, SSL.Error)
+            words = explain_failure(reason, self.tls.refusal, self.tls.handshake_done)
+        elif isinstance(reason.value, ConnectionDone):
+            words = "the peer closed the connection"
+        else:
+            words = reason.getErrorMessage()
+        self.flow.lost(words)
+
+    def pauseProducing(self) -> None:
+        """Twisted: much waits to be read by the peer."""
+        self.flow.stall()
+
+    def resumeProducing(self) -> None:
+        """Twisted: nothing waits any more."""
+        self.flow.unstall()
+
+    def stopProducing(self) -> None:
+        """Twisted: the connection is over; :meth:`connectionLost` says so too."""
+
+
+def _tune(tcp: Any, dead_after: float) -> None:
+    """Send small messages at once, and learn of dead peers (Linux: TCP_USER_TIMEOUT)."""
+    if not ITCPTransport.providedBy(tcp):
+        return  # a double without a socket
+    tcp.setTcpNoDelay(True)
+    tcp.setTcpKeepAlive(True)
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    handle = getattr(tcp, "socket", None)
+    if option is not None and isinstance(handle, socket.socket):
+        handle.setsockopt(socket.IPPROTO_TCP, option, int(dead_after * 1000))
