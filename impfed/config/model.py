@@ -80,8 +80,8 @@ class NextHopConfig:
 class SipDomainConfig:
     """A SIP federated domain.
 
-    :ivar peer_names: certificate names accepted besides the domain, names directly under it, and the
-        static next hop; None of them may be a wildcard.
+    :ivar peer_names: certificate names accepted besides the domain, names directly under it, and
+        the static next hop; none of them may be a wildcard.
     :ivar client_certificate: name of the certificate we show, "" for the default, "none" for none.
     :ivar text_limit: characters after which an outgoing text is split.
     """

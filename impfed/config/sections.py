@@ -1,0 +1,278 @@
+"""The sections and keys of the configuration file as tables: what is read and documented.
+
+The loader reads by these tables and ``docs/configuration.md`` is made from them, so that neither
+can know of a key that the other does not.  Defaults come from :mod:`impfed.config.model`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from impfed.config import model, values
+from impfed.config.values import Kind
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a section.
+
+    :ivar name: as the file spells it.
+    :ivar kind: what it may hold.
+    :ivar text: what it is for.
+    :ivar fields: the model's fields that it fills, when not one of the same name.
+    :ivar required: whether it must be there.
+    :ivar default: what holds without it, in words, when the model's default does not say it.
+    """
+
+    name: str
+    kind: Kind
+    text: str
+    fields: tuple[str, ...] = ()
+    required: bool = False
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section.
+
+    :ivar name: as the file spells it, with dots.
+    :ivar repeated: whether it is written ``[[name]]`` and may stand several times.
+    :ivar model: the dataclass it becomes.
+    :ivar text: what it is for.
+    :ivar keys: its keys.
+    """
+
+    name: str
+    repeated: bool
+    model: type[Any]
+    text: str
+    keys: tuple[Key, ...]
+
+
+NODE = Section(
+    "node",
+    False,
+    model.NodeConfig,
+    "The node itself.",
+    (
+        Key("name", values.NAME, "Name of the node in logs and in the delivery ledger."),
+        Key(
+            "state_directory",
+            values.PATH,
+            "Where the store is kept. Only the user that impfed runs as should be able to read it.",
+        ),
+        Key("control_socket", values.PATH, "Unix socket that `impfedctl` talks to; mode 0600."),
+        Key("log_format", values.choice("text", "json"), "A line for people, or a JSON object."),
+        Key(
+            "log_level",
+            values.choice("debug", "info", "warn", "error"),
+            "The least level that is logged.",
+        ),
+    ),
+)
+
+TLS = Section(
+    "tls",
+    False,
+    model.TlsConfig,
+    "Trust, and the certificates below. Files are read again when they change.",
+    (
+        Key("ca", values.CA_FILE, "Trusted root certificates.", default="the system's"),
+        Key("minimum", values.choice("1.2", "1.3"), "The lowest TLS version that is spoken."),
+    ),
+)
+
+CERTIFICATE = Section(
+    "tls.certificate",
+    True,
+    model.CertificateConfig,
+    "A certificate chain with its key. The first is shown where nothing else is chosen; the others"
+    " are chosen by the name that a client asks for, or by the name given here.",
+    (
+        Key("name", values.NAME, "Name that other sections use.", required=True),
+        Key("certificate", values.CERTIFICATE_FILE, "The chain, leaf first.", required=True),
+        Key("key", values.KEY_FILE, "The private key.", required=True),
+    ),
+)
+
+LISTENER = Section(
+    "listener",
+    True,
+    model.ListenerConfig,
+    "Where SIP peers connect to.",
+    (
+        Key("name", values.NAME, "Name of the listener in logs and status.", required=True),
+        Key("transport", values.choice("tls", "tcp", "udp"), "The transport.", required=True),
+        Key(
+            "bind",
+            values.ADDRESS,
+            "Address and port on this machine; `0.0.0.0` or `[::]` for all addresses.",
+            ("host", "port"),
+            required=True,
+        ),
+        Key(
+            "advertised",
+            values.ADDRESS,
+            "Address and port that peers are told, in Via and Contact.",
+            ("advertised_host", "advertised_port"),
+            default="what `bind` says",
+        ),
+        Key(
+            "client_certificates",
+            values.choice("required", "optional", "none"),
+            "TLS only: whether a peer must show a certificate. Microsoft always does.",
+        ),
+    ),
+)
+
+DOMAIN = Section(
+    "domain",
+    True,
+    model.SipDomainConfig,
+    "A foreign domain that is federated over SIP. Its users may reach ours as soon as it stands"
+    " here, and no longer when it is removed.",
+    (
+        Key("name", values.DOMAIN, "The domain, matched exactly.", required=True),
+        Key(
+            "kind",
+            values.choice(*model.SIP_KINDS),
+            "Whose dialect it speaks: Lync and Skype for Business, Office 365, or standard SIMPLE.",
+        ),
+        Key("description", values.TEXT, "Shown to users and operators."),
+        Key(
+            "peer_names",
+            values.PEER_NAMES,
+            "Certificate names accepted besides the domain itself, names directly under it, and"
+            " the next hop.",
+        ),
+        Key(
+            "client_certificate",
+            values.TEXT,
+            'Name of the certificate we show there; "none" for none.',
+            default="the first",
+        ),
+        Key("text_limit", values.whole(100, 100_000), "Characters from which on a text is split."),
+    ),
+)
+
+NEXT_HOP = Section(
+    "domain.next_hop",
+    False,
+    model.NextHopConfig,
+    "Where the domain's requests go. Without it the domain can reach us, and we answer over its"
+    " connections, but nothing can be begun from here.",
+    (
+        Key("address", values.ADDRESS, "Host and port.", ("host", "port"), required=True),
+        Key("transport", values.choice("tls", "tcp", "udp"), "The transport."),
+        Key(
+            "tls_name",
+            values.HOST,
+            "Name that the peer's certificate must carry.",
+            default="the host",
+        ),
+    ),
+)
+
+HOME = Section(
+    "home",
+    True,
+    model.HomeConfig,
+    "A home server and the local domains that it hosts. One of `secret_file`, `secret_env` and"
+    " `secret` is required.",
+    (
+        Key("name", values.NAME, "Name of the home server in logs and status.", required=True),
+        Key(
+            "kind",
+            values.choice("component", "prosody"),
+            "`component`: one XEP-0114 component for each foreign domain, with any server."
+            " `prosody`: one component for all of them, fed by `mod_impfed`.",
+            required=True,
+        ),
+        Key("domains", values.DOMAINS, "The local domains.", required=True),
+        Key(
+            "connect",
+            values.ADDRESS,
+            "Where its component port listens.",
+            ("host", "port"),
+            default='"127.0.0.1:5347"',
+        ),
+        Key("secret_file", values.PATH, "File whose first line is the component's secret.", ()),
+        Key("secret_env", values.NAME, "Environment variable that holds the secret.", ()),
+        Key("secret", values.NAME, "The secret itself; a file is better.", ("secret",)),
+        Key(
+            "address",
+            values.DOMAIN,
+            "The component's own domain; required with kind `prosody`.",
+        ),
+        Key(
+            "users",
+            values.USERS_FILE,
+            "Who exists, for kind `component`: without it an unknown user cannot be told from one"
+            " who is away.",
+        ),
+    ),
+)
+
+IM = Section(
+    "im",
+    False,
+    model.ImConfig,
+    "Instant messages.",
+    (
+        Key("idle_timeout", values.duration(1, 86400), "A session without text ends after this."),
+        Key(
+            "answer_timeout",
+            values.duration(60, 600),
+            "How long we wait for the answer to an INVITE; a person may have to click first.",
+        ),
+        Key(
+            "acceptance_timeout",
+            values.duration(1, 30),
+            "How long the home server may take to accept a message before 480 is answered.",
+        ),
+        Key(
+            "embedded_text_hold",
+            values.duration(1, 60),
+            "How long a text inside an INVITE is held in case a MESSAGE repeats it.",
+        ),
+        Key("message_limit", values.size(1300, 16 * 1024**2), "The largest message accepted."),
+    ),
+)
+
+PRESENCE = Section(
+    "presence",
+    False,
+    model.PresenceConfig,
+    "Presence subscriptions.",
+    (
+        Key("expires", values.duration(60, 86400, True), "Lifetime that we ask for."),
+        Key(
+            "minimum_expires",
+            values.duration(1, 3600, True),
+            "A shorter lifetime is refused with 423, except 0.",
+        ),
+        Key(
+            "logout_after",
+            values.duration(60, 30 * 86400),
+            "Without a sign of a user for so long he counts as logged out.",
+        ),
+        Key(
+            "stale_after",
+            values.duration(1, 86400),
+            "While a partner cannot be reached the last presence is shown for so long.",
+        ),
+    ),
+)
+
+LEDGER = Section(
+    "ledger",
+    False,
+    model.LedgerConfig,
+    "The delivery ledger: what became of each message, never its text.",
+    (Key("retention", values.duration(3600, 3650 * 86400), "How long an entry is kept."),),
+)
+
+#: Every section, in the order of the reference page.
+SECTIONS = (NODE, TLS, CERTIFICATE, LISTENER, DOMAIN, NEXT_HOP, HOME, IM, PRESENCE, LEDGER)

@@ -1,0 +1,1 @@
+"""The configuration file: what is read, and how everything wrong with it is told."""
