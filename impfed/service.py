@@ -7,9 +7,10 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from impfed import __version__
-from impfed.config.model import Config, HomeConfig
+from impfed.config.model import Config, HomeConfig, SipDomainConfig
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -24,20 +25,45 @@ from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.policy.peers import PeerPolicy
+from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory, FileDirectory
 from impfed.routing.router import Router
 from impfed.routing.static import LocalRoute, StaticRoute
+from impfed.sip.framing import FramingLimits
 from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.store.sqlite import SqliteStore
-from impfed.transport.directory import HomeDirectory
 from impfed.transport.home import HomeLinks
-from impfed.transport.sip import SipStack
+from impfed.transport.sip import SipLimits, SipStack
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
+from impfed.xmpp.jid import JID
 
 log = EventLog("impfed.service")
 
 _PURGE_EVERY = 3600.0  # seconds
+
+
+@implementer(IDirectory)
+class _HomeDirectory:
+    """Asks a home server's own module; the link keeps what it needs to answer."""
+
+    interface_version = INTERFACE_VERSION
+
+    def __init__(self, home: HomeLinks, name: str) -> None:
+        self.name = f"home server {name}"
+        self._home = home
+
+    def lookup(self, address: str) -> Deferred[Existence]:
+        """Fire with what the home server says."""
+        answer: Deferred[Existence] = Deferred()
+        self._home.exists(
+            JID.parse(address), lambda found: answer.callback(Existence(found.value))
+        )
+        return answer
+
+
+def _gateway_type(domain: SipDomainConfig) -> tuple[str, str]:
+    return ("simple" if domain.kind == "simple" else "lcs", domain.description or domain.name)
 
 
 class Node(MultiService):
@@ -66,9 +92,10 @@ class Node(MultiService):
         config, metrics, ids = self.config, self.metrics, self.ids
         peers = PeerPolicy(config.domains)
         aliases = Aliases()
-        self.tls = TlsStore(config.tls, self.reactor, metrics)
+        self.tls = TlsStore(config.tls, metrics, self.reactor)
+        limits = SipLimits(framing=FramingLimits(body=config.im.message_limit))
         self.stack = SipStack(
-            self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, None
+            self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, limits=limits
         )
         self.home = HomeLinks(
             self.reactor,
@@ -78,6 +105,7 @@ class Node(MultiService):
             metrics,
             self.tracer,
             config.im.acceptance_timeout,
+            {domain.name: _gateway_type(domain) for domain in config.domains},
         )
         router = Router([LocalRoute(config.local_domains), StaticRoute(config.domains)], metrics)
         directory = Directory(
@@ -118,7 +146,7 @@ class Node(MultiService):
         if home.users is not None:
             return FileDirectory(home.users, home.domains)
         if home.kind == "prosody":
-            return HomeDirectory(self.home, home.name)
+            return _HomeDirectory(self.home, home.name)
         return None
 
     # -- life --------------------------------------------------------------------------------------
@@ -182,7 +210,10 @@ class Node(MultiService):
             "since": self.started_at,
             "home_links": self.home.status(),
             "sip": self.stack.status(),
-            "certificates": self.tls.status(),
+            "certificates": [
+                {"name": each.name, "names": each.names, "not_after": each.not_after.isoformat()}
+                for each in self.tls.certificates()
+            ],
             "sessions": len(self.im.view()),
             "subscriptions": len(self.presence.view()),
             "store_backlog": self.store.backlog,

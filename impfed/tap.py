@@ -42,13 +42,13 @@ class _NodeApplication(Node):
 def makeService(options: Options) -> IService:
     """Make the node's service from the command line.
 
-    :raises usage.UsageError: listing every problem of the configuration.
+    :raises SystemExit: listing every problem of the configuration.
     """
     path = Path(options["config"])
     try:
         config = load(path)
     except ConfigErrors as errors:
-        raise usage.UsageError(f"{path} cannot be used:\n{errors}") from errors
+        raise SystemExit(f"{path} cannot be used:\n{errors}") from errors
     node = _NodeApplication(reactor, config)
     twistd = options.parent
     logfile = twistd.get("logfile") if twistd is not None else None

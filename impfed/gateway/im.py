@@ -33,7 +33,7 @@ from impfed.sip.transaction import ServerTransaction
 from impfed.store.api import Change, Delete, Enter, Put
 from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.transport.flow import Flow
-from impfed.transport.home import Delivery, DeliveryOutcome
+from impfed.transport.home import Delivery, Outcome
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza, error_of, error_reply, message
 from impfed.xmpp.xmltext import xml_attr, xml_text
@@ -276,11 +276,11 @@ class ImGateway:
         delivery: Delivery,
     ) -> None:
         around = self.around
-        if delivery.outcome is DeliveryOutcome.ACCEPTED:
+        if delivery.outcome is Outcome.ACCEPTED:
             entry.outcome, entry.sip_status = "delivered", 200
             self._remember(entry.id, pair)
             around.stack.respond(transaction, 200)
-        elif delivery.outcome is DeliveryOutcome.REFUSED:
+        elif delivery.outcome is Outcome.REFUSED:
             error = xmpp_to_sip(delivery.condition)
             entry.outcome, entry.sip_status = "bounced", error.status
             entry.xmpp_condition, entry.detail = delivery.condition, delivery.text
@@ -310,11 +310,11 @@ class ImGateway:
         stanza = _incoming(held.id, local, foreign, IncomingText(held.text, ""), "", entry.received_at)
 
         def decided(delivery: Delivery) -> None:
-            if delivery.outcome is DeliveryOutcome.UNSURE:
+            if delivery.outcome is Outcome.UNSURE:
                 return  # the link is down; it goes again when one is up
             self._undelivered_held.pop(held.id, None)
             entry.finished_at = now
-            if delivery.outcome is DeliveryOutcome.ACCEPTED:
+            if delivery.outcome is Outcome.ACCEPTED:
                 entry.outcome = "delivered"
                 self._remember(held.id, (local, foreign))
             else:
@@ -481,7 +481,7 @@ class ImGateway:
         outcome = "unsure" if record.unsure else "bounced"
 
         def decided(delivery: Delivery) -> None:
-            if delivery.outcome is DeliveryOutcome.UNSURE:
+            if delivery.outcome is Outcome.UNSURE:
                 self._unreturned[record.id] = (text, status, condition.condition, words)
                 return
             self._waiting.pop(record.id, None)

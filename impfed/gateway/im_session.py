@@ -222,11 +222,12 @@ class ImSession:
     def request_failed(
         self, transaction: ClientTransaction, cause: FailureCause, words: str
     ) -> None:
-        """No answer to the MESSAGE on its way; whether it arrived is open once it was written."""
+        """No answer to the MESSAGE on its way; it may have arrived if it was written."""
         if self.on_its_way is None:
             return
         dialog, self.on_its_way = self.on_its_way, None
-        self._send_again(self.queue[0], dialog, transaction.written, None, words)
+        unsure = self.around.stack.maybe_delivered(transaction)
+        self._send_again(self.queue[0], dialog, unsure, None, words)
         self.pump()
 
     def _send_again(

@@ -142,11 +142,9 @@ class ClientTransaction(Transaction):
     :ivar branch: branch of its Via; with the method it finds the transaction for a response.
     :ivar destination: where it goes; opaque.
     :ivar acks: To tag of each 2xx seen -> its ACK and where that goes; None until there is one.
-    :ivar written: set by the transport once a connection has taken the octets: a request that
-        failed before that was surely not received.
     """
 
-    __slots__ = ("acks", "branch", "data", "destination", "request", "written")
+    __slots__ = ("acks", "branch", "data", "destination", "request")
 
     def __init__(
         self,
@@ -164,7 +162,6 @@ class ClientTransaction(Transaction):
         self.branch = branch
         self.destination = destination
         self.acks: dict[str, tuple[bytes, Any] | None] | None = None
-        self.written = False
 
     def __repr__(self) -> str:
         return f"<ClientTransaction {self.request.method} {self.state.name}>"
