@@ -1,0 +1,1 @@
+"""Benchmarks: impfed beside its peers, with the same load in the same run."""
