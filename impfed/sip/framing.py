@@ -43,12 +43,11 @@ class FramingLimits:
 
     head: int = 65536
     body: int = 262144
-    headers: int = 200
+    headers: int = 100
 
 
-_TOKEN_OCTETS = frozenset(
-    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.!%*_+`'~"
-)
+# What a message may begin with: a token, or half a CRLF whose other half is to come.
+_STARTS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.!%*_+`'~\r")
 
 
 class StreamFramer:
@@ -69,6 +68,7 @@ class StreamFramer:
         "_crlfs",
         "_message",
         "_scanned",
+        "_start_line_seen",
         "dropped",
         "failure",
         "limits",
@@ -80,6 +80,7 @@ class StreamFramer:
         self.dropped = 0
         self._buffer = bytearray()
         self._scanned = 0  # octets of the buffer already searched for the end of a head
+        self._start_line_seen = False  # of an unfinished head, and found good
         self._message: SipRequest | SipResponse | None = None  # head read, body outstanding
         self._body_length = 0
         self._crlfs = 0  # consecutive CRLFs seen between messages
@@ -144,12 +145,15 @@ class StreamFramer:
                 position = self._blank_lines(data, position, out)
             if position >= size:
                 return position
+            if data[position] not in _STARTS:
+                raise SipParseError("Not SIP", close=True)
             end = data.find(b"\r\n\r\n", position + self._scanned)
             if end < 0:
                 self._check_unfinished(data, position)
                 self._scanned = max(0, size - position - 3)
                 return position
             self._scanned = 0
+            self._start_line_seen = False
             self._crlfs = 0
             self._head(data, position, end + 2)
             position = end + 4
@@ -161,6 +165,8 @@ class StreamFramer:
         if data.count(b"\n", start, end) > self.limits.headers + 1:
             raise SipParseError("Too many header lines", 513, close=True)
         message = parse_head(bytes(data[start:end]))
+        if message.defect is not None and message.defect.close:
+            raise message.defect
         length = content_length(message)
         if length is None:
             raise SipParseError("Missing Content-Length", close=True, head=_answer_to(message))
@@ -196,22 +202,20 @@ class StreamFramer:
         return position
 
     def _check_unfinished(self, data: bytes | bytearray, start: int) -> None:
-        """Fail early on a head without end: too long, too many lines, or not SIP at all."""
+        """Fail early on a head without end: too long, or not SIP at all."""
         size = len(data) - start
         if size > self.limits.head:
-            first_line = data.find(b"\r\n", start)
-            status = 414 if first_line < 0 else 513
-            raise SipParseError("Message Too Large", status, close=True)
-        if data[start] == 13:  # half a CRLF
+            raise SipParseError("Message Too Large", 513, close=True)
+        if self._start_line_seen:
             return
-        if data[start] not in _TOKEN_OCTETS:
+        line_end = data.find(b"\n", start + self._scanned)
+        if line_end < 0:
+            return
+        self._start_line_seen = True
+        if data[line_end - 1] != 13:
+            raise SipParseError("Bare LF in start line", close=True)
+        if b"SIP/" not in bytes(data[start:line_end]).upper():
             raise SipParseError("Not SIP", close=True)
-        if self._scanned == 0 or size - self._scanned > 512:
-            line_end = data.find(b"\n", start)
-            if line_end > start and data[line_end - 1] != 13:
-                raise SipParseError("Bare LF in message head", close=True)
-            if line_end > 0 and b"SIP/" not in bytes(data[start:line_end]).upper():
-                raise SipParseError("Not SIP", close=True)
 
 
 def _answer_to(message: SipRequest | SipResponse) -> SipMessage | None:
@@ -228,4 +232,7 @@ def parse_datagram(data: bytes, limits: FramingLimits | None = None) -> SipReque
     limits = limits or FramingLimits()
     if len(data) > limits.head + limits.body:
         raise SipParseError("Message Too Large", 513)
-    return parse_message(data)
+    message = parse_message(data)
+    if message.head.count("\n") > limits.headers + 1:
+        raise SipParseError("Too many header lines", 513)
+    return message

@@ -287,14 +287,15 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
 
     The message may carry a ``defect``; its body is empty.
 
-    :raises SipParseError: with ``close``, if this is no SIP at all or lines end wrongly.
+    :raises SipParseError: with ``close``, if this is no SIP at all.
     """
     head = data.decode("utf-8", "surrogateescape")
     # splitlines() is the fastest cut but knows other line ends as well: the comparison tells.
     lines = head.splitlines()
     lines.append("")
+    stray = False
     if "\r\n".join(lines) != head:
-        lines = _split_lines(head)
+        lines, stray = _split_lines(head)
     lines.pop()
     start = lines[0]
     del lines[0]
@@ -313,17 +314,22 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
         # A name not met before, a fold, no blank after the colon, or no header line at all.
         first, more = _index(lines)
     message = _start(start, head, first, more)
-    if _MALFORMED in first and message.defect is None:
+    if stray:
+        message.defect = SipParseError(
+            "Bare CR or LF in message head", close=True, head=_answerable(message)
+        )
+    elif _MALFORMED in first and message.defect is None:
         message.defect = SipParseError("Malformed header line", head=_answerable(message))
     return message
 
 
-def _split_lines(head: str) -> list[str]:
-    """Cut at CRLF only; refuse a CR or LF that stands alone."""
+def _split_lines(head: str) -> tuple[list[str], bool]:
+    """Cut at CRLF only; leave out lines with a CR or LF that stands alone, and say so."""
     lines = head.split("\r\n")
-    if lines[-1] or any("\r" in line or "\n" in line for line in lines):
-        raise SipParseError("Bare CR or LF in message head", close=True)
-    return lines
+    if "\r" in lines[0] or "\n" in lines[0] or lines[-1]:
+        raise SipParseError("Bare CR or LF in start line", close=True)
+    sound = [line for line in lines if "\r" not in line and "\n" not in line]
+    return sound, len(sound) < len(lines)
 
 
 def _index(lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -251,7 +251,7 @@ def _parse_any(text: str) -> SipUri | OtherUri:
     name = scheme.group()[:-1].lower()
     if name in ("sip", "sips"):
         return _parse(text)
-    if len(text) > MAX_URI or not _OPAQUE.fullmatch(text):
+    if len(text) > MAX_URI or scheme.end() == len(text) or not _OPAQUE.fullmatch(text):
         raise SipParseError("Malformed URI")
     return OtherUri(name, text)
 
