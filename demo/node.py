@@ -49,6 +49,7 @@ class Node:
         users.write_text("".join(f"{name}@{home.domain}\n" for name in home.users))
         link_lines = f'address = "{home.module}"' if home.module else f'users = "{users}"'
         tls_name = f'tls_name = "sip.{self.foreign}"' if self.transport == "tls" else ""
+        advertised = self.name if self.transport == "tls" else "127.0.0.1"
         self.configuration.write_text(f"""\
 [node]
 name = "demo"
@@ -66,19 +67,16 @@ key = "{self.certificate.key}"
 [[listener]]
 name = "edge"
 transport = "{self.transport}"
-host = "127.0.0.1"
-port = {self.port}
-advertised_host = "{self.name if self.transport == "tls" else "127.0.0.1"}"
-advertised_port = {self.port}
+bind = "127.0.0.1:{self.port}"
+advertised = "{advertised}:{self.port}"
 
-[[sip_domain]]
+[[domain]]
 name = "{self.foreign}"
 kind = "{self.kind}"
 description = "the far side of the demo"
 
-[sip_domain.next_hop]
-host = "{self.peer[0]}"
-port = {self.peer[1]}
+[domain.next_hop]
+address = "{self.peer[0]}:{self.peer[1]}"
 transport = "{self.transport}"
 {tls_name}
 
@@ -86,8 +84,7 @@ transport = "{self.transport}"
 name = "home"
 kind = "{link}"
 domains = ["{home.domain}"]
-host = "127.0.0.1"
-port = {home.component_port}
+connect = "127.0.0.1:{home.component_port}"
 secret = "{home.secret}"
 {link_lines}
 
