@@ -13,167 +13,61 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from impfed.sip.errors import SipParseError
+from impfed.sip.grammar import (
+    COMPACT,
+    LWS,
+    PARAMS,
+    QUOTED,
+    TOKEN,
+    TOKEN_CHARS,
+    Params,
+    find_param,
+    first_value,
+    parse_params,
+    quote,
+    readable,
+    split_values,
+    unquote,
+)
 from impfed.sip.uri import OtherUri, SipUri, parse_uri, valid_host
 
-Params = tuple[tuple[str, str | None], ...]
-"""Header parameters in order: name as written, value without quotes; None where there is no "="."""
+__all__ = [
+    "COMPACT",
+    "LWS",
+    "TOKEN",
+    "CSeq",
+    "EventType",
+    "MediaType",
+    "NameAddr",
+    "Params",
+    "SubscriptionState",
+    "Via",
+    "find_param",
+    "first_value",
+    "parse_cseq",
+    "parse_event",
+    "parse_media_type",
+    "parse_name_addr",
+    "parse_number",
+    "parse_params",
+    "parse_subscription_state",
+    "parse_via",
+    "parse_warning",
+    "quote",
+    "readable",
+    "split_values",
+    "unquote",
+]
 
-COMPACT: dict[str, str] = {
-    "a": "accept-contact",
-    "b": "referred-by",
-    "c": "content-type",
-    "d": "request-disposition",
-    "e": "content-encoding",
-    "f": "from",
-    "i": "call-id",
-    "j": "reject-contact",
-    "k": "supported",
-    "l": "content-length",
-    "m": "contact",
-    "n": "identity-info",
-    "o": "event",
-    "r": "refer-to",
-    "s": "subject",
-    "t": "to",
-    "u": "allow-events",
-    "v": "via",
-    "x": "session-expires",
-    "y": "identity",
-}
-"""Compact header names of the IANA registry, with their long forms in lower case."""
 
-LWS = " \t"
-_TOKEN_CHARS = r"A-Za-z0-9\-.!%*_+`'~"
-TOKEN = re.compile(rf"[{_TOKEN_CHARS}]+", re.ASCII)
-"""``token`` of RFC 3261 section 25.1."""
-
-_QUOTED = r'"(?:[^"\\]|\\.)*+"'
-_PARAM = re.compile(
-    rf"[ \t]*+;[ \t]*+([^\x00-\x20\x22(),;<=>]++)"
-    rf"(?:[ \t]*+=[ \t]*+({_QUOTED}|[^\x00-\x20\x22,;<>=]*+))?",
-    re.DOTALL,
-)
 _NAME_ADDR = re.compile(
-    rf"(?:({_QUOTED})|([^\"<:;,]*+))[ \t]*+<([^<>\"]++)>[ \t]*+(;.*|)", re.DOTALL
+    rf"(?:({QUOTED})|([^\"<:;,]*+))[ \t]*+<([^<>\"]++)>[ \t]*+(;.*|)", re.DOTALL
 )
-_UNQUOTE = re.compile(r"\\(.)", re.DOTALL)
 _VIA = re.compile(
-    rf"[Ss][Ii][Pp][ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]++"
+    rf"[Ss][Ii][Pp][ \t]*+/[ \t]*+2\.0[ \t]*+/[ \t]*+([{TOKEN_CHARS}]++)[ \t]++"
     r"([A-Za-z0-9.\-_]++|\[[0-9A-Fa-f:.]++\])(?:[ \t]*+:[ \t]*+([0-9]{1,5}+))?[ \t]*+(?:;.*|)",
     re.DOTALL,
 )
-_ONE_VALUE = re.compile(rf'(?:[^",<]++|{_QUOTED}|<[^>]*+>)*+', re.DOTALL)
-
-
-def split_values(text: str) -> list[str]:
-    """Split a header value at its top-level commas; quoted strings and ``<...>`` are respected.
-
-    Empty elements are dropped (RFC 3261 section 7.3.1 lists have none; peers send them).
-    An open quote or bracket runs to the end of the text.
-    """
-    if "," not in text:
-        text = text.strip(LWS)
-        return [text] if text else []
-    if '"' not in text and "<" not in text:
-        parts = text.split(",")
-    else:
-        parts = _split_quoted(text)
-    return [part for part in (part.strip(LWS) for part in parts) if part]
-
-
-def _split_quoted(text: str) -> list[str]:
-    parts: list[str] = []
-    position, end = 0, len(text)
-    while position <= end:
-        match = _ONE_VALUE.match(text, position)
-        stop = end if match is None else match.end()
-        if stop < end and text[stop] != ",":  # an open quote or bracket
-            stop = end
-        parts.append(text[position:stop])
-        position = stop + 1
-    return parts
-
-
-def first_value(text: str) -> str:
-    """Return the first of the values that :func:`split_values` would give, "" if there is none."""
-    comma = text.find(",")
-    if comma < 0:
-        return text.strip(LWS)
-    if "<" in text or "\\" in text:
-        values = split_values(text)
-        return values[0] if values else ""
-    position = 0
-    while (quote_at := text.find('"', position, comma)) >= 0:
-        position = text.find('"', quote_at + 1) + 1
-        if position == 0:  # an open quote
-            return text.strip(LWS)
-        if comma < position:
-            comma = text.find(",", position)
-            if comma < 0:
-                return text.strip(LWS)
-    return text[:comma].strip(LWS) or first_value(text[comma + 1 :].lstrip(" \t,"))
-
-
-def quote(display: str) -> str:
-    """Write text as a quoted-string (RFC 3261 section 25.1), with its quotes.
-
-    Line ends, NUL and other control characters, which would break a header, become blanks.
-    """
-    cleaned = "".join(" " if ch < " " or ch == "\x7f" else ch for ch in display)
-    return '"' + cleaned.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def unquote(text: str) -> str:
-    """Undo :func:`quote`; text that is not in quotes comes back as it is."""
-    if len(text) >= 2 and text[0] == '"' and text[-1] == '"':
-        inner = text[1:-1]
-        return _UNQUOTE.sub(r"\1", inner) if "\\" in inner else inner
-    return text
-
-
-def readable(text: str) -> str:
-    """Return text with octets that were not UTF-8 (surrogate escapes) replaced by U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-_PARAMS = re.compile(
-    rf"(?:[ \t]*+;[ \t]*+[^\x00-\x20\x22(),;<=>]++"
-    rf"(?:[ \t]*+=[ \t]*+(?:{_QUOTED}|[^\x00-\x20\x22,;<>=]*+))?+)*+[ \t]*+;?+[ \t]*+",
-    re.DOTALL,
-)
-
-
-def parse_params(text: str) -> Params:
-    """Read header parameters ``;name=value;name="value";name`` (``generic-param``, section 25.1).
-
-    :raises SipParseError: if the text holds anything else.
-    """
-    if not text:
-        return ()
-    params: list[tuple[str, str | None]] = []
-    position, end = 0, len(text)
-    while position < end:
-        match = _PARAM.match(text, position)
-        if match is None:
-            if text[position:].strip(LWS) in ("", ";"):  # an empty last parameter is forgiven
-                break
-            raise SipParseError("Malformed header parameter")
-        value = match.group(2)
-        if value and value[0] == '"':
-            value = unquote(value)
-        params.append((match.group(1), value))
-        position = match.end()
-    return tuple(params)
-
-
-def find_param(params: Params, name: str) -> str | None:
-    """Return a parameter's value: None if absent, "" if it has no value. ``name`` in lower case."""
-    for key, value in params:
-        if key == name or key.lower() == name:
-            return "" if value is None else value
-    return None
 
 
 class NameAddr:
@@ -216,7 +110,7 @@ class NameAddr:
 
         :raises SipParseError: if the URI or a parameter is malformed.
         """
-        if self._params is None and not _PARAMS.fullmatch(self._params_text):
+        if self._params is None and not PARAMS.fullmatch(self._params_text):
             raise SipParseError("Malformed header parameter")
         parse_uri(self.uri_text)
 
@@ -332,7 +226,7 @@ class Via:
 
         :raises SipParseError: if a parameter is malformed.
         """
-        if self._params is None and not _PARAMS.fullmatch(self._params_text):
+        if self._params is None and not PARAMS.fullmatch(self._params_text):
             raise SipParseError("Malformed Via parameter")
 
     @property
@@ -434,7 +328,7 @@ def parse_cseq(text: str) -> CSeq:
     return _new_tuple(CSeq, (number, method))
 
 
-_CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++([{_TOKEN_CHARS}]++)[ \t]*+", re.ASCII)
+_CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++([{TOKEN_CHARS}]++)[ \t]*+", re.ASCII)
 _new_tuple = tuple.__new__  # skips the constructor that NamedTuple writes in Python
 
 
@@ -457,7 +351,7 @@ class MediaType:
 
 
 _MEDIA = re.compile(
-    rf"([{_TOKEN_CHARS}]++)[ \t]*+/[ \t]*+([{_TOKEN_CHARS}]++)[ \t]*+(;.*|)", re.DOTALL | re.ASCII
+    rf"([{TOKEN_CHARS}]++)[ \t]*+/[ \t]*+([{TOKEN_CHARS}]++)[ \t]*+(;.*|)", re.DOTALL | re.ASCII
 )
 
 

@@ -10,21 +10,17 @@ from __future__ import annotations
 import re
 
 from impfed.sip.errors import SipParseError
+from impfed.sip.grammar import LWS, MALFORMED, NAMES, TOKEN, canonical, first_value, split_values
 from impfed.sip.headers import (
-    COMPACT,
-    LWS,
-    TOKEN,
     CSeq,
     MediaType,
     NameAddr,
     Via,
-    first_value,
     parse_cseq,
     parse_media_type,
     parse_name_addr,
     parse_number,
     parse_via,
-    split_values,
 )
 from impfed.sip.outgoing import (
     DIALOG_FORMING,
@@ -50,24 +46,6 @@ __all__ = [
     "parse_message",
     "response_bytes",
 ]
-
-_MALFORMED = ""  # the canonical name of a line that is no header line
-_LEARN = 4096  # spellings of header names that are remembered
-
-# Canonical (long, lower-case) header names by the spelling met.  Learns, up to a bound.
-_NAMES: dict[str, str] = {}
-
-
-def _canonical(spelling: str) -> str:
-    """Return the long form in lower case of a header name; ``_MALFORMED`` if it is no token."""
-    name = spelling.rstrip(LWS)
-    if not TOKEN.fullmatch(name):
-        return _MALFORMED
-    name = name.lower()
-    name = COMPACT.get(name, name)
-    if len(_NAMES) < _LEARN and len(spelling) <= 64:
-        _NAMES[spelling] = name
-    return name
 
 
 class SipMessage:
@@ -301,7 +279,7 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
     del lines[0]
     first: dict[str, str] = {}
     more: list[tuple[str, str]] = []
-    names = _NAMES
+    names = NAMES
     try:
         for line in lines:
             spelling, value = line.split(": ", 1)
@@ -318,7 +296,7 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
         message.defect = SipParseError(
             "Bare CR or LF in message head", close=True, head=_answerable(message)
         )
-    elif _MALFORMED in first and message.defect is None:
+    elif MALFORMED in first and message.defect is None:
         message.defect = SipParseError("Malformed header line", head=_answerable(message))
     return message
 
@@ -333,12 +311,12 @@ def _split_lines(head: str) -> tuple[list[str], bool]:
 
 
 def _index(lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Name header lines of any spelling; lines that are none get the name ``_MALFORMED``."""
+    """Name header lines of any spelling; lines that are none get the name ``MALFORMED``."""
     first: dict[str, str] = {}
     more: list[tuple[str, str]] = []
     for line in _unfold(lines):
         spelling, colon, value = line.partition(":")
-        name = (_NAMES.get(spelling) or _canonical(spelling)) if colon else _MALFORMED
+        name = (NAMES.get(spelling) or canonical(spelling)) if colon else MALFORMED
         if name in first:
             more.append((name, value))
         else:
