@@ -27,22 +27,24 @@ class EventLog:
     def _emit(self, level: Any, event: str, text: str, fields: dict[str, Any]) -> None:
         self._logger.emit(level, text, event=f"{self._room}.{event}", **fields)
 
-    def debug(self, event: str, text: str, **fields: Any) -> None:
+    def debug(self, event: str, text: str, /, **fields: Any) -> None:
         """Record a detail that only a developer needs."""
         self._emit(LogLevel.debug, event, text, fields)
 
-    def info(self, event: str, text: str, **fields: Any) -> None:
+    def info(self, event: str, text: str, /, **fields: Any) -> None:
         """Record a normal event of an operator's interest."""
         self._emit(LogLevel.info, event, text, fields)
 
-    def warn(self, event: str, text: str, **fields: Any) -> None:
+    def warn(self, event: str, text: str, /, **fields: Any) -> None:
         """Record something that an operator should look at."""
         self._emit(LogLevel.warn, event, text, fields)
 
-    def error(self, event: str, text: str, **fields: Any) -> None:
+    def error(self, event: str, text: str, /, **fields: Any) -> None:
         """Record a fault that needs an operator."""
         self._emit(LogLevel.error, event, text, fields)
 
-    def failure(self, event: str, text: str, failure: Any = None, **fields: Any) -> None:
+    def failure(self, event: str, text: str, failure: Any = None, /, **fields: Any) -> None:
         """Record an unexpected exception with its traceback: a bug of ours."""
-        self._logger.failure(text, failure, LogLevel.critical, event=f"{self._room}.{event}", **fields)
+        self._logger.failure(
+            text, failure, LogLevel.critical, event=f"{self._room}.{event}", **fields
+        )

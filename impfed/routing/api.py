@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from impfed.sip.target import Hop
@@ -67,8 +68,10 @@ class IRoute(Interface):
     order = Attribute("Routes are asked by rising order (int).")
     interface_version = Attribute("INTERFACE_VERSION that the route was written for (int).")
 
-    def resolve(query: RouteQuery) -> Sequence[Hop] | Reject | None:
-        """Return the hops in order of preference, a Reject, None for "not mine", or a Deferred of these."""
+    def resolve(
+        query: RouteQuery,
+    ) -> Sequence[Hop] | Reject | None | Deferred[Sequence[Hop] | Reject | None]:
+        """Return the hops in order of preference, a Reject, or None for "not mine"."""
 
 
 class IDirectory(Interface):
@@ -77,5 +80,5 @@ class IDirectory(Interface):
     name = Attribute("Name of the directory (str).")
     interface_version = Attribute("INTERFACE_VERSION that the directory was written for (int).")
 
-    def lookup(address: str) -> Existence:
-        """Say whether a local user ``user@domain`` exists: an Existence, or a Deferred of one."""
+    def lookup(address: str) -> Existence | Deferred[Existence]:
+        """Say whether a local user ``user@domain`` exists."""

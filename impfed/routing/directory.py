@@ -110,5 +110,3 @@ class Directory:
         log.failure(
             "directory_failed", "directory {directory} failed", failure, directory=directory.name
         )
-
-

@@ -82,7 +82,9 @@ class Router:
 
     def _broken(self, route: Any, failure: Failure) -> None:
         self._metrics.count("routing.route_failed")
-        log.failure("route_failed", "route {route} failed and is skipped", failure, route=route.name)
+        log.failure(
+            "route_failed", "route {route} failed and is skipped", failure, route=route.name
+        )
 
 
 def _ordered(answer: Resolution) -> Resolution:

@@ -55,7 +55,7 @@ class RouterTests(SynchronousTestCase):
         verifyObject(IRoute, StaticRoute([DOMAIN]))
 
     def test_static_route(self) -> None:
-        """A configured domain leads to its next hop, with its own certificate and the reason why."""
+        """A configured domain leads to its next hop, with its certificate and the reason why."""
         (found,) = self.resolve(StaticRoute([DOMAIN]))
         self.assertEqual(
             (found.transport, found.host, found.port, found.tls_name, found.certificate),
@@ -70,13 +70,11 @@ class RouterTests(SynchronousTestCase):
         self.assertEqual(answer.status, 404)
 
     def test_exact_domains_only(self) -> None:
-        """A domain under a local one is foreign, and one under a configured one is another domain."""
+        """Domains under a local or a configured one are other domains."""
         local = LocalRoute(["home.example"])
         sub = ScriptedRoute("sub", 50, [hop("sub")])
         self.assertEqual(self.resolve(local, sub, to="x@sub.home.example")[0].host, "sub")
-        self.assertIsInstance(
-            self.resolve(StaticRoute([DOMAIN]), to="x@sub.lync.example"), Reject
-        )
+        self.assertIsInstance(self.resolve(StaticRoute([DOMAIN]), to="x@sub.lync.example"), Reject)
 
     def test_lower_priority_number_first(self) -> None:
         """Hops come in order of priority, heavier first among equals."""
