@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from typing import Protocol as TypingProtocol
 
+from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
@@ -79,7 +80,7 @@ class ComponentConnection(Protocol):
         self._lost = True
         self._stop_timer()
         self.gone.callback(None)
-        events = self.stream.connection_lost(reason.getErrorMessage())
+        events = self.stream.connection_lost(_loss_words(reason))
         if events:
             self._owner.events_arrived(self, events)
 
@@ -164,3 +165,11 @@ class ComponentConnection(Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _loss_words(reason: Failure) -> str:
+    if reason.check(error.ConnectionDone):
+        return "the home server closed the connection"
+    if reason.check(error.ConnectionLost):
+        return "the connection broke off"
+    return f"the connection broke off: {reason.getErrorMessage()}"

@@ -82,7 +82,7 @@ class HomeLinks(Service):
         limits: LinkLimits | None = None,
     ) -> None:
         self._reactor = reactor
-        self._foreign = frozenset(foreign_domains)
+        self._foreign = frozenset(JID.parse(domain).domain for domain in foreign_domains)
         self._gateway_types = dict(gateway_types or {})
         self._dirty: list[HomeLink] = []
         self._timers = ReactorTimers(reactor)
@@ -99,7 +99,7 @@ class HomeLinks(Service):
                 self.links.append(link)
                 links["" if link.carries_all else domain] = link
             for local in home.domains:
-                self._by_local[local] = links
+                self._by_local[JID.parse(local).domain] = links
 
     def startService(self) -> None:
         """Connect to all home servers, and stay connected."""

@@ -13,6 +13,7 @@ from impfed.transport.directory import DirectoryQueries
 from impfed.transport.link_api import LinkContext
 from impfed.transport.queries import Queries
 from impfed.xmpp.barrier import AcceptanceBarrier
+from impfed.xmpp.jid import JID
 from impfed.xmpp.reader import BadStanza
 from impfed.xmpp.stanza import NS_STANZAS, Stanza, error_reply, xml_attr, xml_text
 
@@ -41,7 +42,8 @@ class Inbox:
         self._owner = owner
         self._metrics = context.metrics
         self._tracer = context.tracer
-        self._locals = frozenset(link.home.domains)
+        self._locals = frozenset(JID.parse(domain).domain for domain in link.home.domains)
+        self._own = JID.parse(link.domain).domain
         self._barrier = barrier
         self._directory = directory
         self._queries = Queries(link.write, owner.describe)
@@ -61,7 +63,7 @@ class Inbox:
             if not self._link.guard(self._owner.user.stanza_arrived, stanza, self._link):
                 self._refuse(stanza, "internal-server-error", "")
         elif stanza.kind == "message" or stanza.type != "unavailable":
-            known = stanza.to.domain == self._link.domain
+            known = stanza.to.domain == self._own
             condition = "service-unavailable" if known else "remote-server-not-found"
             self._metrics.count("home.unserved_domain")
             self._refuse(stanza, condition, f"{stanza.to.domain} is not federated with here")
@@ -72,7 +74,7 @@ class Inbox:
                 self._directory_answered(stanza)
             elif self._barrier.wants_ping:
                 self._owner.flush_later(self._link)
-        elif stanza.from_.domain == self._link.domain:
+        elif stanza.from_.domain == self._own:
             # Our own question to the module came back: nobody took it.
             self._directory_answered(stanza)
         elif stanza.from_.domain not in self._locals:
