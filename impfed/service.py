@@ -56,9 +56,7 @@ class _HomeDirectory:
     def lookup(self, address: str) -> Deferred[Existence]:
         """Fire with what the home server says."""
         answer: Deferred[Existence] = Deferred()
-        self._home.exists(
-            JID.parse(address), lambda found: answer.callback(Existence(found.value))
-        )
+        self._home.exists(JID.parse(address), lambda found: answer.callback(Existence(found.value)))
         return answer
 
 
@@ -138,9 +136,7 @@ class Node(MultiService):
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway
         self.home.user = self.gateway
-        self.control = ControlServer(
-            self.reactor, self.config.node.control_socket, INodeView(self)
-        )
+        self.control = ControlServer(self.reactor, self.config.node.control_socket, INodeView(self))
 
     def _directory(self, home: HomeConfig) -> Any:
         if home.users is not None:
@@ -196,7 +192,9 @@ class Node(MultiService):
     def _purge(self) -> None:
         before = self.reactor.seconds() - self.config.ledger.retention
         self.store.purge_ledger(before).addErrback(
-            lambda failure: log.warn("purge_failed", "the ledger cannot be purged: {why}", why=failure)
+            lambda failure: log.warn(
+                "purge_failed", "the ledger cannot be purged: {why}", why=failure
+            )
         )
         self.timers.after(_PURGE_EVERY, self._purge)
 
@@ -230,7 +228,6 @@ class Node(MultiService):
 
     def where(self, text: str) -> Deferred[list[LedgerEntry]]:
         """Find messages by id or address: those on their way first, then the ledger."""
-        found = self.im.queued(text)
-        kind = "address" if "@" in text else "id"
-        answer: Deferred[list[LedgerEntry]] = self.store.ledger(**{kind: text})
-        return answer.addCallback(lambda entries: [*found, *entries])
+        waiting = self.im.on_their_way(text)
+        answer = self.store.ledger(address=text) if "@" in text else self.store.ledger(id=text)
+        return answer.addCallback(lambda entries: waiting + entries)

@@ -13,12 +13,13 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from impfed.config.load import ConfigErrors, load
+from impfed.config.load import load
+from impfed.config.problems import ConfigErrors
 from impfed.core.logformat import log_observer
 from impfed.service import Node
 
 
-class Options(usage.Options):  # type: ignore[misc]
+class Options(usage.Options):
     """Options of ``twistd impfed``."""
 
     optParameters = [

@@ -95,9 +95,7 @@ class Gateway:
         elif request.method == "MESSAGE":
             self._im.page_arrived(transaction, request, local, sender)
         elif request.method == "SUBSCRIBE":
-            self._presence.subscribe_arrived(
-                transaction, request, flow, local, sender.jid.bare
-            )
+            self._presence.subscribe_arrived(transaction, request, flow, local, sender.jid.bare)
         else:
             raise RemoteError(481, "Call/Transaction Does Not Exist")
 

@@ -120,16 +120,16 @@ class ImDialog:
         self.session.ended_by_peer(self)
 
     def _reinvite(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
-        around, local = self.session.around, self.session.outside
+        session, around = self.session, self.session.around
         host, _ = around.stack.advertised(flow.transport)
         around.stack.respond(
             transaction,
             200,
             headers=(
-                ("Contact", around.stack.contact(local.local, flow.transport)),
+                ("Contact", around.stack.contact(session.contact_user, flow.transport)),
                 ("Content-Type", "application/sdp"),
             ),
-            body=im_answer(read_invitation(request), host, str(local)),
+            body=im_answer(read_invitation(request), host, session.outside_address),
         )
 
     # -- the text embedded in the INVITE -----------------------------------------------------------
@@ -167,7 +167,7 @@ class ImDialog:
             return
         self._forget_held()
         self.shown = _normal(held.text)
-        self.session.gateway.deliver_held(held)
+        self.session.gateway.inbox.deliver_held(held)
 
     def _forget_held(self) -> None:
         self.held = None

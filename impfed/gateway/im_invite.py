@@ -91,7 +91,7 @@ class InviteAttempt:
                 ("To", f"<{session.target}>"),
                 ("Call-ID", call_id),
                 ("CSeq", "1 INVITE"),
-                ("Contact", around.stack.contact(session.outside.local, hop.transport)),
+                ("Contact", around.stack.contact(session.contact_user, hop.transport)),
                 ("Allow", ALLOW),
                 ("Content-Type", "application/sdp"),
             ],

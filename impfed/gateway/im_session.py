@@ -59,6 +59,7 @@ class ImSession:
         "around",
         "attempt",
         "chat_states",
+        "contact_user",
         "conversation",
         "current",
         "dialogs",
@@ -69,6 +70,7 @@ class ImSession:
         "local",
         "on_its_way",
         "outside",
+        "outside_address",
         "queue",
         "since",
     )
@@ -82,6 +84,8 @@ class ImSession:
         self.outside = gateway.around.aliases.to_outside(local)
         self.foreign = foreign
         self.domain = domain
+        self.outside_address = self.outside.text
+        self.contact_user = uri_of(self.outside).partition(":")[2].rpartition("@")[0]
         self.conversation = gateway.around.ids.token(4)
         self.dialogs: list[ImDialog] = []
         self.current: ImDialog | None = None
@@ -207,12 +211,12 @@ class ImSession:
             text.sent += 1
             if text.sent == len(text.parts):
                 self.queue.popleft()
-                self.gateway.delivered(text, status)
+                self.gateway.outbox.delivered(text, status)
         elif status in _SEND_AGAIN:
             self._send_again(text, dialog, status == 408, response)
         else:
             self.queue.popleft()
-            self.gateway.refused(text, response)
+            self.gateway.outbox.refused(text, response)
             if status in _ENDS_DIALOG:
                 self._forget(dialog)
                 dialog.drop()
@@ -251,13 +255,13 @@ class ImSession:
         record.unsure = record.unsure or unsure
         record.attempts += 1
         if record.attempts < 2:
-            self.gateway.keep(record)
+            self.gateway.outbox.keep(record)
             return
         self.queue.popleft()
         if response is not None:
-            self.gateway.refused(text, response)
+            self.gateway.outbox.refused(text, response)
         else:
-            self.gateway.unanswered(text, words)
+            self.gateway.outbox.unanswered(text, words)
 
     def invited(self, dialog: ImDialog) -> None:
         """Our INVITE was accepted and acknowledged."""
@@ -277,9 +281,9 @@ class ImSession:
             if text.record is None:
                 continue
             if response is not None:
-                self.gateway.refused(text, response)
+                self.gateway.outbox.refused(text, response)
             else:
-                self.gateway.unanswered(text, words)
+                self.gateway.outbox.unanswered(text, words)
 
     # -- texts from the foreign user ---------------------------------------------------------------
 
@@ -288,7 +292,7 @@ class ImSession:
     ) -> None:
         """Hand a text of a MESSAGE to the home server; the answer to the MESSAGE follows from it."""
         self._stop_foreign_typing()
-        self.gateway.deliver(self.local, self.foreign, transaction, request, text)
+        self.gateway.inbox.deliver(self.local, self.foreign, transaction, request, text)
 
     @staticmethod
     def held_settled(held: HeldTextRecord) -> list[Change]:

@@ -53,3 +53,8 @@ class Surroundings:
     timers: ReactorTimers
     metrics: Metrics
     dialogs: DialogTable
+
+
+def message_id(around: Surroundings) -> str:
+    """Return an id that sorts by time, so that records come back in the order of their arrival."""
+    return f"{int(around.timers.seconds() * 1e6):014x}{around.ids.token(4)}"

@@ -1,0 +1,186 @@
+"""Texts on their way to foreign users: written down first, and never silently gone (SPEC section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from impfed.core.log import EventLog
+from impfed.gateway.im_inbox import CHAT_STATES, NICK
+from impfed.gateway.im_text import OutText, ledger_entry, receipt, returned
+from impfed.gateway.surroundings import Surroundings, message_id
+from impfed.interwork.errors import Condition, explain, sip_to_xmpp
+from impfed.sip.message import SipResponse
+from impfed.store.api import Delete, Enter, Put
+from impfed.store.records import LedgerEntry, Outcome, OutboxRecord
+from impfed.transport.home import Delivery
+from impfed.transport.home import Outcome as Handover
+from impfed.xmpp.stanza import Stanza, error_reply
+
+log = EventLog("impfed.gateway")
+
+_RECEIPTS = "urn:xmpp:receipts"
+#: Texts that the node may have waiting before senders are told to try later.
+_FULL = 50_000
+#: Writes waiting for the disk at which home servers are read no further, and read again.
+_PAUSE_AT, _RESUME_AT = 4000, 1000
+
+
+class Outbox:
+    """Takes texts over from home servers and settles their fate.
+
+    :param send: sends a record that is safely written; the second argument says whether its
+        sender's client uses chat states.
+    """
+
+    def __init__(self, around: Surroundings, send: Callable[[OutboxRecord, bool], None]) -> None:
+        self._around = around
+        self._send = send
+        self._waiting: dict[str, OutboxRecord] = {}
+        self._unreturned: dict[str, tuple[OutText, Condition, int, str]] = {}
+        self._paused = False
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that nothing more should be taken over."""
+        return len(self._waiting) >= _FULL
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def find(self, text: str) -> list[LedgerEntry]:
+        """Return texts that are still on their way, by an id or an address, as ledger entries."""
+        return [
+            LedgerEntry(
+                id=record.id,
+                direction="out",
+                local=record.local,
+                foreign=record.foreign,
+                stanza_id=record.stanza_id,
+                node=self._around.config.node.name,
+                received_at=record.received_at,
+                detail="waiting for an answer of the far side",
+            )
+            for record in self._waiting.values()
+            if text in (record.id, record.stanza_id, record.local, record.foreign)
+        ]
+
+    def take_over(self, stanza: Stanza, body: str) -> None:
+        """Write a text down; only then it is ours, and only then it goes on."""
+        record = OutboxRecord(
+            id=message_id(self._around),
+            local=stanza.from_.bare.text,
+            foreign=stanza.to.bare.text,
+            body=body,
+            stanza_id=stanza.id,
+            stanza_from=stanza.from_.text,
+            nick=stanza.text("nick", NICK) or "",
+            lang=stanza.lang,
+            receipt=bool(stanza.id) and stanza.child("request", _RECEIPTS) is not None,
+            received_at=self._around.timers.seconds(),
+        )
+        chat_states = stanza.child("active", CHAT_STATES) is not None
+        self._waiting[record.id] = record
+
+        def written(error: BaseException | None) -> None:
+            self._ease()
+            if error is None:
+                self._send(record, chat_states)
+                return
+            del self._waiting[record.id]
+            words = "the gateway cannot store it now"
+            self.refuse(stanza, "resource-constraint", "wait", words)
+
+        self._around.store.write([Put(record)], written)
+        self._press()
+
+    def refuse(self, stanza: Stanza, condition: str, type: str, words: str) -> None:
+        """Send a stanza back that was never taken over."""
+        self._around.metrics.count("im.out.refused")
+        if not self._around.home.send(error_reply(stanza, condition, type, words)):
+            log.warn("refusal_lost", "the home link went down before a refusal could be told")
+
+    def restore(self, records: list[OutboxRecord]) -> None:
+        """Send again what the last process left, in the order of its arrival."""
+        for record in sorted(records, key=lambda each: each.id):
+            self._waiting[record.id] = record
+            self._send(record, False)
+
+    def link_up(self) -> None:
+        """A home link is there again: errors that it could not take go now."""
+        unreturned, self._unreturned = self._unreturned, {}
+        for text, condition, status, words in unreturned.values():
+            self.give_back(text, condition, status, words)
+
+    # -- the end of a text -------------------------------------------------------------------------
+
+    def keep(self, record: OutboxRecord) -> None:
+        """Write down that a text goes once more."""
+        self._around.store.write([Put(record)])
+
+    def delivered(self, text: OutText, status: int) -> None:
+        """The far side's server has taken all of a text."""
+        record = text.record
+        if record is None:
+            return
+        if record.receipt:
+            self._around.home.send(receipt(record))
+        words = "sent twice; the first attempt may have arrived too" if record.unsure else ""
+        self._settle(text, record, "delivered", status, "", words)
+
+    def refused(self, text: OutText, response: SipResponse) -> None:
+        """The far side refused a text: its sender is told why."""
+        condition = sip_to_xmpp(response.status)
+        self.give_back(text, condition, response.status, explain(response))
+
+    def unanswered(self, text: OutText, words: str) -> None:
+        """The far side could not be reached, or never answered."""
+        self.give_back(text, sip_to_xmpp(408), 0, words)
+
+    def give_back(self, text: OutText, condition: Condition, status: int, words: str) -> None:
+        """Return a text to its sender; it stays written down until his server has the error."""
+        record = text.record
+        if record is None:
+            return
+        if text.sent:
+            words = f"{words} (the first {text.sent} of {len(text.parts)} parts were delivered)"
+        if record.unsure:
+            words = f"{words} (an earlier attempt may have been delivered)"
+
+        def decided(delivery: Delivery) -> None:
+            if delivery.outcome is Handover.UNSURE:
+                self._unreturned[record.id] = (text, condition, status, words)
+                return
+            outcome: Outcome = "unsure" if record.unsure else "bounced"
+            self._settle(text, record, outcome, status, condition.condition, words)
+
+        self._around.home.deliver(returned(record, condition, words), decided)
+
+    def _settle(
+        self,
+        text: OutText,
+        record: OutboxRecord,
+        outcome: Outcome,
+        status: int,
+        condition: str,
+        words: str,
+    ) -> None:
+        around = self._around
+        self._waiting.pop(record.id, None)
+        around.metrics.count(f"im.out.{outcome}")
+        node, now = around.config.node.name, around.timers.seconds()
+        entry = ledger_entry(
+            text, record, outcome, node, now, sip_status=status, condition=condition, detail=words
+        )
+        around.store.write([Delete(OutboxRecord, record.key), Enter(entry)])
+
+    # -- back-pressure -----------------------------------------------------------------------------
+
+    def _press(self) -> None:
+        if not self._paused and self._around.store.backlog > _PAUSE_AT:
+            self._paused = True
+            self._around.home.pause()
+
+    def _ease(self) -> None:
+        if self._paused and self._around.store.backlog < _RESUME_AT:
+            self._paused = False
+            self._around.home.resume()
