@@ -11,7 +11,7 @@ from impfed.gateway.surroundings import Surroundings, message_id
 from impfed.interwork.errors import Condition, explain, sip_to_xmpp
 from impfed.sip.message import SipResponse
 from impfed.store.api import Delete, Enter, Put
-from impfed.store.records import LedgerEntry, Outcome, OutboxRecord
+from impfed.store.records import LedgerEntry, OutboxRecord, Outcome
 from impfed.transport.home import Delivery
 from impfed.transport.home import Outcome as Handover
 from impfed.xmpp.stanza import Stanza, error_reply
