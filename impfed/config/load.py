@@ -14,6 +14,8 @@ from impfed.config.checks import check
 from impfed.config.problems import ConfigErrors, Problem, Unsuitable, did_you_mean, shown
 from impfed.config.sections import Key, Section
 
+__all__ = ["ConfigErrors", "Loader", "load"]
+
 _Model = TypeVar("_Model")
 
 #: Sections at the top of the file, by name.
