@@ -238,7 +238,7 @@ class Dispatch(Service, FlowOwner):
                 self._perform(self.transactions.transport_failed(transaction, now, reason))
 
     def _fail_later(self, transactions: Sequence[Any], reason: str) -> None:
-        """Report transport failures at the end of the turn: senders know their transactions then."""
+        """Report transport failures at the end of the turn, when senders know their transactions."""
         self._failing += [(transaction, reason) for transaction in transactions]
         self._want_turn()
 

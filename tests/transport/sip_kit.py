@@ -1,4 +1,4 @@
-"""What the tests of the SIP transport share: requests, recording users, stacks, doubles of connections."""
+"""What the tests of the SIP transport share: requests, recording users, stacks, connections."""
 
 from __future__ import annotations
 
@@ -139,6 +139,7 @@ class MemoryTransport(StringTransport):
         super().__init__(peerAddress=IPv4Address("TCP", host, port))
         self.protocol = protocol
         self.writes = 0
+        self.aborting = False
 
     def write(self, data: bytes) -> None:
         self.writes += 1
@@ -174,19 +175,52 @@ def udp_listener(name: str = "datagrams", port: int = 5060) -> ListenerConfig:
     return ListenerConfig(name, "udp", "127.0.0.1", port, "node1.example", 15060)
 
 
+class DatagramTransport:
+    """A UDP socket in memory."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[bytes, tuple[str, int]]] = []
+
+    def write(self, data: bytes, address: tuple[str, int]) -> None:
+        self.written.append((data, address))
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("UDP", "127.0.0.1", 5060)
+
+    def stopListening(self) -> None:
+        pass
+
+
+class Reactor(MemoryReactorClock):
+    """Twisted's reactor in memory, with UDP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.datagrams: Any = None
+
+    def listenUDP(self, port: int, protocol: Any, interface: str = "", size: int = 0) -> Any:
+        self.datagrams = protocol
+        protocol.transport = DatagramTransport()
+        return protocol.transport
+
+
 class MemoryStack:
     """A stack on a reactor in memory."""
 
     def __init__(
-        self, listeners: Any = (), limits: SipLimits | None = None, answer: int = 0
+        self,
+        listeners: Any = (),
+        limits: SipLimits | None = None,
+        answer: int = 0,
+        tls: TlsStore | None = None,
     ) -> None:
-        self.reactor = MemoryReactorClock()
+        self.reactor = Reactor()
         self.metrics = Metrics()
         self.user = RecordingUser(answer)
         self.stack = SipStack(
             self.reactor,
             listeners or [tcp_listener(), udp_listener()],
-            TlsStore(TlsConfig()),
+            tls or TlsStore(TlsConfig()),
             IdSource(),
             self.metrics,
             Tracer(),
