@@ -256,8 +256,9 @@ class SipResponse(SipMessage):
         return f"<SipResponse {self.status} {self.reason}>"
 
 
-_STATUS_LINE = re.compile(r"SIP/2\.0 ([0-9]+) (.*)", re.DOTALL | re.IGNORECASE)
-_LOOSE_REQUEST = re.compile(r"([^\s:]+)[ \t]+(\S.*?)?[ \t]+(SIP/[0-9.]+)[ \t]*", re.IGNORECASE)
+# The blank before an empty reason phrase is due, but some leave it out.
+_STATUS_LINE = re.compile(r"SIP/2\.0 ([0-9]+)(?: (.*))?", re.DOTALL | re.IGNORECASE)
+_VERSION = re.compile(r"SIP/[0-9]+\.[0-9]+", re.IGNORECASE | re.ASCII)
 
 
 def parse_head(data: bytes) -> SipRequest | SipResponse:
@@ -352,18 +353,18 @@ def _start(
     status = _STATUS_LINE.fullmatch(line)
     if status is not None:
         response = SipResponse(head, b"", first, more)
-        response.reason = status.group(2)
+        response.reason = status.group(2) or ""
         digits = status.group(1)
         response.status = int(digits) if len(digits) == 3 else 0
         if not 100 <= response.status <= 699:
             response.defect = SipParseError("Status code out of range")
         return response
-    loose = _LOOSE_REQUEST.fullmatch(line)
-    if loose is None:
+    words = line.split()
+    if len(words) < 2 or not _VERSION.fullmatch(words[-1]) or not TOKEN.fullmatch(words[0]):
         raise SipParseError("Not a SIP start line", close=True)
     request = SipRequest(head, b"", first, more)
-    request.method, request.version = loose.group(1), loose.group(3)
-    request.uri_text = loose.group(2) or ""
+    request.method, request.version = words[0], words[-1]
+    request.uri_text = " ".join(words[1:-1])
     if request.version.upper() == "SIP/2.0":
         request.defect = SipParseError("Malformed start line", head=_answerable(request))
     else:

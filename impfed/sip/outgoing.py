@@ -87,6 +87,20 @@ DIALOG_FORMING = frozenset(("INVITE", "SUBSCRIBE", "REFER"))
 """Methods whose 2xx, and 101-199 with a tag, make a dialog at the UAS (RFC 3261 12.1, RFC 6665)."""
 
 
+_LEARN = 4096
+_sound_names: set[str] = set()  # names found to be tokens; bounded
+
+
+def _lines(headers: Headers) -> list[str]:
+    for name, _ in headers:
+        if name not in _sound_names:
+            if not TOKEN.fullmatch(name):
+                raise LocalError("A header name is no token")
+            if len(_sound_names) < _LEARN:
+                _sound_names.add(name)
+    return [f"{name}: {value}\r\n" for name, value in headers]
+
+
 def _refuse_injection(text: str, lines: int) -> None:
     if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
         raise LocalError("CR, LF or NUL in a header name or value")
@@ -131,13 +145,14 @@ class OutgoingRequest:
     def render(self, via: str) -> bytes:
         """Write the request with that topmost Via value.
 
-        :raises LocalError: on CR, LF or NUL in any name or value, or blanks in method or URI.
+        :raises LocalError: on CR, LF or NUL in any value, a name that is no token, blanks in
+            method or URI.
         """
         headers = self.headers
-        if " " in self.uri or not TOKEN.fullmatch(self.method):
+        if self.uri.split() != [self.uri] or not TOKEN.fullmatch(self.method):
             raise LocalError("Malformed method or Request-URI")
         lines = [f"{self.method} {self.uri} SIP/2.0\r\nVia: {via}\r\n"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        lines += _lines(headers)
         lines.append(f"Content-Length: {len(self.body)}\r\n")
         text = "".join(lines)
         _refuse_injection(text, len(headers) + 3)
@@ -168,9 +183,9 @@ def response_bytes(
     Every Via, From, To, Call-ID and CSeq value is echoed as received (folded values on one line);
     To gets ``to_tag`` if it has none; 101-299 answers that form a dialog echo Record-Route as well.
 
-    :raises LocalError: on CR, LF or NUL in anything that we add.
+    :raises LocalError: on CR, LF or NUL in anything that we add, or a name that is no token.
     """
-    own = [f"{name}: {value}\r\n" for name, value in headers]
+    own = _lines(headers)
     own.append(f"Content-Length: {len(body)}\r\n")
     tail = "".join(own)
     if not 100 <= status <= 699:

@@ -159,7 +159,7 @@ class ViaTests(SynchronousTestCase):
 
     def test_params(self) -> None:
         """Parameters are found in any case; valueless ones are empty."""
-        via = parse_via("SIP/2.0/TCP a;Received=1.2.3.4;rport;x=\"y\"")
+        via = parse_via('SIP/2.0/TCP a;Received=1.2.3.4;rport;x="y"')
         self.assertEqual(via.param("received"), "1.2.3.4")
         self.assertEqual(via.param("RPORT"), "")
         self.assertIsNone(via.param("maddr"))
@@ -221,7 +221,9 @@ class SmallValueTests(SynchronousTestCase):
         media = parse_media_type('Text/Plain ; charset="UTF-8";msgr=WAB')
         self.assertEqual(media.essence, "text/plain")
         self.assertEqual(media.param("Charset"), "UTF-8")
-        self.assertEqual(parse_media_type("application/sdp;call-type=im").essence, "application/sdp")
+        self.assertEqual(
+            parse_media_type("application/sdp;call-type=im").essence, "application/sdp"
+        )
         self.assertEqual(parse_media_type("*/*"), MediaType("*", "*"))
         for text in ("", "text", "text/", "/plain", "text/plain x", "te xt/plain"):
             self.assertRaises(SipParseError, parse_media_type, text)

@@ -212,7 +212,9 @@ class Rfc4475ValueTests(SynchronousTestCase):
         self.assertEqual(message.via.host, "192.0.2.2")
         self.assertEqual(message.via.branch, "390skdjuw")
         self.assertEqual(message.get("subject"), "")
-        self.assertEqual(message.get("newfangledheader"), "newfangled value continued newfangled value")
+        self.assertEqual(
+            message.get("newfangledheader"), "newfangled value continued newfangled value"
+        )
         self.assertEqual(len(message.values("route")), 1)
         assert message.content_type is not None
         self.assertEqual(message.content_type.essence, "application/sdp")
@@ -246,7 +248,9 @@ class Rfc4475ValueTests(SynchronousTestCase):
     def test_escnull(self) -> None:
         """Escaped NULs truncate nothing."""
         contacts = self.message("escnull.dat").values("contact")
-        self.assertEqual(contacts, ["<sip:%00@host5.example.com>", "<sip:%00%00@host5.example.com>"])
+        self.assertEqual(
+            contacts, ["<sip:%00@host5.example.com>", "<sip:%00%00@host5.example.com>"]
+        )
 
     def test_semiuri(self) -> None:
         """Semicolons before the @ belong to the user part."""
