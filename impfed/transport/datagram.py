@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.protocol import DatagramProtocol
+from zope.interface import implementer
 
 from impfed.sip.errors import SipParseError
 from impfed.sip.framing import parse_datagram
 from impfed.sip.headers import split_values
 from impfed.sip.message import SipRequest, parse_message
-from impfed.transport.flow import Flow, FlowOwner
+from impfed.transport.flow import Flow, FlowOwner, is_address
 
 if TYPE_CHECKING:
     from impfed.config.model import ListenerConfig
@@ -52,16 +54,71 @@ class DatagramFlow(Flow):
         return self._socket.send(data, self.reply)
 
 
+@implementer(IResolutionReceiver)
+class NamedDatagramFlow(DatagramFlow):
+    """Datagrams to a host whose address is being looked up; they wait for it, up to a bound."""
+
+    def __init__(self, socket: DatagramListener, remote: tuple[str, int], limit: int) -> None:
+        super().__init__(socket, remote)
+        self._limit = limit
+        self._waiting: list[bytes] = []
+        self._address = ""
+        self._reason = ""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the listener is open and the host may have an address."""
+        return not self._reason and super().alive
+
+    @property
+    def down(self) -> str:
+        """Why nothing can be sent."""
+        return self._reason or super().down
+
+    def write(self, data: bytes) -> bool:
+        """Send one datagram, at once or when the address is known."""
+        if self._address:
+            return super().write(data)
+        if not self.alive or sum(map(len, self._waiting)) + len(data) > self._limit:
+            return False
+        self._waiting.append(data)
+        return True
+
+    def resolutionBegan(self, resolutionInProgress: object) -> None:
+        """Twisted: the resolver is at work."""
+
+    def addressResolved(self, address: Any) -> None:
+        """Twisted: the host has this address; the first one is used."""
+        if not self._address:
+            self._address = address.host
+            self.reply = (address.host, self.reply[1])
+
+    def resolutionComplete(self) -> None:
+        """Twisted: there are no more addresses."""
+        waiting, self._waiting = self._waiting, []
+        if self._address:
+            for data in waiting:
+                super().write(data)
+        else:
+            self._reason = f"the host name {self.remote[0]} has no address"
+            self._socket.owner.path_lost(self, self._reason)
+
+
 class DatagramListener(DatagramProtocol):
     """One UDP listener."""
 
-    def __init__(self, owner: FlowOwner, config: ListenerConfig) -> None:
+    def __init__(self, owner: FlowOwner, config: ListenerConfig, reactor: Any) -> None:
         self.config = config
-        self._owner = owner
+        self.owner = owner
+        self._reactor = reactor
 
     def flow(self, remote: tuple[str, int]) -> DatagramFlow:
-        """Return a flow to an address."""
-        return DatagramFlow(self, remote)
+        """Return a flow to an address, or to a host by name."""
+        if is_address(remote[0]):
+            return DatagramFlow(self, remote)
+        flow = NamedDatagramFlow(self, remote, self.owner.limits.queue)
+        self._reactor.nameResolver.resolveHostName(flow, remote[0], remote[1])
+        return flow
 
     def send(self, data: bytes, address: tuple[str, int]) -> bool:
         """Send a datagram; returns False when it is too large or the network refuses it at once."""
@@ -70,7 +127,7 @@ class DatagramListener(DatagramProtocol):
         try:
             self.transport.write(data, address)
         except OSError:
-            self._owner.count("sip.udp_send_errors")
+            self.owner.count("sip.udp_send_errors")
             return False
         return True
 
@@ -80,16 +137,16 @@ class DatagramListener(DatagramProtocol):
             return  # a keep-alive
         flow = self.flow((addr[0], addr[1]))
         try:
-            message = parse_datagram(datagram, self._owner.limits.framing)
+            message = parse_datagram(datagram, self.owner.limits.framing)
             if isinstance(message, SipRequest):
                 message = with_source(message, *flow.remote)
                 flow.reply = reply_address(message, *flow.remote)
         except SipParseError as error:
             if isinstance(error.head, SipRequest):
                 flow.reply = _reply_or(error.head, flow.remote)
-            self._owner.datagram_failed(flow, error)
+            self.owner.datagram_failed(flow, error)
             return
-        self._owner.message_arrived(message, flow)
+        self.owner.message_arrived(message, flow)
 
 
 def reply_address(request: SipRequest, host: str, port: int) -> tuple[str, int]:

@@ -102,6 +102,7 @@ class Dispatch(Service, FlowOwner):
         self._turn: IDelayedCall | None = None
         self._wake: IDelayedCall | None = None
         self._stopped: Deferred[None] | None = None
+        self._over = False
         self._arriving: Flow | None = None
         self._perform_one: dict[type, Callable[[Any], None]] = {
             Send: self._send,
@@ -216,11 +217,10 @@ class Dispatch(Service, FlowOwner):
     def flush_later(self, flow: StreamFlow) -> None:
         """Flush a flow at the end of this reactor turn."""
         self._dirty.append(flow)
-        if self._turn is None:
-            self._turn = self._reactor.callLater(0, self._end_turn)
+        self._want_turn()
 
     def _want_turn(self) -> None:
-        if self._turn is None:
+        if self._turn is None and not self._over:
             self._turn = self._reactor.callLater(0, self._end_turn)
 
     def _end_turn(self) -> None:
@@ -256,7 +256,7 @@ class Dispatch(Service, FlowOwner):
     def _arm(self) -> None:
         """Have one delayed call for all timers of the transaction layer."""
         due = self.transactions.next_timer
-        if due is None:
+        if due is None or self._over:
             return
         wake = self._wake
         if wake is not None:

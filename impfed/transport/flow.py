@@ -7,6 +7,7 @@ has the flow of a connection, :mod:`impfed.transport.datagram` that of UDP.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from impfed.sip.errors import SipParseError
@@ -140,11 +141,23 @@ class FlowOwner(Protocol):
     def stream_failed(self, flow: StreamFlow, error: SipParseError) -> None:
         """What came is not SIP any more: answer if ``error.head`` is there, then close."""
 
+    def path_lost(self, flow: Flow, reason: str) -> None:
+        """Nothing can be sent over a flow that is no connection."""
+
     def datagram_failed(self, flow: Flow, error: SipParseError) -> None:
         """A datagram is not SIP: answer if ``error.head`` is there."""
 
     def count(self, name: str) -> None:
         """Count an event."""
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def bracketed(host: str) -> str:

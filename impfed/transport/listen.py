@@ -107,7 +107,7 @@ def listen(
     :raises twisted.internet.error.CannotListenError: when the address is not to be had.
     """
     if config.transport == "udp":
-        datagrams = DatagramListener(owner, config)
+        datagrams = DatagramListener(owner, config, reactor)
         return reactor.listenUDP(config.port, datagrams, config.host, 65536), datagrams
     factory: Any = _FlowFactory(incoming, config)
     if config.transport == "tls":

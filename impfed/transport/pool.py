@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.error import ConnectError
@@ -23,7 +22,7 @@ from impfed.core.errors import LocalError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.sip.target import Hop
-from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed
+from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed, is_address
 from impfed.transport.stream import StreamFlow
 from impfed.transport.tls import TlsStore, TlsTransport
 
@@ -212,7 +211,7 @@ class _Attempt:
 
     def begin(self) -> None:
         """Start."""
-        if _is_address(self._target.host):
+        if is_address(self._target.host):
             self._addresses = [self._target.host]
             self._next()
         else:
@@ -272,11 +271,3 @@ class _Attempt:
 
 def _distinct(reasons: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(reasons)) or "no connection"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

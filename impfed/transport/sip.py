@@ -119,6 +119,7 @@ class SipStack(Dispatch):
 
         :raises twisted.internet.error.CannotListenError: when an address is not to be had.
         """
+        self._over = False
         super().startService()  # type: ignore[no-untyped-call]
         self._tls.start()
         for listener in self._listeners.values():
@@ -152,6 +153,7 @@ class SipStack(Dispatch):
         if self._turn is not None:
             self._turn.cancel()
             self._end_turn()  # whose connection is gone learns of it
+        self._over = True
         self.timers.stop()
         for call in (self._turn, self._wake):
             if call is not None and call.active():
@@ -214,6 +216,10 @@ class SipStack(Dispatch):
     def stream_failed(self, flow: StreamFlow, error: SipParseError) -> None:
         """What comes over a connection is not SIP any more."""
         self._malformed(flow, error)
+
+    def path_lost(self, flow: Flow, reason: str) -> None:
+        """Nothing can be sent over a flow that is no connection."""
+        self._fail_later(list(flow.transactions), f"{flow}: {reason}")
 
     def datagram_failed(self, flow: Flow, error: SipParseError) -> None:
         """A datagram was not SIP."""

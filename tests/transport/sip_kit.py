@@ -197,6 +197,14 @@ class Reactor(MemoryReactorClock):
     def __init__(self) -> None:
         super().__init__()
         self.datagrams: Any = None
+        self.hosts: dict[str, list[str]] = {}
+        self.nameResolver = self
+
+    def resolveHostName(self, receiver: Any, name: str, port: int = 0, *_: Any, **__: Any) -> Any:
+        receiver.resolutionBegan(None)
+        for host in self.hosts.get(name, []):
+            receiver.addressResolved(IPv4Address("TCP", host, port))
+        receiver.resolutionComplete()
 
     def listenUDP(self, port: int, protocol: Any, interface: str = "", size: int = 0) -> Any:
         self.datagrams = protocol

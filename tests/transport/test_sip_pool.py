@@ -227,6 +227,19 @@ class Failing(SynchronousTestCase):
         memory.turn()
         self.assertIn("nowhere.invalid", outcome.failures[0][1])
 
+    def test_host_with_several_addresses(self) -> None:
+        """The addresses of a host are tried in turn; what waits goes to the first that answers."""
+        memory = MemoryStack()
+        memory.reactor.hosts["edge.example"] = ["192.0.2.1", "192.0.2.2"]
+        outcome = Outcome()
+        memory.stack.request(outgoing(), Hop("tcp", "edge.example", 5060), outcome)
+        memory.refuse(ConnectionRefusedError())
+        self.assertEqual(
+            [each[0] for each in memory.reactor.tcpClients], ["192.0.2.1", "192.0.2.2"]
+        )
+        self.assertIn(b"MESSAGE sip:", memory.connected().value())
+        self.assertEqual(outcome.failures, [])
+
     def test_timeout_of_the_transaction(self) -> None:
         """No answer within 64*T1 is a time-out, driven by one delayed call."""
         memory = MemoryStack(limits=SipLimits(keepalive=0))

@@ -379,7 +379,7 @@ class OwnCertificates(Loopback):
 
     async def test_any_alpn_is_accepted(self) -> None:
         """A client that offers application protocols gets through (Twisted alone would refuse it)."""
-        server, user, _ = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))), "none")
+        server, _, _ = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))), "none")
 
         class Creator:
             def getContext(self) -> SSL.Context:
