@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from impfed.core.errors import LocalError
 from impfed.sip.errors import SipParseError
 
 
@@ -72,6 +73,9 @@ def _types(lines: list[str], prefix: str) -> tuple[str, ...]:
 
 
 def _description(host: str, media: str, target: str, accept_types: str) -> bytes:
+    for text in (host, target):
+        if text.split() != [text] or not text.isprintable():
+            raise LocalError("Blank or line end in an address of a session description")
     family = "IP6" if ":" in host else "IP4"
     host = host.strip("[]")
     lines = [
@@ -91,12 +95,16 @@ def im_answer(offer: ImOffer, host: str, aor: str) -> bytes:
     """Write the answer to an IM offer: the same media name; accept-types only for "message".
 
     :param host: our own address or name, IPv6 without brackets.
-    :param aor: address of the answering user, ``user@host``.
+    :param aor: address of the answering user, ``user@host``, escaped as in a URI.
+    :raises LocalError: on blanks or line ends in an address.
     """
     accept_types = "text/plain" if offer.media == "message" else ""
-    return _description(host, offer.media, f"sip:{aor}", accept_types)
+    return _description(host, offer.media, f"sip:{aor}" if aor else "", accept_types)
 
 
 def im_offer(host: str) -> bytes:
-    """Write our offer of an IM session in text/plain."""
+    """Write our offer of an IM session in text/plain.
+
+    :raises LocalError: on blanks or line ends in the host.
+    """
     return _description(host, "message", "null", "text/plain")
