@@ -336,7 +336,7 @@ class Prosody:
         host_modules = ""
         if self.module:
             component = f'Component "{self.module}"\n  component_secret = "{self.secret}"\n'
-            component += '  modules_enabled = { "impfed" }\n'
+            component += '  modules_enabled = { "impfed" }\n  validate_from_addresses = false\n'
         for domain in self.components:
             component += f'Component "{domain}"\n  component_secret = "{self.secret}"\n'
         enabled = ", ".join(f'"{name}"' for name in modules)

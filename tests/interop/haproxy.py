@@ -64,7 +64,7 @@ class MutualTls:
                 ca=certificate.ca,
                 both=certificate.both,
                 node_name=node_name,
-            )  # fmt: skip
+            )
         )
         self.part = Part("haproxy", ["haproxy", "-db", "-f", configuration], directory)
         self.part.await_port(self.plain)
