@@ -1,0 +1,79 @@
+"""What the control room shows of a node, and the words spoken over its socket.
+
+Each side sends JSON objects, one a line.  The client asks ``{"command": "sessions", "arguments": []}``;
+the node answers with any number of ``{"item": ...}`` and then ``{"end": true}``, or with
+``{"error": "..."}``.  ``trace`` has no end: its items come until the client hangs up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from impfed.core.errors import ImpfedError
+from impfed.core.trace import Tracer
+from impfed.store.records import LedgerEntry
+
+#: Longest request, in octets.
+REQUEST_LIMIT = 8192
+
+#: Where the socket is when nobody says otherwise; the default of ``[node] control_socket``.
+DEFAULT_SOCKET = "/run/impfed/control.sock"
+
+#: Commands that the node answers: what follows the name, and what it does.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("", "the node, its links, connections and certificates"),
+    "sessions": ("", "the IM sessions"),
+    "subscriptions": ("", "the presence subscriptions, both directions"),
+    "where": ("MESSAGE-ID|USER", "what became of messages: both legs, codes, node, times"),
+    "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
+}
+
+
+class ControlError(ImpfedError):
+    """The control socket cannot be opened, or a request cannot be answered; in words."""
+
+
+class NodeView(Protocol):
+    """What a node shows; ``impfed.service`` provides it."""
+
+    @property
+    def tracer(self) -> Tracer:
+        """The tracer that every message passes."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``status`` shows: plain values, times in seconds since the epoch."""
+        ...
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return a dict for each IM session."""
+        ...
+
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """Return a dict for each presence subscription, both directions."""
+        ...
+
+    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
+        """Find messages by any id of theirs or by an address on either side, newest first."""
+        ...
+
+
+class INodeView(Interface):
+    """The same as :class:`NodeView`, for :mod:`zope.interface`."""
+
+    tracer = Attribute("The tracer that every message passes (impfed.core.trace.Tracer).")
+
+    def status() -> dict[str, Any]:
+        """Return what ``status`` shows."""
+
+    def sessions() -> list[dict[str, Any]]:
+        """Return a dict for each IM session."""
+
+    def subscriptions() -> list[dict[str, Any]]:
+        """Return a dict for each presence subscription."""
+
+    def where(text: str) -> Deferred[list[LedgerEntry]]:
+        """Find messages by any id of theirs or by an address."""

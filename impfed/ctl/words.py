@@ -1,0 +1,211 @@
+"""Answers of a node in words: tables, the ledger's story of a message, the ladder of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+_TIMES = (
+    "since",
+    "retry_at",
+    "expires_at",
+    "last_activity",
+    "last_used",
+    "changed_at",
+    "received_at",
+)
+
+_OUTCOMES = {
+    "queued": "on its way",
+    "held": "held: it waits for the peer's MESSAGE that repeats it",
+    "delivered": "delivered",
+    "bounced": "not delivered; its sender was told",
+    "unsure": "not known: it may have been delivered, an answer never came",
+}
+
+
+def printable(text: str) -> str:
+    """Return a text that cannot steer a terminal; line ends and tabs become escapes, too."""
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode("ascii")
+        for mark in text
+    )
+
+
+def moment(seconds: float) -> str:
+    """Return a time in words: "2026-11-22 15:23:58.123Z"."""
+    when = datetime.fromtimestamp(seconds, UTC)
+    return when.strftime("%Y-%m-%d %H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration in words: "3.210 s", "2:03:04"."""
+    return f"{seconds:.3f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def cell(name: str, value: Any) -> str:
+    """Return one value of an answer in words."""
+    if value is None or value == "" or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in _TIMES and isinstance(value, (int, float)):
+        return moment(value)[:19] + "Z" if value else "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return ", ".join(cell(name, item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{printable(str(k))} {cell(str(k), v)}" for k, v in value.items())
+    return printable(str(value))
+
+
+def table(items: Sequence[dict[str, Any]], nothing: str) -> str:
+    """Return items as a table with a head, columns in the order of the first item's keys."""
+    if not items:
+        return nothing + "\n"
+    names = list(dict.fromkeys(name for item in items for name in item))
+    rows = [[name.replace("_", " ").upper() for name in names]]
+    rows += [[cell(name, item.get(name)) for name in names] for item in items]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names))]
+    return "".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        + "\n"
+        for row in rows
+    )
+
+
+def status(answer: dict[str, Any]) -> str:
+    """Return the status of a node: its values, then its lists as tables, then its counters."""
+    lines, tables = [], []
+    for name, value in answer.items():
+        title = name.replace("_", " ")
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            tables.append(f"\n{title}\n{table(value, '')}")
+        elif isinstance(value, dict):
+            rows = "".join(f"  {printable(k)}  {cell(k, v)}\n" for k, v in value.items() if v)
+            tables.append(_block(title, rows))
+        else:
+            lines.append(f"{title}: {cell(name, value)}\n")
+    return "".join(lines) + "".join(tables)
+
+
+def _block(title: str, rows: str) -> str:
+    return f"\n{title}\n{rows}" if rows else f"\n{title}\n  none\n"
+
+
+def whereabouts(items: Iterable[dict[str, Any]]) -> str:
+    """Return what the ledger knows of messages, each as a short story of both legs."""
+    return "\n".join(_story(item) for item in items)
+
+
+def _story(item: dict[str, Any]) -> str:
+    inward = item["direction"] == "in"
+    sender, recipient = item["foreign"], item["local"]
+    if not inward:
+        sender, recipient = recipient, sender
+    outcome = _OUTCOMES.get(item["outcome"], item["outcome"])
+    lines = [
+        f"{printable(item['id'])}: {printable(sender)} → {printable(recipient)}: {outcome}",
+        f"  received  {moment(item['received_at'])} from the"
+        + (" far side" if inward else " home server")
+        + (f", node {printable(item['node'])}" if item["node"] else ""),
+    ]
+    sip, xmpp = _sip_leg(item, inward), _xmpp_leg(item, inward)
+    lines += [sip, xmpp] if inward else [xmpp, sip]
+    if item["finished_at"]:
+        spent = lasting(item["finished_at"] - item["received_at"])
+        lines.append(f"  finished  {moment(item['finished_at'])}, after {spent}")
+    else:
+        lines.append("  finished  not yet")
+    if item["detail"]:
+        lines.append(f"  detail    {printable(item['detail'])}")
+    return "\n".join(lines) + "\n"
+
+
+def _sip_leg(item: dict[str, Any], inward: bool) -> str:
+    place = f"Call-ID {printable(item['call_id'])}" if item["call_id"] else "no dialog yet"
+    if item["cseq"]:
+        place += f", CSeq {item['cseq']}"
+    who = "we answered" if inward else "the far side answered"
+    answer = f"{who} {item['sip_status']}" if item["sip_status"] else "no answer"
+    return f"  SIP leg   {answer} ({place})"
+
+
+def _xmpp_leg(item: dict[str, Any], inward: bool) -> str:
+    stanza = f"stanza id {printable(item['stanza_id'])}" if item["stanza_id"] else "no stanza id"
+    condition = printable(item["xmpp_condition"])
+    if inward:
+        if condition:
+            answer = f"the home server answered {condition}"
+        elif item["outcome"] == "delivered":
+            answer = "the home server accepted it"
+        else:
+            answer = "no word from the home server"
+    else:
+        answer = (
+            f"we returned it with {condition}" if condition else "taken over, no error returned"
+        )
+    return f"  XMPP leg  {answer} ({stanza})"
+
+
+class Ladder:
+    """Draws messages as arrows between the far side, the node and the home server.
+
+    :param width: of the terminal, in columns.
+    :param full: whether whole messages are shown below their arrow, not just what matters.
+    """
+
+    _GUTTER = 14  # the time and two blanks
+
+    def __init__(self, width: int = 100, full: bool = False) -> None:
+        self._span = max(16, min(44, (width - self._GUTTER - 3) // 2))
+        self._full = full
+
+    def head(self) -> str:
+        """Return the head: who stands where."""
+        gap = self._span + 1
+        names = f"{'far side':<{gap}}{'node':<{gap}}home server"
+        return " " * self._GUTTER + names + "\n" + self._lines(" " * self._GUTTER, ("|", "|", "|"))
+
+    def draw(self, item: dict[str, Any]) -> str:
+        """Return a message: its arrow, and what it carries."""
+        if "dropped" in item:
+            return f"{'':{self._GUTTER}}({item['dropped']} messages passed too fast to be shown)\n"
+        time = moment(item["when"])[11:23]
+        arrow = self._arrow(printable(item["label"]), self._rightwards(item))
+        empty = " " * self._span
+        spans = (arrow, empty) if item["protocol"] == "sip" else (empty, arrow)
+        line = f"{time:<{self._GUTTER}}|{spans[0]}|{spans[1]}|\n"
+        return line + "".join(f"{'':{self._GUTTER}}  {text}\n" for text in self._carried(item))
+
+    def _rightwards(self, item: dict[str, Any]) -> bool:
+        # The far side stands to the left of the node, the home server to its right.
+        inbound: bool = item["inbound"]
+        return inbound is (item["protocol"] == "sip")
+
+    def _arrow(self, text: str, rightwards: bool) -> str:
+        text = text[: self._span - 6]
+        left = (self._span - len(text) - 2) // 2
+        right = self._span - len(text) - 2 - left
+        if rightwards:
+            return "-" * left + f" {text} " + "-" * (right - 1) + ">"
+        return "<" + "-" * (left - 1) + f" {text} " + "-" * right
+
+    def _lines(self, gutter: str, marks: tuple[str, str, str]) -> str:
+        gap = " " * self._span
+        return gutter + gap.join(marks) + "\n"
+
+    def _carried(self, item: dict[str, Any]) -> list[str]:
+        text: str = item["text"]
+        if item["protocol"] == "xmpp":
+            return [printable(line) for line in text.splitlines() or [text]]
+        head, _, body = text.replace("\r\n", "\n").partition("\n\n")
+        lines = head.split("\n")
+        if not self._full:
+            first, *headers = lines
+            shown = ("from:", "f:", "to:", "t:", "call-id:", "i:", "content-type:", "c:", "event:",
+                     "subscription-state:", "reason:", "warning:", "ms-diagnostics:")  # fmt: skip
+            lines = [first, *(line for line in headers if line.lower().startswith(shown))]
+        return [printable(line) for line in (*lines, *(f"  {line}" for line in body.splitlines()))]

@@ -1,0 +1,113 @@
+"""A node's view with things to show, and messages to trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from impfed.core.trace import TraceLine, Tracer
+from impfed.ctl.api import INodeView
+from impfed.store.records import LedgerEntry
+
+INVITE = (
+    "INVITE sip:carol@company.example SIP/2.0\r\n"
+    "Via: SIP/2.0/TLS 192.0.2.7:5061;branch=z9hG4bKx\r\n"
+    'From: "Bob" <sip:bob@lync.example>;tag=a1;epid=01\r\n'
+    "To: <sip:Carol@Company.example>\r\n"
+    "Call-ID: call-1\r\n"
+    "CSeq: 1 INVITE\r\n"
+    "Proxy-Authorization: Digest response=tops3cret,\r\n nonce=tops3cret\r\n"
+    "Content-Type: application/sdp\r\n\r\nv=0\r\nm=message 5060 sip null\r\n"
+)
+ANSWER = (
+    "SIP/2.0 200 OK\r\nFrom: <sip:bob@lync.example>;tag=a1\r\nTo: <sip:carol@company.example>;tag=b\r\n"
+    "Call-ID: call-1\r\nCSeq: 1 INVITE\r\n\r\n"
+)
+STANZA = (
+    "<message from='bob@lync.example/x' to='carol@company.example' type='chat' id='s1'>"
+    "<body>hello Carol</body></message>"
+)
+OTHER = "<message from='dave@lync.example' to='eve@company.example'><body>other</body></message>"
+
+
+def entry(**fields: Any) -> LedgerEntry:
+    """Return a ledger entry of a delivered text from bob to carol."""
+    values: dict[str, Any] = {
+        "id": "m1",
+        "direction": "in",
+        "local": "carol@company.example",
+        "foreign": "bob@lync.example",
+        "stanza_id": "s1",
+        "call_id": "call-1",
+        "cseq": 2,
+        "node": "node1",
+        "received_at": 1700000000.0,
+        "finished_at": 1700000000.25,
+        "outcome": "delivered",
+        "sip_status": 200,
+    }
+    return LedgerEntry(**{**values, **fields})
+
+
+class AnnouncingTracer(Tracer):
+    """Says when somebody begins to watch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: Deferred[None] = Deferred()
+
+    def watch(self, watcher: Callable[[TraceLine], None]) -> Callable[[], None]:
+        """Add a watcher."""
+        stop = super().watch(watcher)
+        if not self.watched.called:
+            self.watched.callback(None)
+        return stop
+
+
+@implementer(INodeView)
+class FakeNode:
+    """Shows what it was told to show."""
+
+    def __init__(self) -> None:
+        self.tracer = AnnouncingTracer()
+        self.answer: dict[str, Any] = {
+            "node": "node1",
+            "since": 1700000000.0,
+            "home_links": [{"link": "prosody", "state": "up", "reason": ""}],
+            "certificates": [],
+            "store_backlog": 0,
+            "metrics": {"sip.malformed": 3.0, "sip.never": 0.0},
+        }
+        self.session_list: list[dict[str, Any]] = [
+            {"local": "carol@company.example", "foreign": "bob@lync.example", "dialogs": ["call-1"]}
+        ]
+        self.subscription_list: list[dict[str, Any]] = []
+        self.found: list[Any] = [entry()]
+        self.asked: list[str] = []
+        self.broken = False
+
+    def status(self) -> dict[str, Any]:
+        """Return the status."""
+        return self.answer
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return the sessions."""
+        return self.session_list
+
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """Return the subscriptions."""
+        return self.subscription_list
+
+    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
+        """Return what is to be found under an address in lower case, or under m1."""
+        self.asked.append(text)
+        if self.broken:
+            return fail(RuntimeError("the store is gone"))
+        return succeed(self.found if text in ("m1", "carol@company.example") else [])
+
+    def pass_by(self, protocol: str, inbound: bool, text: str, when: float = 1700000000.5) -> None:
+        """Have a message pass the tracer."""
+        self.tracer.record(when, protocol, inbound, "peer", text.encode("utf-8"))
