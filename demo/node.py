@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .parts import Certificate, Part, Prosody
 
+TWISTD: tuple[str | Path, ...] = (Path(sys.executable).with_name("twistd"),)
+
 
 @dataclass
 class Node:
@@ -96,8 +98,7 @@ secret = "{home.secret}"
         if not self.configuration.exists():
             self.write()
         (self.directory / "state").mkdir(exist_ok=True)
-        twistd = Path(sys.executable).with_name("twistd")
-        command: list[str | Path] = [*self.prefix, twistd, "-n", "--pidfile=", "impfed"]
+        command: list[str | Path] = [*self.prefix, *TWISTD, "-n", "--pidfile=", "impfed"]
         command += ["--config", self.configuration]
         self.part = Part("node", command, self.directory)
         self.part.await_port(self.port)

@@ -309,7 +309,7 @@ class Prosody:
 
     def start(self) -> Prosody:
         """Write the configuration and the users, start, wait until it listens."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "certs").mkdir(parents=True, exist_ok=True)
         if not self.c2s_port:
             self.c2s_port, self.component_port = free_ports(2)
         for name, password in self.users.items():
@@ -346,6 +346,7 @@ run_as_root = true
 daemonize = false
 pidfile = "{base}/prosody.pid"
 data_path = "{base}/data"
+certificates = "{base}/certs"
 plugin_paths = {{ "{ROOT}/etc/prosody" }}
 interfaces = {{ "127.0.0.1" }}
 local_interfaces = {{ "127.0.0.1" }}
