@@ -64,6 +64,7 @@ def _gateway_type(domain: SipDomainConfig) -> tuple[str, str]:
     return ("simple" if domain.kind == "simple" else "lcs", domain.description or domain.name)
 
 
+@implementer(INodeView)
 class Node(MultiService):
     """One node.
 
@@ -75,7 +76,7 @@ class Node(MultiService):
     """
 
     def __init__(self, reactor: Any, config: Config) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.config = config
         self.reactor = reactor
         self.metrics = Metrics()
@@ -136,7 +137,7 @@ class Node(MultiService):
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway
         self.home.user = self.gateway
-        self.control = ControlServer(self.reactor, self.config.node.control_socket, INodeView(self))
+        self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _directory(self, home: HomeConfig) -> Any:
         if home.users is not None:
@@ -149,7 +150,7 @@ class Node(MultiService):
 
     def startService(self) -> None:
         """Start in the background; a failure to start stops the reactor with the reason in the log."""
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         self._start().addErrback(self._cannot_start)
 
     @inlineCallbacks
@@ -163,7 +164,7 @@ class Node(MultiService):
         self.home.startService()
         self.presence.resume()
         self.im.restore(outbox, held)
-        yield self.control.start()
+        self.control.start()
         self._purge()
         log.info(
             "started",
@@ -181,7 +182,7 @@ class Node(MultiService):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop: nothing new comes in, what is written goes to the disk, the links close."""
-        yield super().stopService()
+        yield super().stopService()  # type: ignore[no-untyped-call]
         self.presence.stop()
         yield self.control.stop()
         yield self.home.stopService()

@@ -37,7 +37,7 @@ class _NodeApplication(Node):
             stream = LogFile.fromFullPath(self.log_file) if self.log_file else sys.stdout
             node = self.config.node
             parent.setComponent(ILogObserver, log_observer(stream, node.log_format, node.log_level))
-        super().setServiceParent(parent)
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
 
 
 def makeService(options: Options) -> IService:
