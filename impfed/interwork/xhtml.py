@@ -161,7 +161,7 @@ class _Plain:
             target, start = self._links.pop()
             shown = "".join(self._parts[start:]).strip()
             if _LINK.fullmatch(target) and not _same_target(shown, target):
-                self.text(f" <{target}>" if shown else f"<{target}>")
+                self.text(f" ({target})" if shown else target)
 
     def result(self) -> str:
         while self._links:

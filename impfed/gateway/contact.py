@@ -1,0 +1,426 @@
+"""One subscription of a local user to the presence of somebody outside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.gateway.presence_common import (
+    CSEQ_GAP,
+    Errand,
+    contact_for,
+    decode_state,
+    dialog_record,
+    dialog_values,
+    encode_state,
+    nick,
+)
+from impfed.interwork.address import uri_of
+from impfed.interwork.availability import Availability, Kind
+from impfed.interwork.errors import explain
+from impfed.interwork.pidf import PIDF_TYPE, read_pidf
+from impfed.sip.message import SipMessage, SipRequest, SipResponse
+from impfed.sip.subscription import (
+    AnswerNotify,
+    Document,
+    EndCause,
+    Phase,
+    SendSubscribe,
+    Setback,
+    StateChanged,
+    Subscriber,
+    SubscriberEffect,
+    SubscriptionEnded,
+)
+from impfed.sip.transaction import FailureCause, ServerTransaction
+from impfed.store.api import Delete, Put
+from impfed.store.records import OutboundSubscriptionRecord, pair_key
+from impfed.transport.flow import Flow
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, presence
+
+if TYPE_CHECKING:
+    from impfed.gateway.presence_out import WatchingSide
+
+log = EventLog("impfed.gateway")
+
+#: Resource of the foreign users' presence: an available entity has one (RFC 6121 section 4.2.1).
+RESOURCE = "sip"
+UNKNOWN_TEXT = "presence unknown"
+#: Seconds after which a sign of the local user is written down again.
+_SIGN_KEPT = 600.0
+
+
+class Contact:
+    """Owner of one subscriber; answers are shown to its local user and to nobody else.
+
+    :ivar shown: the presence last shown to the local user, None while there was none.
+    """
+
+    __slots__ = (
+        "_around",
+        "_key",
+        "_reach",
+        "_sign_kept",
+        "_stale",
+        "_timer",
+        "foreign",
+        "kind",
+        "local",
+        "shown",
+        "side",
+        "subscriber",
+    )
+
+    def __init__(self, side: WatchingSide, local: JID, foreign: JID) -> None:
+        self.side = side
+        self.local = local
+        self.foreign = foreign
+        self.shown: Availability | None = None
+        self._around = side.around
+        self._sign_kept = 0.0
+        domain = self._around.domain(foreign.domain)
+        self.kind = Kind.load(domain.kind if domain is not None else "simple")
+        target = uri_of(foreign)
+        self.subscriber = Subscriber(
+            side.watching(self.kind),
+            local=f"<{uri_of(self._around.aliases.to_outside(local))}>",
+            remote=f"<{target}>",
+            target=target,
+            contact="",
+        )
+        self._key = ("", "")
+        self._timer: Timer | None = None
+        self._stale: Timer | None = None
+        self._reach = ""  # why the far side could not be reached, in words; "" while it can
+
+    @property
+    def live(self) -> bool:
+        """Whether the far side knows the subscription."""
+        return self.subscriber.phase in (Phase.PENDING, Phase.ACTIVE)
+
+    @property
+    def last_used(self) -> float:
+        """When the local user last gave a sign of being there."""
+        return self.side.last_used(self.local)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the local user is there to see it."""
+        return self.subscriber.refreshing
+
+    # -- what the local user wants -----------------------------------------------------------------
+
+    def subscribe(self) -> None:
+        """Subscribe, or refresh now."""
+        self.subscriber.refreshing = True
+        self.perform(self.subscriber.subscribe(self._around.timers.seconds()))
+
+    def unsubscribe(self) -> None:
+        """End the subscription; the local user hears when it is over."""
+        self.perform(self.subscriber.unsubscribe(self._around.timers.seconds()))
+
+    def come_back(self) -> None:
+        """The local user logged in: a dialog that lives is used at once, a dead one made anew."""
+        subscriber = self.subscriber
+        waiting = subscriber.phase is Phase.RETRY_WAIT and subscriber.due is None
+        subscriber.refreshing = True
+        if subscriber.phase is Phase.IDLE or waiting:
+            self.subscribe()
+        else:
+            self._arm()
+            if self.last_used - self._sign_kept > _SIGN_KEPT:
+                self._write()
+        self.show_again()
+
+    def rest(self) -> None:
+        """The local user has gone: nothing is refreshed, nothing is ended."""
+        self.subscriber.refreshing = False
+        self._arm()
+        self._write()
+
+    def show_again(self) -> None:
+        """Send the present state, once the foreign user has allowed it."""
+        if self.shown is not None and self.side.may_show(self):
+            self._around.home.send(self._stanza(self.shown))
+
+    # -- what the far side says --------------------------------------------------------------------
+
+    def in_dialog(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
+        """Take a NOTIFY, or a BENOTIFY, which is never answered.
+
+        :raises RemoteError: for every other method.
+        """
+        if request.method not in ("NOTIFY", "BENOTIFY"):
+            raise RemoteError(405, "Method Not Allowed", (("Allow", "NOTIFY"),))
+        self._reached()
+        effects = self.subscriber.notify(request, self._around.timers.seconds())
+        self.perform(effects, transaction)
+
+    def response_arrived(self, transaction: object, response: SipResponse) -> None:
+        """An answer to a SUBSCRIBE."""
+        if response.status < 200:
+            return
+        if response.status < 300:
+            self._reached()
+        else:
+            self._refused(response)
+        try:
+            effects = self.subscriber.response(response, self._around.timers.seconds())
+        except RemoteError as error:
+            log.warn(
+                "bad_answer",
+                "an answer to SUBSCRIBE for {foreign} cannot be read: {why}",
+                foreign=str(self.foreign),
+                why=str(error),
+                conversation=response.call_id,
+            )
+            return
+        self.perform(effects)
+
+    def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
+        """A SUBSCRIBE went unanswered."""
+        assert isinstance(transaction, Errand)
+        self._reach = text
+        now = self._around.timers.seconds()
+        self.perform(self.subscriber.failed(transaction.request, text, now))
+
+    def _reached(self) -> None:
+        self._reach = ""
+        if self._stale is not None:
+            self._stale.cancel()
+            self._stale = None
+
+    def _refused(self, response: SipResponse) -> None:
+        self._reach = explain(response)
+        self._around.metrics.count(f"presence.out.refused.{response.status}")
+        if response.status == 403 and self.kind.refuses_by_403:
+            log.warn(
+                "not_allowed_by_partner",
+                "{domain} refuses our SUBSCRIBE with 403: its administrator has to allow"
+                " {ours} (an allow entry or IM provider). Authorizations stay; we try again"
+                " hourly. {why}",
+                domain=self.foreign.domain,
+                ours=self.local.domain,
+                why=self._reach,
+                conversation=response.call_id,
+            )
+
+    # -- effects -----------------------------------------------------------------------------------
+
+    def perform(
+        self, effects: list[SubscriberEffect], transaction: ServerTransaction | None = None
+    ) -> None:
+        """Carry out what the subscriber wants, then write down how it stands."""
+        over = False
+        for effect in effects:
+            if isinstance(effect, SendSubscribe):
+                self._enter()
+                Errand(self._around, effect.request, self).start(None, self.local, self.foreign)
+            elif isinstance(effect, AnswerNotify):
+                if transaction is not None:
+                    self._around.stack.respond(
+                        transaction, effect.status, effect.reason, headers=effect.headers
+                    )
+            elif isinstance(effect, StateChanged):
+                if effect.phase is Phase.ACTIVE:
+                    self.side.allowed(self)
+            elif isinstance(effect, Document):
+                self._document(effect.message)
+            elif isinstance(effect, Setback):
+                self._unreachable()
+            elif isinstance(effect, SubscriptionEnded):
+                over = self._ended(effect)
+        if over:
+            self.leave()
+        elif effects:
+            self._enter()
+            self._arm()
+            self._write()
+
+    def prepare(self) -> None:
+        """Give the subscriber our Contact value; the listeners must be there."""
+        if not self.subscriber.contact:
+            contact = contact_for(self._around, self.local, self.foreign, "")
+            self.subscriber.contact = contact
+
+    def _enter(self) -> None:
+        """Have the requests of the present dialog find us."""
+        key = self.subscriber.key
+        if key == self._key:
+            return
+        if self._key[0]:
+            self._around.dialogs.remove(self._key)
+        self._key = key
+        if key[0]:
+            self._around.dialogs.add(key, self)
+
+    def _document(self, message: SipMessage) -> None:
+        media = message.content_type
+        try:
+            if media is None or media.essence != PIDF_TYPE:
+                raise RemoteError(415, "not a presence document")
+            document = read_pidf(message.body)
+        except RemoteError as error:
+            self._around.metrics.count("presence.bad_document")
+            log.warn(
+                "bad_document",
+                "the presence of {foreign} cannot be read: {why}",
+                foreign=str(self.foreign),
+                why=str(error),
+                conversation=message.call_id,
+            )
+            return
+        self._show(replace(document.availability(self.kind), priority=0))
+
+    def _show(self, availability: Availability) -> None:
+        if availability != self.shown:
+            self.shown = availability
+            self.show_again()
+
+    def _stanza(self, availability: Availability) -> OutStanza:
+        return presence(
+            self.local,
+            JID(self.foreign.local, self.foreign.domain, RESOURCE),
+            type="" if availability.available else "unavailable",
+            show=availability.show,
+            status=availability.status,
+            payload=nick(availability.display_name),
+        )
+
+    def _ended(self, end: SubscriptionEnded) -> bool:
+        """Say what the end means; returns whether the pair is done with."""
+        log.info(
+            "subscription_ended",
+            "{local} watches {foreign} no more: {cause} {status} {reason}",
+            local=str(self.local),
+            foreign=str(self.foreign),
+            cause=end.cause.value,
+            status=end.status or "",
+            reason=end.reason,
+        )
+        if end.cause is EndCause.UNSUBSCRIBED:
+            self._hide()
+            self.side.unsubscribed(self)
+            return True
+        if self.subscriber.phase is Phase.IDLE:
+            self._hide()
+            self.side.refused(self)
+            return True
+        if self.wanted:
+            self._unreachable()
+        else:
+            self.shown = None  # it lapsed while nobody looked
+        return False
+
+    def _hide(self) -> None:
+        if self.shown is not None and self.shown.available:
+            self._show(Availability(False))
+
+    def _unreachable(self) -> None:
+        """What is shown stays for a while, then becomes unknown."""
+        if self._stale is None and self.shown is not None:
+            pause = self._around.config.presence.stale_after
+            self._stale = self._around.timers.after(pause, self._gone_stale)
+
+    def _gone_stale(self) -> None:
+        self._stale = None
+        self._show(Availability(False, status=UNKNOWN_TEXT))
+        self._write()
+
+    def _arm(self) -> None:
+        due = self.subscriber.due
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            pause = max(0.0, due - self._around.timers.seconds())
+            self._timer = self._around.timers.after(pause, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        now = self._around.timers.seconds()
+        if self.wanted and self.side.logged_out(self, now):
+            self.subscriber.refreshing = False
+        due = self.subscriber.due
+        if not self.wanted and self.subscriber.phase is Phase.RETRY_WAIT:
+            return
+        if due is not None and due <= now:
+            self.perform(self.subscriber.handle_timer(now))
+        if self._timer is None:
+            self._arm()
+
+    def leave(self) -> None:
+        """Forget everything but the authorization."""
+        for timer in (self._timer, self._stale):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._stale = None
+        if self._key[0]:
+            self._around.dialogs.remove(self._key)
+            self._key = ("", "")
+        self.side.forget(self)
+        key = pair_key(str(self.local), str(self.foreign))
+        self._around.store.write([Delete(OutboundSubscriptionRecord, key)])
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        subscriber = self.subscriber
+        dialog = subscriber.dialog
+        self._sign_kept = self.last_used
+        record = OutboundSubscriptionRecord(
+            local=str(self.local),
+            foreign=str(self.foreign),
+            dialog=None if dialog is None else dialog_record(dialog.snapshot()),
+            state=subscriber.phase.name,
+            expires_at=subscriber.expires_at or 0.0,
+            last_state=encode_state(self.shown) if self.shown is not None else "",
+            wanted=self.wanted,
+            last_used=self.last_used,
+        )
+        self._around.store.write([Put(record)])
+
+    def restore(self, record: OutboundSubscriptionRecord) -> None:
+        """Stand as the store remembers; nothing is sent yet."""
+        now = self._around.timers.seconds()
+        values = {
+            "local": self.subscriber.local,
+            "remote": self.subscriber.remote,
+            "target": self.subscriber.target,
+            "contact": "",
+            "phase": record.state,
+            "expires_at": record.expires_at,
+            "retry_at": None,
+            "dialog": None if record.dialog is None else dialog_values(record.dialog),
+        }
+        self.subscriber = Subscriber.restore(self.subscriber.watching, values, now)
+        if self.subscriber.dialog is not None:
+            self.subscriber.dialog.skip_numbers(CSEQ_GAP)
+        self.subscriber.refreshing = record.wanted
+        self.shown = decode_state(record.last_state)
+        self._enter()
+
+    def view(self) -> dict[str, object]:
+        """Return the subscription for ``impfedctl subscriptions``."""
+        now = self._around.timers.seconds()
+        expires_at = self.subscriber.expires_at
+        words = "unknown"
+        if self.shown is not None:
+            words = " ".join(filter(None, (self.shown.show or "available", self.shown.status)))
+            words = words if self.shown.available else "offline"
+        return {
+            "direction": "out",
+            "local": str(self.local),
+            "foreign": str(self.foreign),
+            "state": self.subscriber.phase.value.lower(),
+            "decision": self.side.authorizations.outbound((self.local, self.foreign)),
+            "expires_in": None if expires_at is None else round(expires_at - now),
+            "wanted": self.wanted,
+            "shown": words,
+            "call_id": self.subscriber.call_id,
+            "trouble": self._reach,
+        }

@@ -1,0 +1,133 @@
+"""Presence between local users and foreign SIP domains, both directions (SPEC section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from impfed.core.errors import RemoteError
+from impfed.gateway.authorization import Authorizations
+from impfed.gateway.presence_in import WatchedSide
+from impfed.gateway.presence_out import WatchingSide
+from impfed.gateway.surroundings import Surroundings
+from impfed.interwork.availability import Availability
+from impfed.sip.message import SipRequest
+from impfed.sip.transaction import ServerTransaction
+from impfed.store.api import IStore
+from impfed.store.records import (
+    AuthorizationRecord,
+    InboundSubscriptionRecord,
+    OutboundSubscriptionRecord,
+)
+from impfed.transport.flow import Flow
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import Stanza, error_of, error_reply
+
+_NICK = "http://jabber.org/protocol/nick"
+
+
+class PresenceGateway:
+    """Sends every SUBSCRIBE and every presence stanza to the direction that it belongs to.
+
+    :param around: the node's collaborators.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self.authorizations = Authorizations(around.store, around.timers.seconds)
+        self.watched = WatchedSide(around, self.authorizations)
+        self.watching = WatchingSide(around, self.authorizations)
+        self._stanzas: dict[str, Callable[[Stanza], None]] = {
+            "": partial(self._presence, True),
+            "unavailable": partial(self._presence, False),
+            "subscribe": self.watching.subscribe,
+            "unsubscribe": lambda stanza: self.watching.unsubscribe(_pair(stanza)),
+            "probe": lambda stanza: self.watching.probe(_pair(stanza)),
+            "subscribed": lambda stanza: self.watched.approved(_pair(stanza)),
+            "unsubscribed": lambda stanza: self.watched.declined(_pair(stanza)),
+            "error": self._error,
+        }
+
+    def subscribe_arrived(
+        self,
+        transaction: ServerTransaction,
+        request: SipRequest,
+        flow: Flow,
+        local: JID,
+        foreign: JID,
+    ) -> None:
+        """Take a SUBSCRIBE outside any dialog.
+
+        :raises RemoteError: when it is refused at once.
+        """
+        self.watched.subscribe_arrived(transaction, request, flow, local, foreign)
+
+    def stanza_arrived(self, stanza: Stanza) -> None:
+        """Take a presence stanza of a local user to a foreign one; unknown types are dropped."""
+        handle = self._stanzas.get(stanza.type)
+        if handle is None or not stanza.from_.local or not stanza.to.local:
+            return
+        try:
+            handle(stanza)
+        except RemoteError as error:
+            # An address without a SIP form: only who asks for something is told.
+            if stanza.type == "subscribe":
+                reply = error_reply(stanza, "jid-malformed", text=error.reason)
+                self._around.home.send(reply)
+
+    def _presence(self, available: bool, stanza: Stanza) -> None:
+        local, resource = stanza.from_.bare, stanza.from_.resource
+        availability = Availability(False)
+        if available:
+            availability = Availability(
+                True,
+                (stanza.text("show") or "").strip(),
+                (stanza.text("status") or "").strip(),
+                _priority(stanza),
+                (stanza.text("nick", _NICK) or "").strip(),
+            )
+        self.watched.presence_arrived((local, stanza.to.bare), resource, availability)
+        self.watching.local_presence(local, resource, available)
+
+    def _error(self, stanza: Stanza) -> None:
+        self.watched.error_arrived(_pair(stanza), error_of(stanza).condition)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    @inlineCallbacks
+    def load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
+        """Take in what the store kept; before the first request or stanza arrives."""
+        self.authorizations.load((yield store.load(AuthorizationRecord)))
+        self.watched.load((yield store.load(InboundSubscriptionRecord)))
+        self.watching.load((yield store.load(OutboundSubscriptionRecord)))
+
+    def resume(self) -> None:
+        """Go on where the last run stopped; the listeners stand."""
+        self.watched.resume()
+        self.watching.resume()
+
+    def stop(self) -> None:
+        """Nothing more is done; every change is with the store already."""
+
+    def link_up(self, domains: frozenset[str]) -> None:
+        """A home server with these local domains is reachable."""
+        self.watched.link_up(domains)
+        self.watching.link_up(domains)
+
+    def view(self) -> list[dict[str, object]]:
+        """Return all subscriptions of both directions, for ``impfedctl subscriptions``."""
+        return [*self.watched.view(), *self.watching.view()]
+
+
+def _pair(stanza: Stanza) -> tuple[JID, JID]:
+    return (stanza.from_.bare, stanza.to.bare)
+
+
+def _priority(stanza: Stanza) -> int:
+    try:
+        return max(-128, min(127, int(stanza.text("priority") or "0")))
+    except ValueError:
+        return 0

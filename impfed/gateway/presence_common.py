@@ -1,0 +1,170 @@
+"""What both directions of presence share: how requests find their way, and states as text."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol
+
+import msgspec
+
+from impfed.core.errors import LocalError
+from impfed.core.log import EventLog
+from impfed.gateway.surroundings import Surroundings
+from impfed.interwork.address import uri_of
+from impfed.interwork.availability import Availability
+from impfed.routing.api import Reject, RouteQuery
+from impfed.routing.router import Resolution
+from impfed.sip.message import OutgoingRequest, SipResponse
+from impfed.sip.target import Hop
+from impfed.sip.transaction import FailureCause
+from impfed.store.records import DialogRecord
+from impfed.transport.flow import Flow
+from impfed.xmpp.jid import JID
+from impfed.xmpp.xmltext import xml_text
+
+log = EventLog("impfed.gateway")
+
+#: Numbers that are skipped after a restart, for the last ones used may not have been written down.
+CSEQ_GAP = 1000
+
+#: Contacts, and watchers, that one local user may have.
+PER_USER = 1000
+
+_NICK = "http://jabber.org/protocol/nick"
+#: Answers after which the next hop in order is tried.
+_NEXT_HOP = frozenset({500, 503, 504})
+
+
+class RequestUser(Protocol):
+    """Whoever wants to know what became of a request."""
+
+    def response_arrived(self, transaction: object, response: SipResponse) -> None:
+        """An answer came; called once more for each provisional one."""
+        ...
+
+    def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
+        """No answer came."""
+        ...
+
+
+class Errand:
+    """One request on its way over the hops of a domain, one after the other.
+
+    A request that could not be sent, or that a hop answered with 500, 503 or 504, goes to the next
+    hop (RFC 3263 section 4.3).  Its user hears of the last outcome only.
+
+    :param path: the flow of the dialog; used while it lives.
+    """
+
+    __slots__ = ("_around", "_hops", "_user", "request")
+
+    def __init__(self, around: Surroundings, request: OutgoingRequest, user: RequestUser) -> None:
+        self._around = around
+        self.request = request
+        self._user = user
+        self._hops: list[Hop] = []
+
+    def start(self, path: Flow | None, local: JID, foreign: JID) -> None:
+        """Send the request over a flow that lives, else to where the routes say."""
+        if path is not None and path.alive:
+            self._send(path)
+            return
+        query = RouteQuery(self.request.method, str(local), str(foreign))
+        self._around.resolve(query, self._resolved)
+
+    def _resolved(self, resolution: Resolution) -> None:
+        if isinstance(resolution, Reject):
+            self._fail_later(resolution.reason)
+            return
+        self._hops = list(resolution)
+        if not self._hops:
+            self._fail_later("no route")
+        else:
+            self._send(self._hops.pop(0))
+
+    def _send(self, destination: Flow | Hop) -> None:
+        try:
+            self._around.stack.request(self.request, destination, self)
+        except LocalError as error:
+            log.error("unsendable", "a request cannot be sent: {why}", why=str(error))
+            self._fail_later(str(error))
+
+    def _fail_later(self, text: str) -> None:
+        fail = partial(self._user.request_failed, self, FailureCause.TRANSPORT, text)
+        self._around.timers.after(0.0, fail)
+
+    def response_arrived(self, transaction: object, response: SipResponse) -> None:
+        """Hand the answer on, or try the next hop."""
+        if response.status in _NEXT_HOP and self._hops:
+            self._send(self._hops.pop(0))
+        else:
+            self._user.response_arrived(self, response)
+
+    def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
+        """Try the next hop, or hand the failure on."""
+        if self._hops:
+            self._send(self._hops.pop(0))
+        else:
+            self._user.request_failed(self, cause, text)
+
+
+def sip_user(uri: str) -> str:
+    """Return the user part of a ``sip:`` URI as written, for a Contact."""
+    return uri.partition(":")[2].rpartition("@")[0]
+
+
+def contact_for(around: Surroundings, local: JID, foreign: JID, transport: str) -> str:
+    """Return our Contact value for a local user.
+
+    :param transport: "" for the one that the foreign domain's next hop wants.
+    :raises LocalError: when there is no listener at all.
+    """
+    if not transport:
+        domain = around.domain(foreign.domain)
+        hop = domain.next_hop if domain is not None else None
+        transport = hop.transport if hop is not None else "tls"
+    user = sip_user(uri_of(around.aliases.to_outside(local)))
+    for choice in (transport, "tls", "tcp"):
+        try:
+            return around.stack.contact(user, choice)
+        except LocalError:  # no listener for it
+            continue
+    return around.stack.contact(user, "udp")
+
+
+def encode_state(availability: Availability) -> str:
+    """Return an availability as text for the store."""
+    values = (
+        availability.available,
+        availability.show,
+        availability.status,
+        availability.priority,
+        availability.display_name,
+    )
+    return msgspec.json.encode(values).decode("utf-8")
+
+
+def decode_state(text: str) -> Availability | None:
+    """Return the availability that :func:`encode_state` wrote, None for "" or anything else."""
+    try:
+        values = msgspec.json.decode(text.encode(), type=tuple[bool, str, str, int, str])
+    except msgspec.MsgspecError:
+        return None
+    return Availability(*values)
+
+
+def dialog_record(values: dict[str, object]) -> DialogRecord:
+    """Return a dialog's snapshot as a record."""
+    return msgspec.convert(values, DialogRecord)
+
+
+def dialog_values(record: DialogRecord) -> dict[str, object]:
+    """Return a record as a dialog's snapshot."""
+    values = msgspec.structs.asdict(record)
+    del values["v"]
+    return values
+
+
+def nick(display_name: str) -> str:
+    """Return an XEP-0172 nickname element, serialised; "" for no name."""
+    return f'<nick xmlns="{_NICK}">{xml_text(display_name)}</nick>' if display_name else ""

@@ -1,0 +1,219 @@
+"""We watch them: a local user's contacts at foreign domains, one SUBSCRIBE for each pair (SPEC 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from impfed.core.log import EventLog
+from impfed.gateway.authorization import Authorizations, Pair
+from impfed.gateway.contact import Contact
+from impfed.gateway.presence_common import PER_USER
+from impfed.gateway.surroundings import Surroundings
+from impfed.interwork.availability import Kind
+from impfed.sip.subscription import Phase, RetryPolicy, Watching
+from impfed.store.api import Delete
+from impfed.store.records import OutboundSubscriptionRecord
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import Stanza, error_reply, presence
+
+log = EventLog("impfed.gateway")
+
+#: Subscriptions that are refreshed in a second after a restart; a partner that has not listed us
+#: by name bears 20 messages a second, and each refresh brings a NOTIFY.
+PACE = 10.0
+
+#: Answers to SUBSCRIBE that a presentity gives for good (RFC 8048 section 5.2.2).
+_FINAL = frozenset({403, 489, 603})
+
+
+class WatchingSide:
+    """Every contact of every local user."""
+
+    def __init__(self, around: Surroundings, authorizations: Authorizations) -> None:
+        self.around = around
+        self.authorizations = authorizations
+        self._contacts: dict[Pair, Contact] = {}
+        self._by_local: dict[JID, dict[JID, Contact]] = {}
+        self._online: dict[JID, set[str]] = {}
+        self._last_used: dict[JID, float] = {}
+        self._watching: dict[str, Watching] = {}
+
+    def watching(self, kind: Kind) -> Watching:
+        """Return what all subscriptions at domains of a kind share."""
+        watching = self._watching.get(kind.name)
+        if watching is None:
+            final = _FINAL - {403} if kind.refuses_by_403 else _FINAL
+            watching = self._watching[kind.name] = Watching(
+                self.around.ids,
+                retry=RetryPolicy(final_statuses=final),
+                expires=self.around.config.presence.expires,
+            )
+        return watching
+
+    def contact(self, key: Pair) -> Contact | None:
+        """Return a pair's contact."""
+        return self._contacts.get(key)
+
+    # -- from the local user -----------------------------------------------------------------------
+
+    def subscribe(self, stanza: Stanza) -> None:
+        """The local user wants to see the foreign one."""
+        key = (stanza.from_.bare, stanza.to.bare)
+        contact = self._contacts.get(key)
+        if contact is None:
+            if len(self._by_local.get(key[0], ())) >= PER_USER:
+                text = f"you have {PER_USER} contacts at other organisations already"
+                self.around.home.send(error_reply(stanza, "resource-constraint", "wait", text))
+                return
+            contact = self._make(key)
+        self._sign(key[0])
+        if contact.live and self.authorizations.outbound(key) == "approved":
+            self._say(key, "subscribed")
+            contact.show_again()
+            return
+        self.authorizations.decide_outbound(key, "pending")
+        contact.prepare()
+        contact.subscribe()
+
+    def unsubscribe(self, key: Pair) -> None:
+        """The local user does not want to see the foreign one any more."""
+        self.authorizations.decide_outbound(key, "none")
+        contact = self._contacts.get(key)
+        if contact is not None:
+            contact.unsubscribe()
+
+    def probe(self, key: Pair) -> None:
+        """The local user logged in, and his server asks how the contact is."""
+        contact = self._contacts.get(key)
+        if contact is None:
+            if self.authorizations.outbound(key) == "declined":
+                self._say(key, "unsubscribed")
+                return
+            if len(self._by_local.get(key[0], ())) >= PER_USER:
+                return
+            # His roster says that he may see the contact; we have lost that, or never knew.
+            contact = self._make(key)
+        self._sign(key[0])
+        contact.prepare()
+        contact.come_back()
+
+    def local_presence(self, local: JID, resource: str, available: bool) -> None:
+        """A sign of the local user, or that one of his clients has gone."""
+        if local not in self._by_local:
+            return
+        self._sign(local)
+        online = self._online.setdefault(local, set())
+        if available:
+            online.add(resource)
+            return
+        known = bool(online)
+        online.discard(resource)
+        if not resource:
+            online.clear()
+        if known and not online:
+            for contact in self._by_local[local].values():
+                contact.rest()
+
+    def _sign(self, local: JID) -> None:
+        self._last_used[local] = self.around.timers.seconds()
+
+    def last_used(self, local: JID) -> float:
+        """When a local user last gave a sign of being there."""
+        return self._last_used.get(local, 0.0)
+
+    def logged_out(self, contact: Contact, now: float) -> bool:
+        """Whether the local user counts as gone: no client known, and no sign for long."""
+        if self._online.get(contact.local):
+            return False
+        return now - contact.last_used > self.around.config.presence.logout_after
+
+    # -- from the far side -------------------------------------------------------------------------
+
+    def allowed(self, contact: Contact) -> None:
+        """The foreign user lets the local one see him; told once."""
+        key = (contact.local, contact.foreign)
+        if self.authorizations.outbound(key) != "approved":
+            self.authorizations.decide_outbound(key, "approved")
+            self._say(key, "subscribed")
+            contact.show_again()
+
+    def may_show(self, contact: Contact) -> bool:
+        """Whether the foreign user has allowed the local one to see him."""
+        return self.authorizations.outbound((contact.local, contact.foreign)) == "approved"
+
+    def refused(self, contact: Contact) -> None:
+        """The foreign user does not, for good."""
+        key = (contact.local, contact.foreign)
+        self.authorizations.decide_outbound(key, "declined")
+        self._say(key, "unsubscribed")
+
+    def unsubscribed(self, contact: Contact) -> None:
+        """The end that the local user wanted has come."""
+        key = (contact.local, contact.foreign)
+        self.authorizations.decide_outbound(key, "none")
+        self._say(key, "unsubscribed")
+
+    def _say(self, key: Pair, type: str) -> None:
+        local, foreign = key
+        self.around.home.send(presence(local, foreign, type=type))
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def _make(self, key: Pair) -> Contact:
+        local, foreign = key
+        contact = Contact(self, local, foreign)
+        self._contacts[key] = contact
+        self._by_local.setdefault(local, {})[foreign] = contact
+        return contact
+
+    def forget(self, contact: Contact) -> None:
+        """A contact is done with."""
+        self._contacts.pop((contact.local, contact.foreign), None)
+        contacts = self._by_local.get(contact.local, {})
+        contacts.pop(contact.foreign, None)
+        if not contacts:
+            self._by_local.pop(contact.local, None)
+            self._online.pop(contact.local, None)
+            self._last_used.pop(contact.local, None)
+
+    def load(self, records: Iterable[OutboundSubscriptionRecord]) -> None:
+        """Take in the subscriptions that stood, so that their dialogs are known at once."""
+        for record in records:
+            key = (JID.parse(record.local), JID.parse(record.foreign))
+            gone = record.state == Phase.ENDING.name
+            if gone or self.around.domain(key[1].domain) is None:
+                change = Delete(OutboundSubscriptionRecord, record.key)
+                self.around.store.write([change])
+                continue
+            if record.last_used > self.last_used(key[0]):
+                self._last_used[key[0]] = record.last_used
+            self._make(key).restore(record)
+
+    def resume(self) -> None:
+        """Refresh what stood, inside the dialogs: who was there most recently comes first."""
+        now = self.around.timers.seconds()
+        contacts = sorted(self._contacts.values(), key=lambda contact: -contact.last_used)
+        turn = 0
+        for contact in contacts:
+            contact.prepare()
+            if not contact.wanted or self.logged_out(contact, now):
+                contact.rest()
+                continue
+            self.around.timers.after(turn / PACE, partial(self._resume_one, contact))
+            turn += 1
+
+    def _resume_one(self, contact: Contact) -> None:
+        still_there = self._contacts.get((contact.local, contact.foreign)) is contact
+        if still_there and contact.wanted:
+            contact.subscribe()
+
+    def link_up(self, domains: frozenset[str]) -> None:
+        """A home server is reachable again: its users are shown what they may have missed."""
+        for contact in list(self._contacts.values()):
+            if contact.local.domain in domains and contact.wanted:
+                contact.show_again()
+
+    def view(self) -> list[dict[str, object]]:
+        """Return all subscriptions, for ``impfedctl subscriptions``."""
+        return [contact.view() for contact in self._contacts.values()]

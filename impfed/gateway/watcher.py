@@ -1,0 +1,282 @@
+"""One subscription dialog of somebody outside who watches a local user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.gateway.presence_common import Errand, decode_state, dialog_record, encode_state
+from impfed.gateway.surroundings import Surroundings
+from impfed.interwork.availability import OFFLINE
+from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse
+from impfed.sip.subscription import (
+    AnswerSubscribe,
+    Notifier,
+    NotifierEffect,
+    NotifyFailed,
+    SendNotify,
+    Watch,
+    WatchEnded,
+)
+from impfed.sip.transaction import FailureCause, ServerTransaction
+from impfed.store.api import Delete, Put
+from impfed.store.records import InboundSubscriptionRecord
+from impfed.transport.flow import Flow
+from impfed.xmpp.jid import JID
+
+if TYPE_CHECKING:
+    from impfed.gateway.presence_in import WatchedPair
+
+log = EventLog("impfed.gateway")
+
+#: Pauses in seconds before a NOTIFY that could not be sent is tried again; doubled each time.
+_FIRST_RETRY, _LAST_RETRY = 15.0, 240.0
+
+
+class Watcher:
+    """Owner of one notifier; several of one foreign user share a :class:`WatchedPair`.
+
+    :ivar path: the flow that its last SUBSCRIBE came by; None after a restart.
+    :ivar shown: the state last sent, as text; "" when nothing was.
+    """
+
+    __slots__ = (
+        "_around",
+        "_failures",
+        "_retry",
+        "_timer",
+        "accept",
+        "notifier",
+        "pair",
+        "path",
+        "shown",
+    )
+
+    def __init__(
+        self, pair: WatchedPair, notifier: Notifier, path: Flow | None, accept: str
+    ) -> None:
+        self.pair = pair
+        self.notifier = notifier
+        self.path = path
+        self.accept = accept
+        self.shown = ""
+        self._around = pair.side.around
+        self._timer: Timer | None = None
+        self._retry: Timer | None = None
+        self._failures = 0
+
+    @property
+    def foreign(self) -> JID:
+        """Who watches."""
+        return self.pair.key[1]
+
+    @property
+    def pending(self) -> bool:
+        """Whether the local user has not decided yet."""
+        return self.notifier.state is Watch.PENDING
+
+    def enter(self) -> None:
+        """Make the dialog known."""
+        self.pair.watchers.append(self)
+        self._around.dialogs.add(self.notifier.key, self)
+
+    def in_dialog(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
+        """Take a refresh, or the end.
+
+        :raises RemoteError: with what to answer instead.
+        """
+        if request.method != "SUBSCRIBE":
+            raise RemoteError(405, "Method Not Allowed", (("Allow", "SUBSCRIBE"),))
+        pair = self.pair
+        effects = self.notifier.resubscribe(request, self._around.timers.seconds(), pair.document())
+        self.path = flow
+        if not self.pending:
+            visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
+            self.shown = encode_state(visible) if visible is not None else ""
+        self.perform(effects, transaction)
+        if not pair.known and not self.pending and self in pair.watchers:
+            pair.when_known(pair.show)
+
+    def show(self, state: str) -> None:
+        """Send the pair's state unless it is what was sent last."""
+        if self.notifier.state is not Watch.ACTIVE or state == self.shown:
+            return
+        self.shown = state
+        document = self.pair.document()
+        self.perform(self.notifier.publish(document, self._around.timers.seconds()))
+
+    def approve(self) -> None:
+        """The local user has decided: the subscription is active, whatever the decision shows."""
+        if not self.pending:
+            return
+        visible = self.pair.visible()
+        self.shown = encode_state(visible) if visible is not None else ""
+        document = self.pair.document()
+        self.perform(self.notifier.approve(self._around.timers.seconds(), document))
+
+    def end(self, reason: str) -> None:
+        """End the subscription from our side."""
+        self.perform(self.notifier.end(reason, self._around.timers.seconds()))
+
+    # -- effects -----------------------------------------------------------------------------------
+
+    def perform(
+        self, effects: list[NotifierEffect], transaction: ServerTransaction | None = None
+    ) -> None:
+        """Carry out what the notifier wants, then write down how it stands."""
+        ended = False
+        for effect in effects:
+            if isinstance(effect, SendNotify):
+                self._send(effect.request)
+            elif isinstance(effect, AnswerSubscribe):
+                if transaction is not None:
+                    self._around.stack.respond(
+                        transaction,
+                        effect.status,
+                        effect.reason,
+                        to_tag=effect.to_tag,
+                        headers=effect.headers,
+                    )
+            elif isinstance(effect, NotifyFailed):
+                self._failed(effect)
+            elif isinstance(effect, WatchEnded):
+                ended = True
+                self._leave(effect.reason)
+        if effects and not ended:
+            self.arm()
+            self._write()
+
+    def _send(self, request: OutgoingRequest) -> None:
+        if self.pending and self.pair.kind.pending_document:
+            # Microsoft's clients want a document even where there is nothing to tell.
+            document = self.pair.neutral()
+            request.headers = (*request.headers, ("Content-Type", document.content_type))
+            request.body = document.body
+        Errand(self._around, request, self).start(self.path, *self.pair.key)
+
+    def response_arrived(self, transaction: object, response: SipResponse) -> None:
+        """An answer to a NOTIFY."""
+        if 200 <= response.status < 300:
+            self._failures = 0
+        self.perform(self.notifier.answered(response, self._around.timers.seconds()))
+
+    def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
+        """A NOTIFY went unanswered."""
+        assert isinstance(transaction, Errand)
+        timeout = cause is FailureCause.TIMEOUT
+        now = self._around.timers.seconds()
+        self.perform(self.notifier.failed(transaction.request, timeout, text, now))
+
+    def _failed(self, failure: NotifyFailed) -> None:
+        """The watcher has not seen the last state: once more, after a while."""
+        log.info(
+            "notify_failed",
+            "{foreign} was not told of {local}: {status} {why}",
+            foreign=str(self.foreign),
+            local=str(self.pair.key[0]),
+            status=failure.status,
+            why=failure.reason,
+            conversation=self.notifier.dialog.call_id,
+        )
+        pause = min(_LAST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures, 8))
+        self._failures += 1
+        if self._retry is None or not self._retry.active:
+            self._retry = self._around.timers.after(pause, self._again)
+
+    def _again(self) -> None:
+        if self.notifier.state is not Watch.ACTIVE or self.notifier.busy:
+            return
+        visible = self.pair.visible()
+        self.shown = encode_state(visible) if visible is not None else ""
+        document = self.pair.document()
+        self.perform(self.notifier.publish(document, self._around.timers.seconds()))
+
+    def arm(self) -> None:
+        """Have the expiry noticed."""
+        due = self.notifier.due
+        timer = self._timer
+        if due is None:
+            if timer is not None:
+                timer.cancel()
+            return
+        if timer is not None and timer.active:
+            if due >= timer.when:
+                timer.postpone(due)
+                return
+            timer.cancel()
+        delay = max(0.0, due - self._around.timers.seconds())
+        self._timer = self._around.timers.after(delay, self._due)
+
+    def _due(self) -> None:
+        self.perform(self.notifier.handle_timer(self._around.timers.seconds()))
+        self.arm()
+
+    def _leave(self, reason: str) -> None:
+        """The subscription is over: the dialog is forgotten, the authorization stays."""
+        for timer in (self._timer, self._retry):
+            if timer is not None:
+                timer.cancel()
+        self._around.dialogs.remove(self.notifier.key)
+        record = self.record()
+        self.forget_record(self._around, record)
+        pair = self.pair
+        if self in pair.watchers:
+            pair.watchers.remove(self)
+        if not pair.watchers:
+            pair.side.forget(pair)
+        log.info(
+            "unwatched",
+            "{foreign} watches {local} no more: {reason}",
+            foreign=str(self.foreign),
+            local=str(pair.key[0]),
+            reason=reason,
+            conversation=self.notifier.dialog.call_id,
+        )
+
+    # -- the store ---------------------------------------------------------------------------------
+
+    def record(self) -> InboundSubscriptionRecord:
+        """Return the subscription as the store keeps it."""
+        notifier = self.notifier
+        local, foreign = self.pair.key
+        return InboundSubscriptionRecord(
+            local=str(local),
+            foreign=str(foreign),
+            dialog=dialog_record(notifier.dialog.snapshot()),
+            state="pending" if self.pending else "active",
+            event_id=notifier.event.partition(";id=")[2],
+            expires_at=notifier.expires_at,
+            accept=self.accept,
+            last_state=self.shown,
+        )
+
+    def _write(self) -> None:
+        if self.notifier.state in (Watch.PENDING, Watch.ACTIVE):
+            self._around.store.write([Put(self.record())])
+        elif self.notifier.state is Watch.ENDING:
+            self.forget_record(self._around, self.record())
+
+    @staticmethod
+    def forget_record(around: Surroundings, record: InboundSubscriptionRecord) -> None:
+        """Take a subscription out of the store."""
+        around.store.write([Delete(InboundSubscriptionRecord, record.key)])
+
+    def view(self) -> dict[str, object]:
+        """Return the subscription for ``impfedctl subscriptions``."""
+        state = decode_state(self.shown)
+        words = "unknown"
+        if state is not None:
+            words = " ".join(filter(None, (state.show or "available", state.status)))
+            words = words if state.available else "offline"
+        return {
+            "direction": "in",
+            "local": str(self.pair.key[0]),
+            "foreign": str(self.foreign),
+            "state": self.notifier.state.value.lower(),
+            "decision": self.pair.side.authorizations.inbound(self.pair.key),
+            "expires_in": round(self.notifier.expires_at - self._around.timers.seconds()),
+            "shown": words,
+            "call_id": self.notifier.dialog.call_id,
+        }
