@@ -231,4 +231,6 @@ class Node(MultiService):
         """Find messages by id or address: those on their way first, then the ledger."""
         waiting = self.im.on_their_way(text)
         answer = self.store.ledger(address=text) if "@" in text else self.store.ledger(id=text)
+        if "@" in text:  # a Call-ID may look like an address (RFC 3261 section 8.1.1.4)
+            answer.addCallback(lambda entries: entries or self.store.ledger(id=text))
         return answer.addCallback(lambda entries: waiting + entries)

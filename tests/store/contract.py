@@ -205,6 +205,13 @@ class StoreContract:
         self.assertEqual(len((yield self.store.load(OutboxRecord))), 20)
 
     @inlineCallbacks
+    def test_stop_twice(self) -> Any:
+        """Stopping what does not run does nothing."""
+        yield self.stop()
+        yield self.store.stop()
+        yield self.make_store().stop()
+
+    @inlineCallbacks
     def test_stopped_store_refuses_in_words(self) -> Any:
         """After the stop writes and questions fail with STOPPED."""
         yield self.stop()

@@ -262,7 +262,7 @@ class FileTests(TestCase):
         yield self.store._ask(self.store._file.commit, [broken])
         loaded = yield self.store.load(DialogRecord)
         self.assertEqual([record.call_id for record in loaded], ["b"])
-        rows = yield self.store._ask(self.store._file.rows, "dialog")
+        rows = yield self.store._ask(lambda: list(self.store._file.rows("dialog")))
         self.assertEqual([key for key, _ in rows], ["a|lt", "b|lt"])
 
     @inlineCallbacks
