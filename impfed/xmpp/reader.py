@@ -40,11 +40,13 @@ class ReaderLimits:
     :ivar header: octets up to the end of the stream's opening tag.
     :ivar stanza: octets of one stanza; a stanza of this size passes, one 8 KiB longer never does.
     :ivar depth: elements within one another, the stanza itself included.
+    :ivar attributes: attributes of one element.
     """
 
     header: int = 16 * 1024
     stanza: int = 256 * 1024
     depth: int = 64
+    attributes: int = 128
 
 
 class XmppStreamError(RemoteError):
@@ -134,6 +136,8 @@ class _Prolog:
     def feed(self, data: bytes) -> bytes | None:
         """Take octets; once the opening tag is complete return it with all that follows."""
         self._data += data
+        if self._data.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):
+            raise XmppStreamError("unsupported-encoding", "UTF-16 or UTF-32 is not UTF-8")
         try:
             self._parser.Parse(data, False)
         except _RootSeen:
@@ -223,6 +227,7 @@ class StanzaReader:
         self._root: Element | None = None
         self._depth = 0
         self._size = 0  # octets since the last complete stanza
+        self._equals = 0  # equals signs among them: no fewer than attributes
         self._held: list[bytes] = []  # octets that cannot complete anything yet
         self._between = False  # the last octet read ended an element at stream level
         self._last: Element | None = None  # complete, but what follows it has not been looked at
@@ -269,7 +274,7 @@ class StanzaReader:
         if b">" not in piece:
             # No element ends here, so nothing can be complete: parsing can wait.  This also keeps a
             # token that comes octet by octet from being read from its start each time.
-            if self._between and piece.isspace():
+            if self._between and not self._held and piece.isspace():
                 return
             self._held.append(piece)
             self._grow(len(piece))
@@ -280,12 +285,13 @@ class StanzaReader:
             self._size -= len(held)
             piece = held + piece
         before = len(items)
+        self._equals += piece.count(b"=")
         self._parser.feed(piece)
         if self._flush is not None:
             self._flush()
         self._read_events(items)
         if len(items) > before:
-            self._size = 0
+            self._size = self._equals = 0
         else:
             self._grow(len(piece))
         self._between = self._depth == 1 and piece.endswith(b">")
@@ -298,6 +304,9 @@ class StanzaReader:
     def _read_events(self, items: list[StreamItem]) -> None:
         depth = self._depth
         deepest = self._limits.depth + 1
+        many = self._limits.attributes
+        if self._equals <= many:
+            many = 0  # no element can have too many
         try:
             for event, element in self._parser.read_events():
                 if event == "end":
@@ -308,8 +317,11 @@ class StanzaReader:
                         self._check_between()
                         self._ended = True
                         items.append(StreamEnd())
+                        return
                 elif event == "start":
                     depth += 1
+                    if many and len(element.keys()) > many:
+                        raise XmppStreamError("policy-violation", "too many attributes")
                     if depth == 2:
                         if element.tag == _STREAM:
                             raise XmppStreamError("bad-format", "a second stream header")
