@@ -133,14 +133,17 @@ class Dispatch(Service, FlowOwner):
         data = response_bytes(transaction.request, status, reason, tag, headers, body)
         self._perform(self.transactions.respond(transaction, status, data, self._reactor.seconds()))
 
-    def advertised(self, transport: str) -> tuple[str, int]:
+    def advertised(self, transport: str, listener: str = "") -> tuple[str, int]:
         """Return host and port that peers are told for a transport.
 
+        :param listener: name of the listener to tell of; the transport's first one if empty.
         :raises LocalError: when there is no listener for it.
         """
-        for listener in self._listeners.values():
-            if listener.transport == transport:
-                return self._advertised(listener)
+        if listener in self._listeners:
+            return self._advertised(self._listeners[listener])
+        for config in self._listeners.values():
+            if config.transport == transport:
+                return self._advertised(config)
         raise LocalError(f"there is no {transport} listener whose address could be advertised")
 
     # Sending
@@ -159,11 +162,7 @@ class Dispatch(Service, FlowOwner):
         return self.pool.flow(Target.of_hop(destination))
 
     def _via(self, flow: Flow, branch: str) -> str:
-        listener = self._listeners.get(flow.listener)
-        if listener is None:
-            host, port = self.advertised(flow.transport)
-        else:
-            host, port = self._advertised(listener)
+        host, port = self.advertised(flow.transport, flow.listener)
         rport = "" if flow.reliable else ";rport"
         sent_by = f"{bracketed(host)}:{port}"
         return f"SIP/2.0/{flow.transport.upper()} {sent_by};branch={branch}{rport}"
@@ -203,9 +202,7 @@ class Dispatch(Service, FlowOwner):
             names: tuple[str, ...] = ()
             if flow.transport == "tls":
                 names = tuple(sorted(flow.peer.names)) if flow.peer.proven else (via.host,)
-            instead = self.pool.flow(Target(flow.transport, flow.remote[0], port, names))
-            transaction.source = instead
-            return instead
+            return self.pool.flow(Target(flow.transport, flow.remote[0], port, names))
         if transaction is not None and transaction.state not in _UNANSWERED and flow.target:
             return self.pool.flow(flow.target)
         return flow

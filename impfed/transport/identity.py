@@ -5,7 +5,7 @@ No wildcard ever matches here; XMPP, where one may (XEP-0178), needs a matcher o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
@@ -84,15 +84,17 @@ def describe(certificate: x509.Certificate) -> str:
     return f"{subject} [{shown}] issued by {issuer}, valid until {until}"
 
 
-def explain_mismatch(certificate: x509.Certificate | None, wanted: Iterable[str]) -> str:
+def explain_mismatch(certificate: x509.Certificate | None, wanted: Collection[str]) -> str:
     """Say why a certificate proves none of the wanted names: what was expected, what was found."""
     expected = " or ".join(wanted)
     if certificate is None:
         return f"the peer showed no certificate; one for {expected} was expected"
     names = names_of(certificate)
+    hints = _mismatch_hints(certificate, names)
+    if all(_domain(name) is None for name in wanted):
+        hints += "; an IP address is no SIP name: the next hop needs a tls_name"
     text = f"the peer's certificate is not for {expected}: its names are "
     text += ", ".join(sorted(names)) if names else "none that count for SIP"
-    hints = _mismatch_hints(certificate, names)
     return f"{text} ({describe(certificate)}){hints}"
 
 

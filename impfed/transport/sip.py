@@ -82,9 +82,12 @@ class SipStack(Dispatch):
         """Cancel an INVITE of ours; its final answer, mostly 487, still comes."""
         self._perform(self.transactions.cancel(transaction, self._reactor.seconds()), late=True)
 
-    def contact(self, user: str, transport: str) -> str:
-        """Return our Contact value for a user (escaped as on the wire; "" for none)."""
-        host, port = self.advertised(transport)
+    def contact(self, user: str, transport: str, listener: str = "") -> str:
+        """Return our Contact value for a user (escaped as on the wire; "" for none).
+
+        :param listener: name of the listener to tell of; the transport's first one if empty.
+        """
+        host, port = self.advertised(transport, listener)
         at = f"{user}@" if user else ""
         return f"<sip:{at}{bracketed(host)}:{port};transport={transport}>"
 
@@ -167,6 +170,7 @@ class SipStack(Dispatch):
         """A connection is open."""
         self.count("sip.connections_opened")
         self.incoming.secured(flow)
+        self._gauge()
         log.info(
             "connected",
             "connection {direction} {peer} is open: {subject}",
@@ -181,8 +185,9 @@ class SipStack(Dispatch):
             self.incoming.lost(flow)
         else:
             self.pool.lost(flow, reason)
+        self._gauge()
         self._log_loss(flow, reason)
-        hopeless = flow.opened is None or flow.refused or flow.unsent
+        hopeless = flow.opened is None or flow.refused or flow.unsent or not self.running
         waiting = [each for each in flow.transactions if each.state in WAITING]
         if waiting and hopeless:
             self._fail_later(waiting, f"{flow}: {reason}")
@@ -235,6 +240,10 @@ class SipStack(Dispatch):
             and not (each.state is State.PROCEEDING and each.request.method == "INVITE")
         ]
         self._fail_later(waiting, text)
+
+    def _gauge(self) -> None:
+        self._metrics.gauge("sip.connections_in", len(self.incoming))
+        self._metrics.gauge("sip.connections_out", len(self.pool))
 
     def _log_loss(self, flow: StreamFlow, reason: str) -> None:
         if flow.target is None and flow.opened is None:

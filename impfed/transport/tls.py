@@ -378,7 +378,7 @@ class ClientCreator:
         generation = self._store._generation
         connection = SSL.Connection(generation.client_context(self._certificate), None)
         if self._server_name and not _is_address(self._server_name):
-            connection.set_tlsext_host_name(self._server_name.encode("idna"))
+            connection.set_tlsext_host_name(_wire_name(self._server_name))
         session = generation.sessions.pop(self._key, None)
         if session is not None:
             connection.set_session(session)
@@ -403,6 +403,14 @@ class ClientCreator:
     @property
     def _key(self) -> str:
         return f"{self._certificate}|{self._server_name}|{self._peer}"
+
+
+def _wire_name(name: str) -> bytes:
+    """Return a host name as it goes on the wire: internationalised labels in their ASCII form."""
+    try:
+        return name.encode("idna")
+    except UnicodeError:  # no host name by the letter, an underscore or a long label: as it is
+        return name.encode("utf-8")
 
 
 def _accept_alpn(connection: SSL.Connection, offered: Sequence[bytes]) -> bytes:

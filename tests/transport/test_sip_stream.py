@@ -299,12 +299,23 @@ class SlowPeers(SynchronousTestCase):
         peer.producer.resumeProducing()
         self.assertEqual(peer.value(), b"one two")
 
-    def test_handshake_that_never_ends(self) -> None:
-        """A TLS peer that says nothing is given up after 15 s."""
+    def secure(self, limits: SipLimits | None = None) -> MemoryStack:
         folder = self.mktemp()
         ca = make_ca(folder)
         config = tls_config(ca, ("a", make_certificate(ca, folder, "home.example")))
-        memory = MemoryStack([tls_listener()], tls=TlsStore(config))
+        return MemoryStack([tls_listener()], limits, tls=TlsStore(config))
+
+    def test_half_open_handshakes_are_bounded(self) -> None:
+        """Beyond the limit of handshakes that are not done nobody else gets in."""
+        memory = self.secure(SipLimits(handshakes=1))
+        peer = memory.accept("192.0.2.1")
+        self.assertIsNone(memory.accept("192.0.2.2"))
+        peer.drop()
+        self.assertIsNotNone(memory.accept("192.0.2.2"))
+
+    def test_handshake_that_never_ends(self) -> None:
+        """A TLS peer that says nothing is given up after 15 s."""
+        memory = self.secure()
         peer = memory.accept()
         memory.turn(14)
         self.assertFalse(peer.disconnecting)

@@ -95,6 +95,8 @@ class Names(SynchronousTestCase):
         text = explain_mismatch(self.certificate(sans=sans), ["lync.example"])
         self.assertIn("its names are other.example", text)
         self.assertIn("DNS names do not count", text)
+        text = explain_mismatch(self.certificate(), ["192.0.2.1"])
+        self.assertIn("needs a tls_name", text)
         self.assertIn("showed no certificate", explain_mismatch(None, ["a.example"]))
 
     def test_purposes(self) -> None:

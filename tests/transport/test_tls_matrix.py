@@ -10,10 +10,12 @@ from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from impfed.config.model import TlsConfig
 from impfed.sip.target import Hop
@@ -25,6 +27,33 @@ from impfed.transport.tls_files import TlsFileError
 from tests.transport.sip_kit import Outcome, outgoing, real_stack, request_bytes, tls_config
 
 reactor: Any = _reactor
+
+
+class PlainClient(Protocol):
+    """A TLS client that sends one request and keeps what comes."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[bytes] = Deferred()
+
+    def connectionMade(self) -> None:
+        self.transport.write(request_bytes())
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.answer.called:
+            self.answer.callback(data)
+
+
+async def plain_client(server: SipStack, context: SSL.Context) -> Any:
+    """Connect with a TLS context of one's own; returns the TLS layer of the connection."""
+
+    @implementer(IOpenSSLContextFactory)
+    class Creator:
+        def getContext(self) -> SSL.Context:
+            return context
+
+    factory = TLSMemoryBIOFactory(Creator(), True, Factory.forProtocol(PlainClient))
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.ports["outside"])
+    return await endpoint.connect(factory)
 
 
 class Loopback(TestCase):
@@ -66,7 +95,7 @@ class Loopback(TestCase):
         """Send one MESSAGE and wait for what becomes of it."""
         outcome = Outcome()
         hop = Hop("tls", "127.0.0.1", server.ports["outside"], name, certificate)
-        client.request(outgoing(), hop, outcome)
+        self.transaction = client.request(outgoing(), hop, outcome)
         await outcome.done
         return outcome
 
@@ -201,6 +230,7 @@ class ClientCertificates(Loopback):
         """Where the peer refuses ours, late as TLS 1.3 does it, the failure says what it said."""
         outcome = await self.outcome(self.issue("home.example", days=-2))
         self.assertIn("refused our certificate: it has expired", outcome.failures[0][1])
+        self.assertFalse(self.stacks[1].maybe_delivered(self.transaction))
 
 
 class ServerCertificates(Loopback):
@@ -381,33 +411,39 @@ class OwnCertificates(Loopback):
         """A client that offers application protocols gets through (Twisted alone would refuse it)."""
         server, _, _ = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))), "none")
 
-        class Creator:
-            def getContext(self) -> SSL.Context:
-                context = SSL.Context(SSL.TLS_METHOD)
-                context.set_alpn_protos([b"sip", b"xmpp-server"])
-                return context
-
-        class Client(Protocol):
-            def connectionMade(self) -> None:
-                self.answer: Deferred[bytes] = Deferred()
-                self.transport.write(request_bytes())
-
-            def dataReceived(self, data: bytes) -> None:
-                self.answer.callback(data)
-
-        from twisted.internet.interfaces import IOpenSSLContextFactory
-        from zope.interface import directlyProvides
-
-        creator = Creator()
-        directlyProvides(creator, IOpenSSLContextFactory)
-        factory = TLSMemoryBIOFactory(creator, True, Factory.forProtocol(Client))
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.ports["outside"])
-        wrapped: Any = await endpoint.connect(factory)
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_alpn_protos([b"sip", b"xmpp-server"])
+        wrapped = await plain_client(server, context)
         answer = await wrapped.wrappedProtocol.answer
         self.assertTrue(answer.startswith(b"SIP/2.0 200"))
         self.assertEqual(wrapped.negotiatedProtocol, b"sip")
         wrapped.loseConnection()
         await self.until(lambda: not len(server.incoming))
+
+    async def test_old_version(self) -> None:
+        """A peer whose TLS is too old for us is refused, and the log says so."""
+        config = tls_config(self.ca, ("s", self.issue("peer.example")), minimum="1.3")
+        server, _, _ = self.node(config, "none")
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_max_proto_version(SSL.TLS1_2_VERSION)
+        await plain_client(server, context)
+        await self.until(lambda: self.said("not_secured"))
+        self.assertIn("versions that are too old", self.said("not_secured"))
+
+    async def test_stalled_peer_is_closed(self) -> None:
+        """A TLS peer that reads nothing, not even our goodbye, is gone soon after we close."""
+        server, user, _ = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))), "none")
+        wrapped = await plain_client(server, SSL.Context(SSL.TLS_METHOD))
+        await wrapped.wrappedProtocol.answer
+        wrapped.transport.pauseProducing()
+        flow = user.requests[0][2]
+        while flow.write(b"x" * 500_000):
+            await self.until(lambda: not flow._out or flow._stalled_since is not None)
+        flow.close("enough")
+        self.assertEqual(len(server.incoming), 1)
+        await self.until(lambda: not len(server.incoming))
+        wrapped.transport.abortConnection()
+        await self.until(lambda: not wrapped.connected)
 
     async def test_answer_over_a_new_tls_connection(self) -> None:
         """An answer whose connection is gone goes to the sent-by port, to a peer of the same name."""
