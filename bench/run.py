@@ -225,11 +225,12 @@ class Bench:
         assert node.part is not None
         before = self.report()
         answering = self.begin(
-            [node.part.pid], "--uas", f"127.0.0.1:{self.far_port}", "--dialogs", "0"
-        )
+            [node.part.pid], "--uas", f"127.0.0.1:{self.far_port}", "--dialogs", "0",
+            "--linger", "2",
+        )  # fmt: skip
         if not wait_until(lambda: listening(self.far_port), 5):
             raise PartFailed("sipload does not listen")
-        # The sender goes on a little beyond the window.
+        # The sender goes on a little beyond the window, and is heard to the end.
         self.xmpp.send(
             "send", to_domain=FOREIGN, rate=str(self.rate), pairs=str(self.pairs),
             seconds=str(self.warmup + self.seconds + 0.5), body="120",

@@ -50,7 +50,7 @@ static struct {
     const char *cert, *key, *ca, *page_ruri, *contact_host, *to_uri;
     int proxy_port, uas_port, conns, dialogs, msgs, body, users;
     bool proxy_tls, uas_tls, page, subscribe;
-    double duration, warmup, rate, ramp;
+    double duration, warmup, rate, ramp, linger;
     int pids[MAX_PIDS], npids;
 } opt = {
     .proxy_host = "127.0.0.1", .uas_host = "127.0.0.1", .proxy_port = 5061,
@@ -710,6 +710,7 @@ static void usage(void)
          "  --body BYTES            body size (120); it begins with T<monotonic ns>;\n"
          "  --users N               user numbers are dialog mod N (1000)\n"
          "  --ramp R                dialogs begun per second (2000)\n"
+         "  --linger S              go on answering for so long after the measurement (0)\n"
          "  --rate R                open loop: R messages/s, latency from the due time (0 = closed loop)\n"
          "  --duration S --warmup S (10, 3)\n"
          "  --cert PEM --key PEM    certificate of both sides; --ca PEM: verify the peer\n"
@@ -726,7 +727,7 @@ static void options(int argc, char **argv)
         {"msgs", 1, 0, 'n'}, {"body", 1, 0, 'b'}, {"users", 1, 0, 'U'}, {"rate", 1, 0, 'x'},
         {"duration", 1, 0, 'D'}, {"warmup", 1, 0, 'W'}, {"cert", 1, 0, 'C'}, {"key", 1, 0, 'K'},
         {"ca", 1, 0, 'A'}, {"pids", 1, 0, 'i'}, {"to", 1, 0, 'O'}, {"subscribe", 0, 0, 'S'},
-        {"ramp", 1, 0, 'a'},
+        {"ramp", 1, 0, 'a'}, {"linger", 1, 0, 'L'},
         {"help", 0, 0, 'h'}, {0},
     };
     for (int o; (o = getopt_long(argc, argv, "", lo, NULL)) != -1; ) switch (o) {
@@ -740,6 +741,7 @@ static void options(int argc, char **argv)
         case 'f': opt.from_domain = optarg; break;
         case 'o': opt.to_domain = optarg; break;
         case 'O': opt.to_uri = optarg; break;
+        case 'L': opt.linger = atof(optarg); break;
         case 'a': opt.ramp = atof(optarg); break;
         case 'S': opt.subscribe = true; break;
         case 'H': opt.contact_host = optarg; break;
@@ -864,6 +866,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < opt.dialogs; i++)
         active += dlg[i].state == D_READY || (dlg[i].state != D_NONE && now_ns - dlg[i].t_sent < NS);
     uint64_t relayed = 2 * st.messages + 3 * st.invites + 2 * st.byes;
+    for (int64_t end = mono() + (int64_t)(opt.linger * NS); mono() < end; ) loop_once();
     long rss = 0;
     for (int i = 0; i < opt.npids; i++) rss += rss_kib(opt.pids[i]);
     if (opt.subscribe)

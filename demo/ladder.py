@@ -10,8 +10,8 @@ from typing import TextIO
 from .parts import Event
 
 SHOWN = (
-    "From", "To", "CSeq", "Event", "Subscription-State", "Expires", "Require", "Unsupported",
-    "Warning", "Content-Type",
+    "from", "to", "cseq", "event", "subscription-state", "expires", "require", "unsupported",
+    "warning", "content-type",
 )  # fmt: skip
 WIDTH = 100
 
@@ -64,7 +64,7 @@ class Ladder:
         if self.full:
             shown = [start, *lines]
         else:
-            shown = [start, *(line for line in lines if line.split(":")[0].title() in SHOWN)]
+            shown = [start, *(line for line in lines if line.split(":")[0].lower() in SHOWN)]
             hidden = len(lines) + 1 - len(shown)
             shown.append(f"… and {hidden} more lines" if hidden else "")
         bodies = body.split("\r\n") if self.full else self._brief(body)
@@ -102,7 +102,7 @@ class Ladder:
     def _lines(self, lines: list[str], left: bool) -> None:
         indent = " " * (10 if left else 30)
         text = []
-        for line in lines:
+        for line in "\n".join(lines).split("\n"):
             while line:
                 text.append(indent + line[: WIDTH - len(indent)])
                 line = line[WIDTH - len(indent) :]
