@@ -297,7 +297,8 @@ def record_routes(message: SipMessage) -> tuple[str, ...]:
 
 def _route(value: NameAddr) -> str:
     name = value.without_params
-    return name if name.endswith(">") else f"<{value.uri_text}>"
+    # Brackets are a must; who leaves them out means all of it as URI, "lr" above all.
+    return name if name.endswith(">") else f"<{value.text}>"
 
 
 def _own(request: OutgoingRequest, name: str) -> str:

@@ -318,7 +318,7 @@ class Subscriber:
         self.call_id = self.watching.ids.call_id()
         self.local_tag = self.watching.ids.tag()
 
-    def _clear(self) -> None:
+    def _clear(self, *_: Any) -> None:
         self.dialog = None
         self.call_id = self.local_tag = ""
         self._cseq = 0

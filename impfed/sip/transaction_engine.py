@@ -273,8 +273,8 @@ class Engine:
             self._servers.pop(tx.key, None)
             if tx.merge_key is not None:
                 self._merging.pop(tx.merge_key, None)
-            if tx.ack_key is not None and self._accepted.get(tx.ack_key) is tx:
-                del self._accepted[tx.ack_key]
+            if tx.ack_key is not None:
+                self._accepted.pop(tx.ack_key, None)
         if not tx.quiet:
             out.append(Ended(tx))
 

@@ -1,0 +1,94 @@
+"""Draw the state machines of the SIP core, from the very tables that run them, as Mermaid diagrams.
+
+Writes ``docs/state-machines.md``.  With ``--check`` it writes nothing and fails if that file is not
+what it would write.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from impfed.sip.subscription_tables import NOTIFIER, SUBSCRIBER, Phase, Watch  # noqa: E402
+from impfed.sip.transaction_tables import TABLES, State  # noqa: E402
+
+TARGET = ROOT / "docs" / "state-machines.md"
+
+INTRODUCTION = """\
+# State machines of the SIP core
+
+Written by `scripts/draw_tables.py` from the tables in `impfed/sip/transaction_tables.py` and
+`impfed/sip/subscription_tables.py`; do not edit. An arrow shows what happens and, after the slash,
+what is done on the way. What a state takes note of and ignores is listed below each diagram; anything
+else in that state is a fault of the program and raises `StateError`.
+"""
+
+
+def identifier(state: Enum) -> str:
+    """Return a state's name as Mermaid wants identifiers."""
+    return state.name.lower()
+
+
+def text(value: str) -> str:
+    """Return text that does not disturb Mermaid."""
+    return value.replace(":", " ").replace(";", ",").replace("#", "")
+
+
+def diagram(
+    table: Mapping[Any, Mapping[Any, tuple[Enum | None, tuple[Enum, ...]]]],
+    first: Enum,
+    last: Enum | None,
+) -> list[str]:
+    """Return the lines of one machine's diagram and of its list of what is ignored."""
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {identifier(first)}"]
+    lines += [f'    state "{state.value}" as {identifier(state)}' for state in table]
+    ignored = []
+    for state, row in table.items():
+        arrows: dict[tuple[str, str], list[str]] = {}
+        quiet = []
+        for event, (following, actions) in row.items():
+            if following is None and not actions:
+                quiet.append(str(event.value))
+                continue
+            done = ", ".join(str(action.value) for action in actions)
+            arrows.setdefault((identifier(following or state), done), []).append(str(event.value))
+        for (target, done), events in arrows.items():
+            label = text(" or ".join(events) + (f" / {done}" if done else ""))
+            lines.append(f"    {identifier(state)} --> {target}: {label}")
+        if quiet:
+            ignored.append(f"* {state.value} ignores: {', '.join(quiet)}.")
+    if last is not None:
+        lines.append(f"    {identifier(last)} --> [*]")
+    return [*lines, "```", "", *ignored, ""]
+
+
+def document() -> str:
+    """Return the whole text of the file."""
+    parts = [INTRODUCTION]
+    for machine, table in TABLES.items():
+        parts += [f"## {machine.value}", "", *diagram(table, State.NEW, State.TERMINATED)]
+    parts += ["## Subscriber (RFC 6665)", "", *diagram(SUBSCRIBER, Phase.IDLE, None)]
+    parts += ["## Notifier (RFC 6665)", "", *diagram(NOTIFIER, Watch.NEW, Watch.ENDED)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the file, or check it."""
+    fresh = document()
+    if arguments == ["--check"]:
+        if TARGET.exists() and TARGET.read_text(encoding="utf-8") == fresh:
+            return 0
+        print(f"{TARGET} is stale: run scripts/draw_tables.py", file=sys.stderr)
+        return 1
+    TARGET.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
