@@ -39,6 +39,7 @@ class ComponentConnection(Protocol):
     slowly than we write.
 
     :ivar stream: the stream's state machine.
+    :ivar heard: when octets last came, white space included.
     :ivar gone: fires when the connection is gone.
     """
 
@@ -50,6 +51,7 @@ class ComponentConnection(Protocol):
         self._owner = owner
         self._timers = timers
         self._timer: Timer | None = None
+        self.heard = 0.0
         self._closing = False
         self._reading = True
         self._lost = False
@@ -61,7 +63,7 @@ class ComponentConnection(Protocol):
         transport.setTcpNoDelay(True)
         transport.setTcpKeepAlive(True)
         transport.registerProducer(self, True)
-        now = self._timers.seconds()
+        now = self.heard = self._timers.seconds()
         self.stream.connected(now)
         if self.stream.next_timer is not None:
             self._timer = self._timers.after(self.stream.next_timer - now, self._timed_out)
@@ -73,7 +75,8 @@ class ComponentConnection(Protocol):
         """Read what came."""
         if self._closing:
             return
-        self._handle(self.stream.receive(data, self._timers.seconds()))
+        now = self.heard = self._timers.seconds()
+        self._handle(self.stream.receive(data, now))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the link that the connection is gone."""

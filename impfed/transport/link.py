@@ -76,8 +76,7 @@ class HomeLink:
         self._pressed = False
         self._unread = 0
         self._out: list[str] = []
-        self._heard = 0.0
-        self._pinged = False
+        self._resumed = 0.0
         self._stopping = False
         self._open: set[ComponentConnection] = set()
 
@@ -138,8 +137,6 @@ class HomeLink:
     def events_arrived(self, connection: ComponentConnection, events: list[Event]) -> None:
         """Take what a connection has brought (called by the connection)."""
         self._connection = connection
-        self._heard = self._context.timers.seconds()
-        self._pinged = False
         for event in events:
             if isinstance(event, Stanza):
                 self._inbox.stanza_arrived(event)
@@ -167,7 +164,7 @@ class HomeLink:
         log.info("link_up", "home link {link} to {host}:{port} is up", **self.fields())
         self._watch = context.timers.after(context.limits.keepalive, self._keep_alive)
         if self.carries_all:
-            greeting = self._directory.greeting("d" + context.ids.token(), self._heard)
+            greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
             self.write(greeting.xml)
             self._set_alarm()
         self.guard(self._owner.user.link_up, self)
@@ -211,18 +208,22 @@ class HomeLink:
 
     def _keep_alive(self) -> None:
         """Ping a silent home server; give a link up that stays silent."""
-        limits, timers = self._context.limits, self._context.timers
-        silent = timers.seconds() - self._heard
+        limits, timers, connection = self._context.limits, self._context.timers, self._connection
         self._watch = None
-        if silent >= limits.keepalive and self._pinged and self._reading:
-            if self._connection is not None:
-                self._connection.abort(f"nothing heard for {silent:.0f} s")
+        if connection is None:
             return
+        now = timers.seconds()
+        # While we do not read, silence says nothing.
+        heard = connection.heard if self._reading else now
+        silent = now - max(heard, self._resumed)
+        if silent >= 2 * limits.keepalive:
+            connection.abort(f"nothing heard for {silent:.0f} s")
+            return
+        wait = limits.keepalive - silent
         if silent >= limits.keepalive:
-            self._pinged = True
             self.write(self._ping("k" + self._context.ids.token()))
-            silent = 0.0
-        self._watch = timers.after(limits.keepalive - silent, self._keep_alive)
+            wait += limits.keepalive
+        self._watch = timers.after(max(wait, 1.0), self._keep_alive)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -344,7 +345,7 @@ class HomeLink:
     def resume(self) -> None:
         """Read on."""
         self._reading = True
-        self._heard = self._context.timers.seconds()
+        self._resumed = self._context.timers.seconds()
         if self._connection is not None:
             self._connection.resume_reading()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from twisted.words.protocols.jabber.jid import InvalidFormat
+from twisted.words.protocols.jabber.jid import InvalidFormat, internJID
 from twisted.words.protocols.jabber.xmlstream import XMPPHandlerCollection
 from twisted.words.xish import domish, utility
 from zope.interface import implementer
@@ -76,6 +76,9 @@ class Queries(XMPPHandlerCollection):
     ) -> None:
         XMPPHandlerCollection.__init__(self)
         self._send = send
+        # Stand-ins for addresses that wokkel cannot read, while their answer is being made.
+        self._aliases: dict[str, str] = {}
+        self._count = 0
         stream: Any = utility.EventDispatcher()
         stream.send = self.send
         self.xmlstream = stream
@@ -92,15 +95,35 @@ class Queries(XMPPHandlerCollection):
 
     def handle(self, stanza: Stanza) -> None:
         """Answer an IQ of type get or set."""
-        try:
-            self.xmlstream.dispatch(to_domish(stanza.element))
-        except InvalidFormat:
-            # An address that is good by RFC 7622 but not by the older profiles of twisted.words.
+        element = to_domish(stanza.element)
+        if not _understood(stanza.to.text):
             self._send(error_reply(stanza, "service-unavailable").xml)
+            return
+        if not _understood(stanza.from_.text):
+            self._count += 1
+            alias = f"alias-{self._count}.invalid"
+            self._aliases[alias] = element["from"]
+            element["from"] = alias
+        self.xmlstream.dispatch(element)
 
     def send(self, element: Any) -> None:
-        """Send a domish element."""
+        """Send a domish element, an answer of one of the handlers."""
+        to = self._aliases.pop(element.getAttribute("to", ""), None)
+        if to is not None:
+            element["to"] = to
         self._send(element.toXml())
+
+
+def _understood(address: str) -> bool:
+    """Say whether wokkel can read an address: it knows the profiles of RFC 6122 only.
+
+    Those have Unicode 3.2, so that a resource with an emoji is none to them.
+    """
+    try:
+        internJID(address)
+    except InvalidFormat:
+        return False
+    return True
 
 
 def to_domish(element: Element) -> Any:
