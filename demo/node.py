@@ -6,9 +6,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parts import Certificate, Part, Prosody
+from .parts import Certificate, Part, PartFailed, Prosody, wait_until
 
 TWISTD: tuple[str | Path, ...] = (Path(sys.executable).with_name("twistd"),)
+
+#: What the log says when the node is ready.
+UP = (b"impfed.service.started", b"impfed.home.link_up")
 
 
 @dataclass
@@ -94,14 +97,22 @@ secret = "{home.secret}"
 """)
 
     def start(self) -> Node:
-        """Start the node and wait until it listens."""
+        """Start the node and wait until it listens and its home link is up."""
         if not self.configuration.exists():
             self.write()
         (self.directory / "state").mkdir(exist_ok=True)
         command: list[str | Path] = [*self.prefix, *TWISTD, "-n", "--pidfile=", "impfed"]
         command += ["--config", self.configuration]
-        self.part = Part("node", command, self.directory)
-        self.part.await_port(self.port)
+        log = self.directory / "node.log"
+        before = log.stat().st_size if log.exists() else 0
+        part = self.part = Part("node", command, self.directory)
+
+        def up() -> bool:
+            said = log.read_bytes()[before:]
+            return not part.alive or all(word in said for word in UP)
+
+        if not wait_until(up, 20) or not part.alive:
+            raise PartFailed(f"the node did not start\n{part.tail()}")
         return self
 
     def stop(self) -> None:

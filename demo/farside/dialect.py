@@ -202,13 +202,18 @@ def read_pidf(body: bytes) -> Seen:
 def response(
     request: Message, status: int, reason: str, source: tuple[str, int], tag: str = ""
 ) -> Message:
-    """Return a response with what Microsoft's edge adds to our peer's top Via."""
+    """Return a response with what Microsoft's edge adds to our peer's top Via.
+
+    ``tag`` may bring other parameters of the To along: ``"4f;epid=0a"``.
+    """
     top, *others = request.values("via")
     host, port = source
     top += f";received={host};ms-received-port={port};ms-received-cid=2B7F00"
     to = request.get("to")
     if tag and ";tag=" not in to:
-        to += f";tag={tag}"
+        # Parameters such as epid come before the tag, as Lync's clients write them.
+        bare, _, others_of_to = tag.partition(";")
+        to += f";{others_of_to};tag={bare}" if others_of_to else f";tag={tag}"
     headers = [("Via", via) for via in [top, *others]]
     headers += [("From", request.get("from")), ("To", to), ("Call-ID", request.get("call-id"))]
     return Message(f"SIP/2.0 {status} {reason}", [*headers, ("CSeq", request.get("cseq"))])

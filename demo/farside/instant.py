@@ -179,7 +179,7 @@ class Instant:
         self, connection: Connection, message: Message, dialog: Dialog | None, person: Person
     ) -> None:
         if dialog is not None:
-            self._answer(connection, message, dialog)
+            self._answer(connection, message, dialog, dialog.local_tag)
             return
         peer = address_of(uri_of(message.get("from")))
         dialog = self.edge.new_dialog(person, peer)
@@ -199,7 +199,7 @@ class Instant:
         self, connection: Connection, message: Message, dialog: Dialog, person: Person
     ) -> None:
         """100, 101 and 180 at once; the 200 when somebody has clicked on the notice."""
-        tag = dialog.local_tag
+        tag = f"{dialog.local_tag};epid={person.epid}"
         self.edge.reply(connection, message, 100, "Trying")
         report = [("ms-diagnostics", DIAGNOSTICS), ("Server", "InboundRouting/6.0.0.0")]
         self.edge.reply(connection, message, 101, "Progress Report", dialect.token(2), report)
@@ -211,7 +211,7 @@ class Instant:
         acked = dialog.state["acked"]
         assert isinstance(acked, asyncio.Event)
         for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0):
-            self._answer(connection, message, dialog)
+            self._answer(connection, message, dialog, tag)
             try:
                 await asyncio.wait_for(acked.wait(), wait)
                 return
@@ -219,7 +219,7 @@ class Instant:
                 continue
         self.edge.violation("ack", f"no ACK for the session of {dialog.peer} and {person.address}")
 
-    def _answer(self, connection: Connection, message: Message, dialog: Dialog) -> None:
+    def _answer(self, connection: Connection, message: Message, dialog: Dialog, tag: str) -> None:
         extra = [
             *(("Record-Route", route) for route in reversed(dialog.routes)),
             ("Contact", f"<{dialog.gruu}>"),
@@ -230,7 +230,7 @@ class Instant:
             ("Content-Type", "application/sdp"),
         ]
         owner = f"sip:{dialog.user}"
-        self.edge.reply(connection, message, 200, "OK", dialog.local_tag, extra, dialect.sdp(owner))
+        self.edge.reply(connection, message, 200, "OK", tag, extra, dialect.sdp(owner))
 
     def _acknowledged(
         self, connection: Connection, message: Message, dialog: Dialog | None, person: Person

@@ -123,5 +123,5 @@ def scene(name: str) -> Scene:
     """Return the scene of that name, started once: "tls", "tls-component", "tcp", "udp"."""
     found = _started(name)
     if isinstance(found, PartFailed):
-        raise found
+        raise PartFailed(str(found))
     return found
