@@ -80,7 +80,7 @@ class NameAddr:
     :ivar uri_text: the URI as written.
     """
 
-    __slots__ = ("_params", "_params_text", "display", "text", "uri_text")
+    __slots__ = ("_params", "_params_text", "_sound", "_tag", "display", "text", "uri_text")
 
     def __init__(self, display: str, uri_text: str, params_text: str, text: str) -> None:
         self.display = display
@@ -88,6 +88,8 @@ class NameAddr:
         self.text = text
         self._params_text = params_text
         self._params: Params | None = None
+        self._tag: str | None = None
+        self._sound = False  # found to be well-formed in every part
 
     @property
     def params(self) -> Params:
@@ -110,13 +112,22 @@ class NameAddr:
 
         :raises SipParseError: if the URI or a parameter is malformed.
         """
+        if self._sound:
+            return
         if self._params is None and not PARAMS.fullmatch(self._params_text):
             raise SipParseError("Malformed header parameter")
         parse_uri(self.uri_text)
+        self._sound = True
 
     @property
     def tag(self) -> str:
         """The tag parameter, "" if there is none."""
+        tag = self._tag
+        if tag is None:
+            tag = self._tag = self._read_tag()
+        return tag
+
+    def _read_tag(self) -> str:
         text = self._params_text
         if not text:
             return ""
@@ -156,8 +167,14 @@ def parse_name_addr(text: str) -> NameAddr:
     No blank is needed before ``<`` (RFC 4475 section 3.1.1.6).  Without brackets everything after
     the first ";" belongs to the header, not to the URI (RFC 3261 section 20.10).
 
+    The values of a dialog come with each of its messages, so the same object is given out again.
+
     :raises SipParseError: 400.
     """
+    return _cached_name_addr(text) if len(text) <= 256 else _read_name_addr(text)
+
+
+def _read_name_addr(text: str) -> NameAddr:
     end = text.find(">") + 1
     if 0 < end <= 256:
         # The ordinary case.  Addresses repeat, what follows them does not, so only they are kept.
@@ -173,6 +190,9 @@ def parse_name_addr(text: str) -> NameAddr:
     if not uri_text or not _plain_addr(uri_text):
         raise SipParseError("Malformed name-addr")
     return NameAddr("", uri_text, semicolon + rest, text)
+
+
+_cached_name_addr = lru_cache(maxsize=8192)(_read_name_addr)
 
 
 def _display(match: re.Match[str]) -> str:
@@ -314,6 +334,10 @@ def parse_cseq(text: str) -> CSeq:
 
     :raises SipParseError: 400.
     """
+    return _cached_cseq(text) if len(text) <= 32 else _read_cseq(text)
+
+
+def _read_cseq(text: str) -> CSeq:
     number_text, _, method = text.strip(LWS).partition(" ")
     if not method.isalpha() or not method.isascii():
         match = _CSEQ.fullmatch(text)
@@ -328,6 +352,7 @@ def parse_cseq(text: str) -> CSeq:
     return _new_tuple(CSeq, (number, method))
 
 
+_cached_cseq = lru_cache(maxsize=2048)(_read_cseq)  # small numbers and few methods: few values
 _CSEQ = re.compile(rf"[ \t]*+([0-9]++)[ \t]++([{TOKEN_CHARS}]++)[ \t]*+", re.ASCII)
 _new_tuple = tuple.__new__  # skips the constructor that NamedTuple writes in Python
 

@@ -194,10 +194,8 @@ class SipMessage:
             return self._contact
         except AttributeError:
             pass
-        values = self.values("contact") if "contact" in self._first else []
-        self._contact = None
-        if values and values[0] != "*":
-            self._contact = parse_name_addr(values[0])
+        value = first_value(self._first.get("contact", ""))
+        self._contact = None if value in ("", "*") else parse_name_addr(value)
         return self._contact
 
     @property
