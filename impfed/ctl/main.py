@@ -135,12 +135,17 @@ def _as_json(items: Sequence[Any], out: TextIO) -> None:
         print(json.dumps(item), file=out)
 
 
+def _width() -> int:
+    # Answers that go to a file or a pipe are not made narrower for it.
+    return shutil.get_terminal_size((100 if sys.stdout.isatty() else 250, 24)).columns
+
+
 def _status(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
     items = client.ask("status")
     if options.json:
         _as_json(items, out)
     else:
-        out.write("".join(words.status(item) for item in items))
+        out.write("".join(words.status(item, _width()) for item in items))
     return 0
 
 
@@ -149,7 +154,7 @@ def _table(client: ControlClient, options: argparse.Namespace, out: TextIO) -> i
     if options.json:
         _as_json(items, out)
     else:
-        out.write(words.table(items, f"no {options.command}"))
+        out.write(words.listing(items, f"no {options.command}", _width()))
     return 0
 
 
@@ -165,7 +170,7 @@ def _where(client: ControlClient, options: argparse.Namespace, out: TextIO) -> i
 
 
 def _trace(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
-    ladder = words.Ladder(shutil.get_terminal_size((100, 24)).columns, options.full)
+    ladder = words.Ladder(_width(), options.full)
     if not options.json:
         print(f"messages from and to {options.text}, until Ctrl-C", file=out)
         out.write(ladder.head())

@@ -76,13 +76,28 @@ def table(items: Sequence[dict[str, Any]], nothing: str) -> str:
     )
 
 
-def status(answer: dict[str, Any]) -> str:
-    """Return the status of a node: its values, then its lists as tables, then its counters."""
+def listing(items: Sequence[dict[str, Any]], nothing: str, width: int) -> str:
+    """Return items as a table, or one below the other where the table would be too wide."""
+    text = table(items, nothing)
+    if max(map(len, text.splitlines())) <= width:
+        return text
+    return "".join(_lines_of(item) for item in items)
+
+
+def _lines_of(item: dict[str, Any]) -> str:
+    (first, value), *others = item.items()
+    lines = [f"{first.replace('_', ' ')} {cell(first, value)}"]
+    lines += [f"  {name.replace('_', ' ')}: {cell(name, other)}" for name, other in others]
+    return "\n".join(lines) + "\n"
+
+
+def status(answer: dict[str, Any], width: int = 100) -> str:
+    """Return the status of a node: its values, then its lists, then its counters."""
     lines, tables = [], []
     for name, value in answer.items():
         title = name.replace("_", " ")
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            tables.append(f"\n{title}\n{table(value, '')}")
+            tables.append(f"\n{title}\n{listing(value, '', width)}")
         elif isinstance(value, dict):
             rows = "".join(f"  {printable(k)}  {cell(k, v)}\n" for k, v in value.items() if v)
             tables.append(_block(title, rows))

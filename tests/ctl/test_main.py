@@ -121,6 +121,7 @@ class UnreachableTests(SynchronousTestCase):
 
 class RunningNodeCase(TestCase):
     def setUp(self) -> None:
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "120"})
         self.directory = Path(tempfile.mkdtemp(prefix="impfed"))
         self.addCleanup(shutil.rmtree, self.directory)
         self.path = self.directory / "control.sock"
@@ -163,6 +164,15 @@ class AnswerTests(RunningNodeCase):
         self.assertEqual(out.splitlines()[0].split(), ["LOCAL", "FOREIGN", "DIALOGS"])
         _, out, _ = yield self.ask("subscriptions")
         self.assertEqual(out, "no subscriptions\n")
+
+    @inlineCallbacks
+    def test_wide_tables(self) -> Any:
+        """What is too wide for a table is shown one below the other."""
+        self.patch(os, "environ", {**os.environ, "COLUMNS": "40"})
+        _, out, _ = yield self.ask("sessions")
+        self.assertEqual(
+            out, "local carol@company.example\n  foreign: bob@lync.example\n  dialogs: call-1\n"
+        )
 
     @inlineCallbacks
     def test_many_sessions(self) -> Any:
