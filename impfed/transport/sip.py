@@ -246,7 +246,10 @@ class SipStack(Dispatch):
         self._metrics.gauge("sip.connections_out", len(self.pool))
 
     def _log_loss(self, flow: StreamFlow, reason: str) -> None:
-        if flow.target is None and flow.opened is None:
+        if flow.target is None and flow.opened is None and flow.probe:
+            self.count("sip.probes")
+            log.debug("probe", "{peer} came and went without TLS", peer=str(flow))
+        elif flow.target is None and flow.opened is None:
             self._metrics.count("sip.connections_not_secured")
             log.warn(
                 "not_secured",

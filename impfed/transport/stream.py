@@ -84,6 +84,7 @@ class StreamFlow(Flow):
     :ivar heard: whether the peer has ever sent something (after TLS).
     :ivar opened: when the connection was ready for messages; None before.
     :ivar refused: whether TLS ended it: the peer never acted on what was written.
+    :ivar probe: whether a peer came and went without beginning TLS, as health checks do.
     :ivar remember: called with the TLS connection once the peer has sent something.
     """
 
@@ -100,6 +101,7 @@ class StreamFlow(Flow):
         self.heard = False
         self.opened: float | None = None
         self.refused = False
+        self.probe = False
         self.remember: Callable[[SSL.Connection], None] | None = None
         self.wire = Wire(self)
         self._owner = owner
@@ -391,6 +393,9 @@ class Wire(Protocol):
         """Twisted: the connection is gone."""
         if self.flow.transport == "tls":
             self.flow.refused = isinstance(reason.value, SSL.Error)
+            greeting = self.tls.getHandle().client_random()
+            left = self.flow.state is State.SECURING and not self.flow.refused
+            self.flow.probe = left and not (greeting and any(greeting))
             words = explain_failure(reason, self.tls.refusal, self.tls.handshake_done)
         elif isinstance(reason.value, ConnectionDone):
             words = "the peer closed the connection"

@@ -430,6 +430,19 @@ class OwnCertificates(Loopback):
         await self.until(lambda: self.said("not_secured"))
         self.assertIn("versions that are too old", self.said("not_secured"))
 
+    async def test_health_check_is_no_incident(self) -> None:
+        """A peer that connects and goes without a word of TLS is counted, not complained about."""
+        server, _, metrics = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))))
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.ports["outside"])
+        client: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+        client.transport.loseConnection()
+        await self.until(lambda: metrics.value("sip.probes"))
+        self.assertEqual(self.said("not_secured"), "")
+        garbage: Any = await endpoint.connect(Factory.forProtocol(Protocol))
+        garbage.transport.write(b"OPTIONS sip:x SIP/2.0\r\n\r\n")
+        await self.until(lambda: self.said("not_secured"))
+        self.assertEqual(metrics.value("sip.connections_not_secured"), 1)
+
     async def test_stalled_peer_is_closed(self) -> None:
         """A TLS peer that reads nothing, not even our goodbye, is gone soon after we close."""
         server, user, _ = self.node(tls_config(self.ca, ("s", self.issue("peer.example"))), "none")
