@@ -317,8 +317,10 @@ class Contact:
         return False
 
     def _hide(self) -> None:
+        """Nothing more is known of the contact: whatever was shown is taken back."""
         if self.shown is not None and self.shown.available:
-            self._show(Availability(False))
+            self.shown = Availability(False)
+            self._around.home.send(self._stanza(self.shown))
 
     def _unreachable(self) -> None:
         """What is shown stays for a while, then becomes unknown."""

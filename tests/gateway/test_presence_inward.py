@@ -315,9 +315,7 @@ class ServedTests(SynchronousTestCase):
 
     def test_stranger_in_the_dialog(self) -> None:
         """Nobody else can refresh or end the subscription."""
-        answer = self.world.subscribes(
-            cseq=2, tag=self.tag, expires=0, who="tybalt@lync.example"
-        )
+        answer = self.world.subscribes(cseq=2, tag=self.tag, expires=0, who="tybalt@lync.example")
         self.assertEqual(answer.status, 481)
         self.assertEqual(len(self.world.presence.view()), 1)
 
