@@ -15,7 +15,7 @@ from impfed.sip.message import (
     SipMessage,
     SipRequest,
     SipResponse,
-    check_response,
+    answerable,
     content_length,
     parse_head,
     parse_message,
@@ -53,13 +53,12 @@ _STARTS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345
 class StreamFramer:
     """Cuts one stream into messages.
 
-    Malformed requests whose extent is known come out with a ``defect``, so that
-    :func:`~impfed.sip.message.check_request` refuses them and the stream goes on; malformed
-    responses are dropped and counted.  When the extent is lost, :attr:`failure` is set.
+    A malformed message whose extent is known comes out like others and the stream goes on:
+    :func:`~impfed.sip.message.check_request` and :func:`~impfed.sip.message.check_response`
+    refuse it.  When the extent is lost, :attr:`failure` is set.
 
     :param limits: what the peer may send.
     :ivar failure: why nothing more can be read; ``failure.head`` is the request to answer, if any.
-    :ivar dropped: number of malformed responses dropped.
     """
 
     __slots__ = (
@@ -69,7 +68,6 @@ class StreamFramer:
         "_message",
         "_scanned",
         "_start_line_seen",
-        "dropped",
         "failure",
         "limits",
     )
@@ -77,7 +75,6 @@ class StreamFramer:
     def __init__(self, limits: FramingLimits | None = None) -> None:
         self.limits = limits or FramingLimits()
         self.failure: SipParseError | None = None
-        self.dropped = 0
         self._buffer = bytearray()
         self._scanned = 0  # octets of the buffer already searched for the end of a head
         self._start_line_seen = False  # of an unfinished head, and found good
@@ -140,7 +137,7 @@ class StreamFramer:
                 message.body = bytes(data[position:end])
                 self._message = None
                 position = end
-                self._deliver(message, out)
+                out.append(message)
             if position < size and data[position] in b"\r\n":
                 position = self._blank_lines(data, position, out)
             if position >= size:
@@ -169,20 +166,11 @@ class StreamFramer:
             raise message.defect
         length = content_length(message)
         if length is None:
-            raise SipParseError("Missing Content-Length", close=True, head=_answer_to(message))
+            raise SipParseError("Missing Content-Length", close=True, head=answerable(message))
         if length > self.limits.body:
-            raise SipParseError("Message Too Large", 513, close=True, head=_answer_to(message))
+            raise SipParseError("Message Too Large", 513, close=True, head=answerable(message))
         self._message = message
         self._body_length = length
-
-    def _deliver(self, message: SipRequest | SipResponse, out: list[SipMessage | Pong]) -> None:
-        if isinstance(message, SipResponse):
-            try:
-                check_response(message)
-            except SipParseError:
-                self.dropped += 1
-                return
-        out.append(message)
 
     def _blank_lines(
         self, data: bytes | bytearray, position: int, out: list[SipMessage | Pong]
@@ -216,12 +204,6 @@ class StreamFramer:
             raise SipParseError("Bare LF in start line", close=True)
         if b"SIP/" not in bytes(data[start:line_end]).upper():
             raise SipParseError("Not SIP", close=True)
-
-
-def _answer_to(message: SipRequest | SipResponse) -> SipMessage | None:
-    if message.defect is not None:
-        return message.defect.head
-    return message if isinstance(message, SipRequest) and message.method != "ACK" else None
 
 
 def parse_datagram(data: bytes, limits: FramingLimits | None = None) -> SipRequest | SipResponse:

@@ -39,6 +39,7 @@ __all__ = [
     "SipMessage",
     "SipRequest",
     "SipResponse",
+    "answerable",
     "check_request",
     "check_response",
     "content_length",
@@ -293,10 +294,10 @@ def parse_head(data: bytes) -> SipRequest | SipResponse:
     message = _start(start, head, first, more)
     if stray:
         message.defect = SipParseError(
-            "Bare CR or LF in message head", close=True, head=_answerable(message)
+            "Bare CR or LF in message head", close=True, head=answerable(message)
         )
     elif MALFORMED in first and message.defect is None:
-        message.defect = SipParseError("Malformed header line", head=_answerable(message))
+        message.defect = SipParseError("Malformed header line", head=answerable(message))
     return message
 
 
@@ -346,7 +347,7 @@ def _start(
         request = SipRequest(head, b"", first, more)
         request.method, request.uri_text, request.version = parts
         if not parts[0].isalpha() and not TOKEN.fullmatch(parts[0]):
-            request.defect = SipParseError("Malformed method", head=_answerable(request))
+            request.defect = SipParseError("Malformed method", head=answerable(request))
         return request
     status = _STATUS_LINE.fullmatch(line)
     if status is not None:
@@ -364,15 +365,15 @@ def _start(
     request.method, request.version = words[0], words[-1]
     request.uri_text = " ".join(words[1:-1])
     if request.version.upper() == "SIP/2.0":
-        request.defect = SipParseError("Malformed start line", head=_answerable(request))
+        request.defect = SipParseError("Malformed start line", head=answerable(request))
     else:
-        request.defect = SipParseError("Version Not Supported", 505, head=_answerable(request))
+        request.defect = SipParseError("Version Not Supported", 505, head=answerable(request))
     return request
 
 
-def _answerable(message: SipMessage) -> SipMessage | None:
+def answerable(message: SipMessage) -> SipMessage | None:
     """Return the message if it is a request that an answer can be sent to, else None."""
-    if not isinstance(message, SipRequest) or message.method == "ACK":
+    if not isinstance(message, SipRequest) or message.method in ("ACK", "BENOTIFY"):
         return None
     return message if "via" in message._first else None
 
@@ -389,13 +390,13 @@ def content_length(message: SipMessage) -> int | None:
     for name, _ in message._more:
         if name == "content-length":
             raise SipParseError(
-                "More than one Content-Length", close=True, head=_answerable(message)
+                "More than one Content-Length", close=True, head=answerable(message)
             )
     text = text.strip(LWS)
     if not (text.isascii() and text.isdigit()):
-        raise SipParseError("Malformed Content-Length", close=True, head=_answerable(message))
+        raise SipParseError("Malformed Content-Length", close=True, head=answerable(message))
     if len(text) > 9 and len(text.lstrip("0")) > 9:
-        raise SipParseError("Message Too Large", 513, close=True, head=_answerable(message))
+        raise SipParseError("Message Too Large", 513, close=True, head=answerable(message))
     return int(text)
 
 
@@ -419,7 +420,7 @@ def parse_message(data: bytes) -> SipRequest | SipResponse:
     length = content_length(message)
     if length is not None and length != len(body):
         if length > len(body):
-            raise SipParseError("Body shorter than its Content-Length", head=_answerable(message))
+            raise SipParseError("Body shorter than its Content-Length", head=answerable(message))
         message.body = body[:length]
     if isinstance(message, SipResponse):
         check_response(message)
@@ -456,7 +457,7 @@ def check_request(request: SipRequest) -> None:
                 contact.check()
     except SipParseError as error:
         if error.head is None:
-            error.head = _answerable(request)
+            error.head = answerable(request)
         raise
 
 

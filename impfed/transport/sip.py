@@ -9,7 +9,14 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from impfed.core.log import EventLog
 from impfed.sip.errors import SipParseError
-from impfed.sip.message import OutgoingRequest, SipMessage, SipRequest, SipResponse, check_request
+from impfed.sip.message import (
+    OutgoingRequest,
+    SipMessage,
+    SipRequest,
+    SipResponse,
+    check_request,
+    check_response,
+)
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, State
 from impfed.transport.dispatch import ALLOW, WAITING, Dispatch
@@ -207,6 +214,7 @@ class SipStack(Dispatch):
                 actions = self.transactions.receive_request(message, flow, now)
             else:
                 assert isinstance(message, SipResponse)
+                check_response(message)
                 actions = self.transactions.receive_response(message, flow, now)
             self._perform(actions)
         except SipParseError as error:

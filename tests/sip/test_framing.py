@@ -14,7 +14,13 @@ from impfed.sip.framing import (
     StreamFramer,
     parse_datagram,
 )
-from impfed.sip.message import SipMessage, SipRequest, check_request
+from impfed.sip.message import (
+    SipMessage,
+    SipRequest,
+    SipResponse,
+    check_request,
+    check_response,
+)
 from tests.sip.material import each, lync, request_lines, table
 
 CASES = table("vectors", "sip-stream-cases.json")["cases"]
@@ -181,16 +187,18 @@ class StreamFramerTests(SynchronousTestCase):
         self.assertEqual(framer.buffered, 0)
         self.assertIs(self.assertRaises(SipParseError, framer.feed, b"x"), failure)
 
-    def test_malformed_response_dropped(self) -> None:
-        """A malformed response is dropped and counted, and the stream goes on."""
+    def test_malformed_response(self) -> None:
+        """A malformed response comes out, is refused by its check, and the stream goes on."""
         for status, cseq in (("200", "x"), ("4294967301", "1 INVITE"), ("99", "1 INVITE")):
             response = (
                 f"SIP/2.0 {status} OK\r\nVia: SIP/2.0/TLS a\r\nFrom: <sip:a@b>\r\nTo: <sip:a@b>\r\n"
                 f"Call-ID: 1\r\nCSeq: {cseq}\r\nContent-Length: 0\r\n\r\n"
             ).encode()
             run = Run(response + request_lines())
-            self.assertEqual(run.outcome, (1, 0, ""))
-            self.assertEqual(run.framer.dropped, 1)
+            self.assertEqual(run.outcome, (2, 0, ""))
+            bad = run.messages[0]
+            assert isinstance(bad, SipResponse)
+            self.assertIsNone(self.assertRaises(SipParseError, check_response, bad).head)
 
     def test_body_limit(self) -> None:
         """A body beyond the limit is 513 before it is read, with an answer."""

@@ -201,7 +201,8 @@ class RefusalTests(SynchronousTestCase):
     def test_not_answerable(self) -> None:
         """Without a Via, or to an ACK, nothing can be answered."""
         self.assertIsNone(self.replaced("Via: ", "X: ").head)
-        self.assertIsNone(self.replaced("CSeq: 1", "CSeq: x", method="ACK").head)
+        for method in ("ACK", "BENOTIFY"):
+            self.assertIsNone(self.replaced("CSeq: 1", "CSeq: x", method=method).head)
 
     def test_contact(self) -> None:
         """A malformed Contact is refused where it would become a target."""
