@@ -55,7 +55,8 @@ class DirectoryQueries:
 
     :param address: the component's own address, from and to which the questions go.
     :param fault: called inside the ``except`` clause when a ``done`` function raises, to log it.
-    :ivar hosts: hosts that the module speaks of; None until it has answered the greeting.
+    :ivar hosts: hosts that the module speaks of, as it said when greeted; None until it has
+        answered anything.
     """
 
     def __init__(self, address: JID, fault: Callable[[], None]) -> None:
@@ -109,6 +110,8 @@ class DirectoryQueries:
                 name = child.tag.removeprefix(f"{{{NS_DIRECTORY}}}")
                 if name == "user":
                     states[child.get("jid", "")] = child.get("state", "")
+            if self.hosts is None:
+                self.hosts = frozenset()
             if asked.greeting:
                 hosts = query.findall(f"{{{NS_DIRECTORY}}}host")
                 self.hosts = frozenset(host.get("name", "") for host in hosts)

@@ -160,10 +160,17 @@ class HomeLinks(Service):
             return
         link.deliver(stanza, done)
 
-    def congested(self, domain: str) -> bool:
-        """Say whether a local domain's home server is behind, or not connected at all."""
+    def congested(self, domain: str, foreign: str = "") -> bool:
+        """Say whether a local domain's home server is behind, or not connected at all.
+
+        :param foreign: the foreign domain concerned; without it the question is whether every
+            link of the home server is behind.
+        """
+        if foreign:
+            link = self.link(domain, foreign)
+            return link is None or link.congested
         links = self._by_local.get(domain)
-        return not links or any(link.congested for link in links.values())
+        return not links or all(link.congested for link in links.values())
 
     def pause(self) -> None:
         """Stop reading from the home servers: whoever takes the stanzas is behind."""

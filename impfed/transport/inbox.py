@@ -46,6 +46,7 @@ class Inbox:
         self._own = JID.parse(link.domain).domain
         self._barrier = barrier
         self._directory = directory
+        self._module_warned = False
         self._queries = Queries(link.write, owner.describe)
 
     def stanza_arrived(self, stanza: Stanza) -> None:
@@ -90,7 +91,8 @@ class Inbox:
         there = self._directory.answered(stanza)
         if there is None:
             return
-        if not there:
+        warned, self._module_warned = self._module_warned, not there
+        if not there and not warned:
             log.warn(
                 "module_missing",
                 "home link {link}: module impfed does not answer on the home server, so nothing"

@@ -29,7 +29,7 @@ _opaque = get_profile("OpaqueString")
 # Printable ASCII without what RFC 7622 section 3.3.1 forbids in a local part: space " & ' / : < > @
 _plain_local = re.compile(r"[!#-%(-.0-9;=?A-Z\[-~]+\Z")
 _forbidden_local = re.compile(r"[ \"&'/:<>@]")
-_plain_resource = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z")
+_plain_resource = re.compile(r"[!-~][ -~]*\Z")
 _label = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _plain_domain = re.compile(rf"{_label}(?:\.{_label})*\Z")
 _address_literal = re.compile(r"\[[0-9a-f:.]+\]\Z")
@@ -94,8 +94,8 @@ def _prepare_resource(text: str, whole: str) -> str:
         # A character newer than this Python's Unicode tables.  A resource is opaque and chosen by
         # a client: its messages are not to be refused for a new emoji.
         prepared = unicodedata.normalize("NFC", text)
-    if prepared[0] == " " or prepared[-1] == " ":
-        raise JidError(whole, "resource part begins or ends with a space (RFC 7622 table 2)")
+    if prepared[0] == " ":
+        raise JidError(whole, "resource part begins with a space (RFC 7622 table 2)")
     return prepared
 
 

@@ -768,7 +768,14 @@ class ComponentModeTests(HomeCase):
         self.links.exists(ALICE, told.append)
         self.assertEqual(told, [Existence.UNKNOWN])
 
-    def test_congested_while_any_is_down(self) -> None:
-        """A local domain counts as behind while one of its links is."""
+    def test_congested_by_pair(self) -> None:
+        """A pair of domains is behind while its own link is, a local domain while all are."""
         self.links.startService()
         self.assertTrue(self.links.congested("home.example"))
+        self.accept(0)
+        self.say(HEADER)
+        self.say("<handshake/>")
+        self.assertFalse(self.links.congested("home.example"))
+        self.assertFalse(self.links.congested("home.example", "lync.example"))
+        self.assertTrue(self.links.congested("home.example", "simple.example"))
+        self.assertTrue(self.links.congested("home.example", "elsewhere.example"))
