@@ -70,7 +70,7 @@ class IRoute(Interface):
 
     def resolve(
         query: RouteQuery,
-    ) -> Sequence[Hop] | Reject | None | Deferred[Sequence[Hop] | Reject | None]:
+    ) -> Sequence[Hop] | Reject | Deferred[Sequence[Hop] | Reject | None] | None:
         """Return the hops in order of preference, a Reject, or None for "not mine"."""
 
 
