@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from impfed.core.errors import LocalError
 from impfed.sip.errors import SipParseError
-from impfed.sip.headers import LWS, TOKEN
+from impfed.sip.headers import TOKEN
 
 if TYPE_CHECKING:
     from impfed.sip.message import SipRequest
@@ -81,6 +81,7 @@ REASONS: dict[int, str] = {
 }
 """Reason phrases of RFC 3261 section 21 and its extensions."""
 
+_CRLF = "\r\n"
 _ECHOED = (("via", "Via"), ("from", "From"), ("to", "To"), ("call-id", "Call-ID"), ("cseq", "CSeq"))
 
 DIALOG_FORMING = frozenset(("INVITE", "SUBSCRIBE", "REFER"))
@@ -185,28 +186,37 @@ def response_bytes(
 
     :raises LocalError: on CR, LF or NUL in anything that we add, or a name that is no token.
     """
-    own = _lines(headers)
-    own.append(f"Content-Length: {len(body)}\r\n")
-    tail = "".join(own)
     if not 100 <= status <= 699:
         raise LocalError(f"{status} is no status code")
     start = f"SIP/2.0 {status} {reason or REASONS.get(status, 'Unknown')}\r\n"
-    _refuse_injection(start + to_tag, 1)
-    _refuse_injection(tail, len(own))
+    tail = f"{''.join(_lines(headers))}Content-Length: {len(body)}\r\n\r\n"
+    _refuse_injection(f"{start}{to_tag}{tail}", len(headers) + 3)
+    return _encode(f"{start}{_echo(request, status, to_tag)}{tail}") + body
+
+
+def _echo(request: SipRequest, status: int, to_tag: str) -> str:
+    """Return the header lines that come from the request.  None can hold a CR or LF."""
     first, more = request._first, request._more
-    lines = [start]
-    for name, label in _ECHOED:
-        if name in first:
-            lines.append(f"{label}: {first[name].strip(LWS)}")
-            if name == "to" and to_tag and not _has_tag(request):
-                lines.append(f";tag={to_tag}")
-            lines.append("\r\n")
-            if name == "via" and more:
-                lines += [f"Via: {value.strip(LWS)}\r\n" for key, value in more if key == "via"]
+    tag = f";tag={to_tag}" if to_tag and not _has_tag(request) else ""
+    vias = routes = ""
+    for name, value in more:
+        if name == "via":
+            vias += f"Via: {value}\r\n"
     if "record-route" in first and 100 < status < 300 and request.method in DIALOG_FORMING:
-        lines += [f"Record-Route: {value}\r\n" for value in request.get_all("record-route")]
-    lines.append(tail)
-    return _encode("".join(lines)) + b"\r\n" + body
+        routes = "".join([f"Record-Route: {v}\r\n" for v in request.get_all("record-route")])
+    try:
+        return (
+            f"Via: {first['via']}\r\n{vias}From: {first['from']}\r\nTo: {first['to']}{tag}\r\n"
+            f"Call-ID: {first['call-id']}\r\nCSeq: {first['cseq']}\r\n{routes}"
+        )
+    except KeyError:  # a malformed request that lacks some of them
+        tails = {"via": f"\r\n{vias}", "to": f"{tag}\r\n"}
+        lines = [
+            f"{label}: {first[name]}{tails.get(name, _CRLF)}"
+            for name, label in _ECHOED
+            if name in first
+        ]
+        return "".join(lines) + routes
 
 
 def _has_tag(request: SipRequest) -> bool:
