@@ -83,6 +83,11 @@ class HomeLink:
     # -- life ----------------------------------------------------------------------------------
 
     @property
+    def domains(self) -> frozenset[str]:
+        """The local domains of the home server, normalized."""
+        return frozenset(JID.parse(domain).domain for domain in self.home.domains)
+
+    @property
     def up(self) -> bool:
         """Whether stanzas can pass."""
         return self.state is LinkState.UP
