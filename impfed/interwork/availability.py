@@ -200,9 +200,15 @@ class Kind:
             raise LocalError(f"kind data without {missing}") from None
 
     def with_rows(self, replaced: Mapping[str, Any]) -> Kind:
-        """Return the kind with an operator's rows in the place of its own."""
-        to_rows = [_to_row(row) for row in replaced.get("to_xmpp", ())]
-        from_rows = [_from_row(row) for row in replaced.get("from_xmpp", ())]
+        """Return the kind with an operator's rows in the place of its own.
+
+        :raises LocalError: naming what is wrong with a row.
+        """
+        try:
+            to_rows = [_to_row(row) for row in replaced.get("to_xmpp", ())]
+            from_rows = [_from_row(row) for row in replaced.get("from_xmpp", ())]
+        except KeyError as missing:
+            raise LocalError(f"kind {self.name}: a row without {missing}") from None
         return replace(
             self,
             to_rows=_replaced(self.to_rows, to_rows),
