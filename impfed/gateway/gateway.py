@@ -154,7 +154,6 @@ class Gateway:
 
     def link_up(self, link: object) -> None:
         """A home server is reachable: what waited for it goes on."""
-        self._im.link_up()
         self._presence.link_up(frozenset(getattr(link, "domains", ())))
 
     def link_down(self, link: object, reason: str) -> None:

@@ -123,7 +123,7 @@ class ImGateway:
         if existence is Existence.ABSENT:
             respond(transaction, 404)
             return
-        if self.around.home.congested(local.domain):
+        if self.around.home.congested(local.domain, sender.jid.domain):
             respond(transaction, 480, headers=BUSY)
             return
         session = self.session(local, sender.jid.bare)
@@ -282,8 +282,3 @@ class ImGateway:
         for text in held:
             delay = max(0.0, text.due - self.around.timers.seconds())
             self.around.timers.after(delay, self.inbox.deliver_held, text)
-
-    def link_up(self) -> None:
-        """A home link is there again."""
-        self.outbox.link_up()
-        self.inbox.link_up()

@@ -27,6 +27,8 @@ NICK = "http://jabber.org/protocol/nick"
 _DELAY = "urn:xmpp:delay"
 #: What a peer is told when we cannot take a text now.
 BUSY = (("Retry-After", "10"),)
+#: Seconds after which what the home link could not take is offered again.
+RETRY = 5.0
 #: Delivered texts remembered, so that an error that comes late can be told to the sender.
 _REMEMBERED = 20_000
 
@@ -59,7 +61,7 @@ class Inbox:
         :raises RemoteError: 480 while the home link has enough to do.
         """
         around = self._around
-        if around.home.congested(local.domain):
+        if around.home.congested(local.domain, foreign.domain):
             raise RemoteError(480, "Temporarily Unavailable", BUSY)
         entry = LedgerEntry(
             id=message_id(around),
@@ -97,7 +99,8 @@ class Inbox:
             entry.xmpp_condition, entry.detail = delivery.condition, delivery.text
             around.stack.respond(transaction, error.status, error.reason, headers=error.headers)
         else:
-            entry.outcome, entry.sip_status, entry.detail = "unsure", 480, delivery.text
+            entry.outcome = "unsure" if delivery.outcome is Outcome.UNSURE else "bounced"
+            entry.sip_status, entry.detail = 480, delivery.text
             around.stack.respond(transaction, 480, headers=BUSY)
         self._settle(entry, [])
 
@@ -119,8 +122,9 @@ class Inbox:
         )
 
         def decided(delivery: Delivery) -> None:
-            if delivery.outcome is Outcome.UNSURE:
-                return  # the link is down; it goes again when one is up
+            if delivery.outcome in (Outcome.UNSURE, Outcome.NOT_SENT):
+                self._around.timers.after(RETRY, self.retry_held, held)
+                return
             self._held.pop(held.id, None)
             if delivery.outcome is Outcome.ACCEPTED:
                 entry.outcome = "delivered"
@@ -134,11 +138,10 @@ class Inbox:
         stanza = incoming(held.id, local, foreign, text, "", delayed_since=entry.received_at)
         self._around.home.deliver(stanza, decided)
 
-    def link_up(self) -> None:
-        """A home link is there again: what it could not take goes now."""
-        held, self._held = self._held, {}
-        for record in held.values():
-            self.deliver_held(record)
+    def retry_held(self, held: HeldTextRecord) -> None:
+        """Try again what no home link could take."""
+        if held.id in self._held:
+            self.deliver_held(held)
 
     def error_arrived(self, stanza: Stanza) -> None:
         """The home server changed its mind about a text that it had accepted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from impfed.core.log import EventLog
-from impfed.gateway.im_inbox import CHAT_STATES, NICK
+from impfed.gateway.im_inbox import CHAT_STATES, NICK, RETRY
 from impfed.gateway.im_text import OutText, ledger_entry, receipt, returned
 from impfed.gateway.surroundings import Surroundings, message_id
 from impfed.interwork.errors import Condition, explain, sip_to_xmpp
@@ -36,7 +36,6 @@ class Outbox:
         self._around = around
         self._send = send
         self._waiting: dict[str, OutboxRecord] = {}
-        self._unreturned: dict[str, tuple[OutText, Condition, int, str]] = {}
         self._paused = False
 
     @property
@@ -105,12 +104,6 @@ class Outbox:
             self._waiting[record.id] = record
             self._send(record, False)
 
-    def link_up(self) -> None:
-        """A home link is there again: errors that it could not take go now."""
-        unreturned, self._unreturned = self._unreturned, {}
-        for text, condition, status, words in unreturned.values():
-            self.give_back(text, condition, status, words)
-
     # -- the end of a text -------------------------------------------------------------------------
 
     def keep(self, record: OutboxRecord) -> None:
@@ -145,10 +138,16 @@ class Outbox:
             words = f"{words} (the first {text.sent} of {len(text.parts)} parts were delivered)"
         if record.unsure:
             words = f"{words} (an earlier attempt may have been delivered)"
+        self._give_back(text, record, condition, status, words)
 
+    def _give_back(
+        self, text: OutText, record: OutboxRecord, condition: Condition, status: int, words: str
+    ) -> None:
         def decided(delivery: Delivery) -> None:
-            if delivery.outcome is Handover.UNSURE:
-                self._unreturned[record.id] = (text, condition, status, words)
+            if delivery.outcome in (Handover.UNSURE, Handover.NOT_SENT):
+                self._around.timers.after(
+                    RETRY, self._give_back, text, record, condition, status, words
+                )
                 return
             outcome: Outcome = "unsure" if record.unsure else "bounced"
             self._settle(text, record, outcome, status, condition.condition, words)

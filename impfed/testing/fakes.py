@@ -27,7 +27,7 @@ from impfed.sip.transaction_parts import server_key
 from impfed.sip.transaction_tables import Machine
 from impfed.transport.flow import Flow
 from impfed.transport.identity import PeerIdentity
-from impfed.xmpp.barrier import ACCEPTED, Delivery, refused, unsure
+from impfed.xmpp.barrier import ACCEPTED, Delivery, not_sent, refused, unsure
 from impfed.xmpp.jid import JID
 from impfed.xmpp.reader import StanzaReader
 from impfed.xmpp.stanza import OutStanza, Stanza
@@ -267,9 +267,9 @@ class FakeHome:
         if self.up:
             self.deliveries.append((stanza, done))
         else:
-            done(unsure("the home link is down"))
+            done(not_sent("recipient-unavailable", "no home link"))
 
-    def congested(self, domain: str) -> bool:
+    def congested(self, domain: str, foreign: str = "") -> bool:
         """Say what the test has set."""
         return self.busy
 

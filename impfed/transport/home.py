@@ -31,7 +31,7 @@ from impfed.transport.link import HomeLink
 from impfed.transport.link_api import IHomeUser, ILinkOwner, LinkContext, LinkLimits
 from impfed.transport.queries import Description
 from impfed.transport.timers import ReactorTimers
-from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, refused, unsure
+from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, not_sent, refused, unsure
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza
 
@@ -45,6 +45,7 @@ __all__ = [
     "IHomeUser",
     "LinkLimits",
     "Outcome",
+    "not_sent",
     "refused",
     "unsure",
 ]

@@ -19,7 +19,7 @@ from impfed.transport.component import ComponentConnection
 from impfed.transport.directory import DirectoryQueries, Existence
 from impfed.transport.inbox import Inbox
 from impfed.transport.link_api import LinkContext, LinkState
-from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, refused
+from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, not_sent
 from impfed.xmpp.component import Closed, ComponentStream, Event, Opened, explain
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza, iq
@@ -265,10 +265,10 @@ class HomeLink:
         if not stanza.id:
             raise LocalError("a message to be confirmed needs an id")
         if self.state is not LinkState.UP:
-            done(refused("recipient-unavailable", "wait", f"no home link: {self.reason}"))
+            done(not_sent("recipient-unavailable", f"no home link: {self.reason}"))
             return
         if self.full:
-            done(refused("resource-constraint", "wait", "the home server does not keep up"))
+            done(not_sent("resource-constraint", "the home server does not keep up"))
             return
         self.trace(False, stanza.xml)
         self.write(stanza.xml)

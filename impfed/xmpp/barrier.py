@@ -23,15 +23,16 @@ class Outcome(Enum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
     UNSURE = "unsure"
+    NOT_SENT = "not sent"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What became of a message, and why.
 
-    :ivar condition: stanza error condition of a refusal, else "".
+    :ivar condition: stanza error condition of a refusal or of what was not sent, else "".
     :ivar type: error type of a refusal, else "".
-    :ivar text: words of the refusal, or why we are unsure.
+    :ivar text: words of the refusal, or why we are unsure or did not send it.
     """
 
     outcome: Outcome
@@ -46,6 +47,11 @@ ACCEPTED = Delivery(Outcome.ACCEPTED)
 def refused(condition: str, type: str = "", text: str = "") -> Delivery:
     """Return a refusal."""
     return Delivery(Outcome.REFUSED, condition, type, text)
+
+
+def not_sent(condition: str, reason: str) -> Delivery:
+    """Return the outcome of a message that never left: there is no link, or it is full."""
+    return Delivery(Outcome.NOT_SENT, condition, "wait", reason)
 
 
 def unsure(reason: str) -> Delivery:

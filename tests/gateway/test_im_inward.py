@@ -290,7 +290,7 @@ class EmbeddedTextTests(SynchronousTestCase):
         world.clock.advance(11)
         self.assertEqual(len(self.held()), 1)
         world.home.up = True
-        world.gateway.link_up(None)
+        world.clock.advance(5)
         world.home.accept()
         self.assertEqual(self.held(), [])
 

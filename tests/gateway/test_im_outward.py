@@ -323,7 +323,7 @@ class FailureTests(OutwardCase):
         world.stack.take("INVITE").answer(404)
         self.assertEqual(len(self.outbox()), 1)
         world.home.up = True
-        world.gateway.link_up(None)
+        world.clock.advance(5)
         self.assertIn("<item-not-found", self.told())
         self.assertEqual(self.outbox(), [])
 
