@@ -16,6 +16,7 @@ from impfed.gateway.presence_common import (
     dialog_record,
     dialog_values,
     encode_state,
+    in_words,
     nick,
 )
 from impfed.interwork.address import uri_of
@@ -52,6 +53,8 @@ RESOURCE = "sip"
 UNKNOWN_TEXT = "presence unknown"
 #: Seconds after which a sign of the local user is written down again.
 _SIGN_KEPT = 600.0
+#: Pause in seconds before a presence that no home server took is sent again.
+_SHOW_AGAIN = 15.0
 
 
 class Contact:
@@ -67,6 +70,7 @@ class Contact:
         "_sign_kept",
         "_stale",
         "_timer",
+        "_unsent",
         "foreign",
         "kind",
         "local",
@@ -95,6 +99,7 @@ class Contact:
         self._key = ("", "")
         self._timer: Timer | None = None
         self._stale: Timer | None = None
+        self._unsent: Timer | None = None
         self._reach = ""  # why the far side could not be reached, in words; "" while it can
 
     @property
@@ -144,8 +149,12 @@ class Contact:
 
     def show_again(self) -> None:
         """Send the present state, once the foreign user has allowed it."""
-        if self.shown is not None and self.side.may_show(self):
-            self._around.home.send(self._stanza(self.shown))
+        if self.shown is None or not self.side.may_show(self):
+            return
+        sent = self._around.home.send(self._stanza(self.shown))
+        if not sent and (self._unsent is None or not self._unsent.active):
+            # The home server is away or reads too slowly: once more, with what is true then.
+            self._unsent = self._around.timers.after(_SHOW_AGAIN, self.show_again)
 
     # -- what the far side says --------------------------------------------------------------------
 
@@ -226,8 +235,7 @@ class Contact:
                         transaction, effect.status, effect.reason, headers=effect.headers
                     )
             elif isinstance(effect, StateChanged):
-                if effect.phase is Phase.ACTIVE:
-                    self.side.allowed(self)
+                self.settle()
             elif isinstance(effect, Document):
                 self._document(effect.message)
             elif isinstance(effect, Setback):
@@ -237,9 +245,15 @@ class Contact:
         if over:
             self.leave()
         elif effects:
+            self.settle()
             self._enter()
             self._arm()
             self._write()
+
+    def settle(self) -> None:
+        """Tell the local user of an active subscription that he may see the contact; once."""
+        if self.subscriber.phase is Phase.ACTIVE and not self.side.may_show(self):
+            self.side.allowed(self)
 
     def prepare(self) -> None:
         """Give the subscriber our Contact value; the listeners must be there."""
@@ -357,10 +371,10 @@ class Contact:
 
     def leave(self) -> None:
         """Forget everything but the authorization."""
-        for timer in (self._timer, self._stale):
+        for timer in (self._timer, self._stale, self._unsent):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._stale = None
+        self._timer = self._stale = self._unsent = None
         if self._key[0]:
             self._around.dialogs.remove(self._key)
             self._key = ("", "")
@@ -410,19 +424,15 @@ class Contact:
         """Return the subscription for ``impfedctl subscriptions``."""
         now = self._around.timers.seconds()
         expires_at = self.subscriber.expires_at
-        words = "unknown"
-        if self.shown is not None:
-            words = " ".join(filter(None, (self.shown.show or "available", self.shown.status)))
-            words = words if self.shown.available else "offline"
+        state = self.subscriber.phase.value.lower()
         return {
             "direction": "out",
             "local": str(self.local),
             "foreign": str(self.foreign),
-            "state": self.subscriber.phase.value.lower(),
+            "state": state if self.wanted else f"{state}, user away",
             "decision": self.side.authorizations.outbound((self.local, self.foreign)),
-            "expires_in": None if expires_at is None else round(expires_at - now),
-            "wanted": self.wanted,
-            "shown": words,
+            "shown": in_words(self.shown),
+            "expires_in": 0 if expires_at is None else round(expires_at - now),
             "call_id": self.subscriber.call_id,
             "trouble": self._reach,
         }

@@ -95,6 +95,10 @@ class PresenceGateway:
     def _error(self, stanza: Stanza) -> None:
         self.watched.error_arrived(_pair(stanza), error_of(stanza).condition)
 
+    def sign(self, local: JID) -> None:
+        """A local user (bare JID) has done something, such as write a message: he is there."""
+        self.watching.sign(local)
+
     # -- life --------------------------------------------------------------------------------------
 
     @inlineCallbacks

@@ -153,6 +153,15 @@ def decode_state(text: str) -> Availability | None:
     return Availability(*values)
 
 
+def in_words(availability: Availability | None) -> str:
+    """Return an availability in words for an operator."""
+    if availability is None:
+        return "unknown"
+    show = availability.show or "available"
+    words = (show if availability.available else "offline", availability.status)
+    return " ".join(word for word in words if word)
+
+
 def dialog_record(values: dict[str, object]) -> DialogRecord:
     """Return a dialog's snapshot as a record."""
     return msgspec.convert(values, DialogRecord)

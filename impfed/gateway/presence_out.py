@@ -67,7 +67,7 @@ class WatchingSide:
                 self.around.home.send(error_reply(stanza, "resource-constraint", "wait", text))
                 return
             contact = self._make(key)
-        self._sign(key[0])
+        self._last_used[key[0]] = self.around.timers.seconds()
         if contact.live and self.authorizations.outbound(key) == "approved":
             self._say(key, "subscribed")
             contact.show_again()
@@ -94,7 +94,7 @@ class WatchingSide:
                 return
             # His roster says that he may see the contact; we have lost that, or never knew.
             contact = self._make(key)
-        self._sign(key[0])
+        self._last_used[key[0]] = self.around.timers.seconds()
         contact.prepare()
         contact.come_back()
 
@@ -102,7 +102,7 @@ class WatchingSide:
         """A sign of the local user, or that one of his clients has gone."""
         if local not in self._by_local:
             return
-        self._sign(local)
+        self.sign(local)
         online = self._online.setdefault(local, set())
         if available:
             online.add(resource)
@@ -115,8 +115,10 @@ class WatchingSide:
             for contact in self._by_local[local].values():
                 contact.rest()
 
-    def _sign(self, local: JID) -> None:
-        self._last_used[local] = self.around.timers.seconds()
+    def sign(self, local: JID) -> None:
+        """A local user has done something: he is there."""
+        if local in self._by_local:
+            self._last_used[local] = self.around.timers.seconds()
 
     def last_used(self, local: JID) -> float:
         """When a local user last gave a sign of being there."""
@@ -131,11 +133,10 @@ class WatchingSide:
     # -- from the far side -------------------------------------------------------------------------
 
     def allowed(self, contact: Contact) -> None:
-        """The foreign user lets the local one see him; told once."""
+        """The foreign user lets the local one see him; told once, if the home server takes it."""
         key = (contact.local, contact.foreign)
-        if self.authorizations.outbound(key) != "approved":
+        if self._say(key, "subscribed"):
             self.authorizations.decide_outbound(key, "approved")
-            self._say(key, "subscribed")
             contact.show_again()
 
     def may_show(self, contact: Contact) -> bool:
@@ -154,9 +155,9 @@ class WatchingSide:
         self.authorizations.decide_outbound(key, "none")
         self._say(key, "unsubscribed")
 
-    def _say(self, key: Pair, type: str) -> None:
+    def _say(self, key: Pair, type: str) -> bool:
         local, foreign = key
-        self.around.home.send(presence(local, foreign, type=type))
+        return self.around.home.send(presence(local, foreign, type=type))
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -212,6 +213,7 @@ class WatchingSide:
         """A home server is reachable again: its users are shown what they may have missed."""
         for contact in list(self._contacts.values()):
             if contact.local.domain in domains and contact.wanted:
+                contact.settle()
                 contact.show_again()
 
     def view(self) -> list[dict[str, object]]:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
-from impfed.gateway.presence_common import Errand, decode_state, dialog_record, encode_state
+from impfed.gateway.presence_common import (
+    Errand,
+    decode_state,
+    dialog_record,
+    encode_state,
+    in_words,
+)
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import OFFLINE
 from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse
@@ -47,6 +53,7 @@ class Watcher:
         "_failures",
         "_retry",
         "_timer",
+        "_trouble",
         "accept",
         "notifier",
         "pair",
@@ -66,6 +73,7 @@ class Watcher:
         self._timer: Timer | None = None
         self._retry: Timer | None = None
         self._failures = 0
+        self._trouble = ""
 
     @property
     def foreign(self) -> JID:
@@ -160,6 +168,7 @@ class Watcher:
         """An answer to a NOTIFY."""
         if 200 <= response.status < 300:
             self._failures = 0
+            self._trouble = ""
         self.perform(self.notifier.answered(response, self._around.timers.seconds()))
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
@@ -171,6 +180,7 @@ class Watcher:
 
     def _failed(self, failure: NotifyFailed) -> None:
         """The watcher has not seen the last state: once more, after a while."""
+        self._trouble = f"{failure.status or ''} {failure.reason}".strip()
         log.info(
             "notify_failed",
             "{foreign} was not told of {local}: {status} {why}",
@@ -265,18 +275,14 @@ class Watcher:
 
     def view(self) -> dict[str, object]:
         """Return the subscription for ``impfedctl subscriptions``."""
-        state = decode_state(self.shown)
-        words = "unknown"
-        if state is not None:
-            words = " ".join(filter(None, (state.show or "available", state.status)))
-            words = words if state.available else "offline"
         return {
             "direction": "in",
             "local": str(self.pair.key[0]),
             "foreign": str(self.foreign),
             "state": self.notifier.state.value.lower(),
             "decision": self.pair.side.authorizations.inbound(self.pair.key),
+            "shown": in_words(decode_state(self.shown)),
             "expires_in": round(self.notifier.expires_at - self._around.timers.seconds()),
-            "shown": words,
             "call_id": self.notifier.dialog.call_id,
+            "trouble": self._trouble,
         }

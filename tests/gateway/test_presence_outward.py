@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.gateway.presence_common import PER_USER
 from impfed.store.records import AuthorizationRecord, OutboundSubscriptionRecord
+from impfed.xmpp.jid import JID
 from tests.gateway.presence_world import GRUU, PresenceWorld, pidf
 
 ROMEO = "romeo@lync.example"
@@ -407,6 +408,37 @@ class LoginTests(SynchronousTestCase):
         world.link_comes_up()
         (shown,) = world.stanzas()
         self.assertEqual(shown.findtext("status"), "Busy")
+
+    def test_slow_home_server(self) -> None:
+        """A presence that the home server did not take is sent again, as it is by then."""
+        world = self.world
+        world.home.up = False
+        world.notifies(self.sent, "active;expires=7200", pidf("open", "busy"), cseq=2)
+        world.notifies(self.sent, "active;expires=7200", pidf("open", "away"), cseq=3)
+        world.home.up = True
+        world.clock.advance(16)
+        (shown,) = world.stanzas()
+        self.assertEqual((shown.findtext("show"), shown.findtext("status")), ("away", None))
+
+    def test_permission_is_not_lost(self) -> None:
+        """A "subscribed" that no home server took is said when one is there."""
+        world = PresenceWorld()
+        world.alice_says("subscribe")
+        sent = world.stack.take("SUBSCRIBE")
+        sent.answer(200, headers=[("Expires", "7200"), ("Contact", GRUU)], to_tag="n1")
+        world.home.up = False
+        world.notifies(sent, "active;expires=7200", pidf("open"))
+        world.link_comes_up()
+        self.assertEqual(types(world.stanzas())[:2], ["subscribed", "available"])
+
+    def test_writing_is_a_sign(self) -> None:
+        """Who writes messages is there, though his server says nothing of his presence."""
+        world = self.world
+        world.clock.advance(5000)
+        world.presence.sign(JID.parse("alice@home.example"))
+        world.presence.sign(JID.parse("nobody@home.example"))
+        alice = JID.parse("alice@home.example")
+        self.assertEqual(world.presence.watching.last_used(alice), world.clock.seconds())
 
 
 class RestartTests(SynchronousTestCase):
