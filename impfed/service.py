@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed import __version__
 from impfed.config.model import Config, HomeConfig, SipDomainConfig
+from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -58,6 +62,12 @@ class _HomeDirectory:
         answer: Deferred[Existence] = Deferred()
         self._home.exists(JID.parse(address), lambda found: answer.callback(Existence(found.value)))
         return answer
+
+
+def _end_with_failure() -> None:
+    # The reactor has stopped and twistd would end with 0; a supervisor has to know better.
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def _gateway_type(domain: SipDomainConfig) -> tuple[str, str]:
@@ -176,7 +186,11 @@ class Node(MultiService):
         )
 
     def _cannot_start(self, failure: Failure) -> None:
-        log.failure("cannot_start", "the node cannot start: {why}", failure, why=str(failure.value))
+        if failure.check(ImpfedError, CannotListenError) is None:
+            log.failure("start_failed", "the node cannot start", failure)
+        else:
+            log.error("cannot_start", "the node cannot start: {why}", why=str(failure.value))
+        self.reactor.addSystemEventTrigger("after", "shutdown", _end_with_failure)
         self.reactor.stop()
 
     @inlineCallbacks
@@ -189,6 +203,7 @@ class Node(MultiService):
         yield self.stack.stopService()
         self.timers.stop()
         yield self.store.stop()
+        log.info("stopped", "node {node} has stopped", node=self.config.node.name)
 
     def _purge(self) -> None:
         before = self.reactor.seconds() - self.config.ledger.retention
