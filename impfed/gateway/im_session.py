@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from impfed.config.model import SipDomainConfig
@@ -37,6 +39,8 @@ log = EventLog("impfed.gateway")
 _SEND_AGAIN = frozenset({408, 480, 481})
 #: Answers that end the dialog as well as the request (RFC 5057 section 5.1).
 _ENDS_DIALOG = frozenset({404, 410, 416, 482, 483, 484, 485, 502, 604})
+_TEXT = (("Content-Type", "text/plain; charset=UTF-8"),)
+_LATE = 60.0  # seconds after which a text tells when it was written (RFC 3261 section 20.17)
 _TYPING_REPEAT = 5.0  # seconds; a Microsoft client forgets a typing notice after about 6
 _TYPING_TIMES = 12
 _TYPING_FORGOTTEN = 10.0  # seconds without a notice from the far side
@@ -192,12 +196,17 @@ class ImSession:
                 self.attempt.start()
             return
         text = self.queue[0]
-        request = dialog.dialog.request(
-            "MESSAGE", (("Content-Type", "text/plain; charset=UTF-8"),), text.part.encode()
-        )
+        request = dialog.dialog.request("MESSAGE", self._headers(text), text.part.encode())
         text.call_id, text.cseq = request.call_id, request.cseq
         self.on_its_way = dialog
         self.around.stack.request(request, self.destination(dialog), self)
+
+    def _headers(self, text: OutText) -> tuple[tuple[str, str], ...]:
+        record = text.record
+        if record is None or self.around.timers.seconds() - record.received_at < _LATE:
+            return _TEXT
+        written = datetime.fromtimestamp(record.received_at, UTC)
+        return (*_TEXT, ("Date", format_datetime(written, usegmt=True)))
 
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to the MESSAGE on its way."""

@@ -125,6 +125,15 @@ class SessionTests(OutwardCase):
         self.assertEqual(parts, ["one two", "three four"])
         self.assertEqual(self.outbox(), [])
 
+    def test_late_text(self) -> None:
+        """A text that had to wait tells when it was written."""
+        world = self.world
+        world.alice_writes("x")
+        world.clock.advance(80)
+        world.stack.take("INVITE").accept()
+        message = world.stack.take("MESSAGE").message
+        self.assertEqual(message.get("date"), "Mon, 21 Sep 2026 14:13:20 GMT")
+
     def test_receipt(self) -> None:
         """A receipt that was asked for goes back when the far side's server has the text."""
         world = self.session()
