@@ -19,9 +19,9 @@ from impfed.xmpp.stanza import Stanza, error_reply, presence
 
 log = EventLog("impfed.gateway")
 
-#: Subscriptions that are refreshed in a second after a restart; a partner that has not listed us
-#: by name bears 20 messages a second, and each refresh brings a NOTIFY.
-PACE = 10.0
+#: Subscriptions of one domain that are refreshed in a second after a restart.  A Microsoft partner
+#: that has not listed us by name bears 20 messages a second, and texts need their share.
+PACE_DISCOVERED, PACE = 10.0, 100.0
 
 #: Answers to SUBSCRIBE that a presentity gives for good (RFC 8048 section 5.2.2).
 _FINAL = frozenset({403, 489, 603})
@@ -195,14 +195,17 @@ class WatchingSide:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""
         now = self.around.timers.seconds()
         contacts = sorted(self._contacts.values(), key=lambda contact: -contact.last_used)
-        turn = 0
+        turns: dict[str, float] = {}
         for contact in contacts:
             contact.prepare()
             if not contact.wanted or self.logged_out(contact, now):
                 contact.rest()
                 continue
-            self.around.timers.after(turn / PACE, partial(self._resume_one, contact))
-            turn += 1
+            domain = contact.foreign.domain
+            turn = turns.get(domain, 0.0)
+            self.around.timers.after(turn, partial(self._resume_one, contact))
+            pace = PACE_DISCOVERED if contact.kind.refuses_by_403 else PACE
+            turns[domain] = turn + 1.0 / pace
 
     def _resume_one(self, contact: Contact) -> None:
         still_there = self._contacts.get((contact.local, contact.foreign)) is contact

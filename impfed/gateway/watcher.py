@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sys import intern
 from typing import TYPE_CHECKING
 
 from impfed.core.errors import RemoteError
@@ -67,8 +68,10 @@ class Watcher:
         self.pair = pair
         self.notifier = notifier
         self.path = path
-        self.accept = accept
+        self.accept = intern(accept)
         self.shown = ""
+        # One edge's routes and one client's Accept header are the same in thousands of dialogs.
+        notifier.dialog.route_set = tuple(intern(route) for route in notifier.dialog.route_set)
         self._around = pair.side.around
         self._timer: Timer | None = None
         self._retry: Timer | None = None
