@@ -21,6 +21,7 @@ _OUTCOMES = {
     "held": "held: it waits for the peer's MESSAGE that repeats it",
     "delivered": "delivered",
     "bounced": "not delivered; its sender was told",
+    "discarded": "thrown away: its recipient has blocked the sender",
     "unsure": "not known: it may have been delivered, an answer never came",
 }
 

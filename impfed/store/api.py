@@ -127,3 +127,9 @@ class IStore(Interface):
 
     def purge_ledger(before: float) -> Deferred[int]:
         """Remove settled and unsettled entries received before a time; returns how many."""
+
+    def move_ledger(local: str, to: str) -> Deferred[int]:
+        """Give a local user's ledger entries to another address, or remove them if it is "".
+
+        Returns how many.
+        """

@@ -111,6 +111,17 @@ class MemoryStore:
             del self._ledger[key]
         return succeed(len(old))
 
+    def move_ledger(self, local: str, to: str) -> Deferred[int]:
+        """Give a local user's entries to another address, or remove them if it is ""."""
+        if not self._open:
+            return fail(_stopped())
+        found = [key for key, entry in self._ledger.items() if entry.local == local]
+        for key in found:
+            entry = self._ledger.pop(key)
+            if to:
+                self._ledger[key] = msgspec.structs.replace(entry, local=to)
+        return succeed(len(found))
+
     def _refusal(self) -> StoreError | None:
         return self.failing if self._open else _stopped()
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import msgspec
 
 Decision = Literal["none", "pending", "approved", "declined"]
-Outcome = Literal["queued", "held", "delivered", "bounced", "unsure"]
+Outcome = Literal["queued", "held", "delivered", "bounced", "unsure", "discarded"]
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -240,6 +240,44 @@ class AuthorizationRecord(Record, gc=False):
         self.foreign = memo.setdefault(self.foreign, self.foreign)
 
 
+class PolicyEntryRecord(Record, gc=False):
+    """A line of a local user's policy list (SPEC section 5).
+
+    :ivar subject: a foreign bare address, or a foreign domain (without "@").
+    :ivar decision: what the user decided about it.
+    """
+
+    kind: ClassVar[str] = "policy_entry"
+    local: str
+    subject: str
+    decision: Literal["allow", "block"]
+    changed_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The local address and the subject."""
+        return pair_key(self.local, self.subject)
+
+    def share(self, memo: dict[str, str]) -> None:
+        """Share addresses."""
+        self.local = memo.setdefault(self.local, self.local)
+        self.subject = memo.setdefault(self.subject, self.subject)
+
+
+class PolicyDefaultRecord(Record, gc=False):
+    """What a local user wants for people whom his list says nothing about."""
+
+    kind: ClassVar[str] = "policy_default"
+    local: str
+    default: Literal["ask", "block"] = "ask"
+    changed_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The local address."""
+        return self.local
+
+
 class LedgerEntry(msgspec.Struct, gc=False):
     """What became of one message; never its body.
 
@@ -284,6 +322,8 @@ KINDS: dict[str, type[Record]] = {
         InboundSubscriptionRecord,
         OutboundSubscriptionRecord,
         AuthorizationRecord,
+        PolicyEntryRecord,
+        PolicyDefaultRecord,
     )
 }
 

@@ -179,6 +179,14 @@ class SqliteStore:
         purged: Deferred[int] = self._ask(file.purge, before, _PURGE_CHUNK)
         return purged.addCallback(more, 0)
 
+    def move_ledger(self, local: str, to: str) -> Deferred[int]:
+        """Give a local user's entries to another address, or remove them if it is ""."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._flush_all()
+        return self._ask(file.move, readable(local), readable(to))
+
     # Reactor thread: gathering and confirming.
 
     def _schedule(self) -> None:

@@ -209,6 +209,18 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise in_words(self._path, error) from error
 
+    def move(self, local: str, to: str) -> int:
+        """Give a local user's entries to another address, or remove them; return how many."""
+        statement = "DELETE FROM ledger WHERE local = ?"
+        arguments: tuple[str, ...] = (local,)
+        if to:
+            statement = "UPDATE ledger SET local = ? WHERE local = ?"
+            arguments = (to, local)
+        try:
+            return self._connection.execute(statement, arguments).rowcount
+        except sqlite3.Error as error:
+            raise in_words(self._path, error) from error
+
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

@@ -18,6 +18,8 @@ from impfed.store.records import (
     LedgerEntry,
     OutboundSubscriptionRecord,
     OutboxRecord,
+    PolicyDefaultRecord,
+    PolicyEntryRecord,
 )
 
 CAROL = "carol@company.example"
@@ -50,6 +52,8 @@ def samples() -> list[Any]:
         ),
         OutboundSubscriptionRecord(CAROL, BOB, dialog("c3"), "active", 5.0, "away", False, 4.0),
         AuthorizationRecord(CAROL, BOB, "approved", "declined", 3.0),
+        PolicyEntryRecord(CAROL, "lync.example", "block", 4.0),
+        PolicyDefaultRecord(CAROL, "block", 4.5),
     ]  # fmt: skip
 
 
@@ -302,6 +306,20 @@ class StoreContract:
         self.assertEqual((yield self.store.purge_ledger(3.0)), 3)
         self.assertEqual((yield self.found()), ["m4", "m3"])
         self.assertEqual((yield self.store.purge_ledger(3.0)), 0)
+
+    @inlineCallbacks
+    def test_ledger_of_a_user_moves_or_goes(self) -> Any:
+        """A renamed user's entries are found under the new address; a removed one's are gone."""
+        new = "carola@company.example"
+        dave = "dave@company.example"
+        yield self.written(Enter(entry("a")), Enter(entry("b")), Enter(entry("c", local=dave)))
+        moved = yield self.store.move_ledger(CAROL, new)
+        found = yield self.store.ledger(address=new)
+        left = yield self.store.ledger(address=CAROL)
+        self.assertEqual((moved, {each.id for each in found}, left), (2, {"a", "b"}, []))
+        removed = yield self.store.move_ledger(new, "")
+        everything = yield self.store.ledger()
+        self.assertEqual((removed, [each.id for each in everything]), (2, ["c"]))
 
     @inlineCallbacks
     def test_ledger_octets_that_are_no_utf8(self) -> Any:
