@@ -197,6 +197,7 @@ class Node(MultiService):
     def stopService(self) -> Any:
         """Stop: nothing new comes in, what is written goes to the disk, the links close."""
         yield super().stopService()  # type: ignore[no-untyped-call]
+        self.im.stop()
         self.presence.stop()
         yield self.control.stop()
         yield self.home.stopService()
