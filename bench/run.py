@@ -148,12 +148,12 @@ class Bench:
     # -------------------------------------------------------- measurements
 
     def begin(
-        self, pids: list[int], *arguments: str, seconds: float = 0.0
+        self, pids: list[int], *arguments: str, seconds: float = 0.0, warmup: float = 0.0
     ) -> subprocess.Popen[str]:
         """Start sipload."""
         command = [
             *LOAD, str(self.sipload), "--duration", str(seconds or self.seconds),
-            "--warmup", str(self.warmup), "--cert", str(self.far.certificate),
+            "--warmup", str(warmup or self.warmup), "--cert", str(self.far.certificate),
             "--key", str(self.far.key), "--ca", str(self.far.ca),
             "--pids", ",".join(map(str, pids)), *arguments,
         ]  # fmt: skip
@@ -179,9 +179,11 @@ class Bench:
         result["us"] = result["cpu_s"] * 1e6 / texts if texts else float("nan")
         return result
 
-    def load(self, pids: list[int], *arguments: str, seconds: float = 0.0) -> Result:
+    def load(
+        self, pids: list[int], *arguments: str, seconds: float = 0.0, warmup: float = 0.0
+    ) -> Result:
         """Run sipload and return what it printed."""
-        return self.end(self.begin(pids, *arguments, seconds=seconds))
+        return self.end(self.begin(pids, *arguments, seconds=seconds, warmup=warmup))
 
     def keep(self, name: str, result: Result) -> None:
         """Note a round's result."""
@@ -257,12 +259,12 @@ class Bench:
         assert node.part is not None
         time.sleep(2)
         before = rss_kib([node.part.pid])
-        seconds = max(10.0, count / 400)
         target = f"sip:u%d@{LOCAL}"
         result = self.load(
             [node.part.pid], "--proxy", f"127.0.0.1:{node.port}", "--from-domain", FOREIGN,
             "--conns", "4", "--dialogs", str(count), "--subscribe", "--ruri", target,
-            "--to", target, "--ramp", "500", "--users", str(USERS), seconds=seconds,
+            "--to", target, "--ramp", "500", "--users", str(USERS),
+            seconds=3, warmup=count / 500 + 5,
         )  # fmt: skip
         after = rss_kib([node.part.pid])
         node.stop()
