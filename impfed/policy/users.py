@@ -333,7 +333,7 @@ def subject_of(text: str) -> JID | str:
 
     :raises PolicyError: when it is neither.
     """
-    text = text.strip().removeprefix("sip:").removeprefix("xmpp:")
+    text = text.strip().removeprefix("sip:").removeprefix("xmpp:").removeprefix("@")
     if "@" not in text:
         return _domain(text)
     try:
