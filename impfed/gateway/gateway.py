@@ -46,6 +46,10 @@ class PresenceSide(Protocol):
         """Take a presence stanza of a local user."""
         ...
 
+    def sign(self, local: JID) -> None:
+        """Note that a local user has shown himself."""
+        ...
+
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is reachable again."""
         ...
@@ -73,6 +77,8 @@ class Gateway:
             self._request(transaction, request, flow)
         except RemoteError as error:
             self._around.metrics.count(f"sip.answered.{error.status}")
+            if request.method == "BENOTIFY":  # never answered, whatever is wrong with it
+                return
             self._around.stack.respond(
                 transaction, error.status, error.reason, headers=error.headers
             )
@@ -133,6 +139,7 @@ class Gateway:
     def stanza_arrived(self, stanza: Stanza, link: object) -> None:
         """Take a stanza that a home server sent us for a foreign user."""
         if stanza.kind == "message":
+            self._presence.sign(stanza.from_.bare)
             self._im.message_arrived(stanza)
         elif stanza.kind == "presence":
             self._presence_stanza(stanza)

@@ -56,6 +56,9 @@ class NoPresence:
     def stanza_arrived(self, stanza) -> None:
         raise AssertionError("no presence belongs here")
 
+    def sign(self, local) -> None:
+        """Nobody watches."""
+
     def link_up(self, domains) -> None:
         """Nothing waits."""
 
