@@ -117,23 +117,36 @@ class HomeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ImConfig:
-    """Instant messages (SPEC section 3)."""
+    """Instant messages (SPEC section 3).
+
+    :ivar blocked_texts: "refuse" or "discard" what a blocked person writes.
+    """
 
     idle_timeout: float = 600.0
     answer_timeout: float = 90.0
     acceptance_timeout: float = 20.0
     embedded_text_hold: float = 10.0
     message_limit: int = 256 * 1024
+    blocked_texts: str = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceConfig:
-    """Presence (SPEC section 5)."""
+    """Presence (SPEC section 5).
+
+    :ivar contacts_per_user: None for no limit, like the others.
+    :ivar pending_per_domain: unanswered requests of one foreign domain.
+    :ivar new_per_minute: new subscriptions of strangers of one foreign domain.
+    """
 
     expires: int = 7200
     minimum_expires: int = 60
     logout_after: float = 86400.0
     stale_after: float = 300.0
+    contacts_per_user: int | None = 1000
+    watchers_per_user: int | None = 1000
+    pending_per_domain: int | None = 500
+    new_per_minute: int | None = 600
 
 
 @dataclass(frozen=True, slots=True)

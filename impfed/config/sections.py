@@ -238,6 +238,12 @@ IM = Section(
             "How long a text inside an INVITE is held in case a MESSAGE repeats it.",
         ),
         Key("message_limit", values.size(1300, 16 * 1024**2), "The largest message accepted."),
+        Key(
+            "blocked_texts",
+            values.choice("refuse", "discard"),
+            "What becomes of a message to a user who blocks its sender: refused with 480, or taken,"
+            " thrown away and counted.",
+        ),
     ),
 )
 
@@ -262,6 +268,27 @@ PRESENCE = Section(
             "stale_after",
             values.duration(1, 86400),
             "While a partner cannot be reached the last presence is shown for so long.",
+        ),
+        Key(
+            "contacts_per_user",
+            values.limit(1, 1_000_000),
+            "Foreign contacts that a local user may watch; one more gets `resource-constraint`.",
+        ),
+        Key(
+            "watchers_per_user",
+            values.limit(1, 1_000_000),
+            "Foreign users who may watch a local one; one more gets 403.",
+        ),
+        Key(
+            "pending_per_domain",
+            values.limit(1, 1_000_000),
+            "Requests of one foreign domain that local users have not answered; one more gets 403.",
+        ),
+        Key(
+            "new_per_minute",
+            values.limit(1, 1_000_000),
+            "Subscriptions that people of one foreign domain whom nobody here has answered yet may"
+            " begin in a minute; more get 403.",
         ),
     ),
 )

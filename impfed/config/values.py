@@ -307,6 +307,19 @@ def whole(low: int, high: int) -> Kind:
     return Kind(f"a whole number from {low} to {high}", read)
 
 
+def limit(low: int, high: int) -> Kind:
+    """Return the kind of a limit: a whole number within bounds, or "none", which is None."""
+
+    def read(value: Any, _: Path) -> int | None:
+        if isinstance(value, str) and value.lower() == "none":
+            return None
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        raise Unsuitable("", 'write "none" for no limit' if value in (0, "", "unlimited") else "")
+
+    return Kind(f'a whole number from {low} to {high}, or "none"', read)
+
+
 def duration(low: float, high: float, whole_seconds: bool = False) -> Kind:
     """Return the kind of a duration within bounds, in seconds; an ``int`` if asked for."""
     bounds = f"from {show_duration(low)} to {show_duration(high)}".replace('"', "")
