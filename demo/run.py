@@ -153,7 +153,7 @@ def stay(cast: Cast, stage: Stage) -> NoReturn:
             since = cast.far.position
             cast.far.say(line.strip())
             done = cast.far.expect(since, 95, event="done")
-            stage.ladder.note(f"{done['status']} {done['reason']}", done["status"] < 300)
+            stage.ladder.note(f"{done['status']} {done['reason']}", 200 <= done["status"] < 300)
     while True:  # no input: a program watches, or the terminal is gone
         threading.Event().wait()
 

@@ -70,7 +70,9 @@ class FarSide:
             status, reason = await self._do(command)
         except Refused as error:
             status, reason = error.status, error.reason
-        except (OSError, KeyError, ConnectionError) as error:
+        except KeyError as error:
+            status, reason = 0, f"no such command, or its {error} is missing"
+        except OSError as error:
             status, reason = 0, f"{type(error).__name__}: {error}"
         emit(
             "done", id=command.get("id", ""), do=command.get("do", ""), status=status, reason=reason
