@@ -1,7 +1,7 @@
 """The home links: every connection to every home server, behind one service.
 
-A home of kind "component" has one XEP-0114 component for each foreign domain; a home of kind
-"prosody" has one component, and the module ``etc/prosody/mod_impfed.lua`` feeds it with the stanzas
+A home of kind "component" has one XEP-0114 component for each foreign domain, and one for the node's
+own address if it has any; a home of kind "prosody" has one component, and the module ``etc/prosody/mod_impfed.lua`` feeds it with the stanzas
 for every foreign domain.
 """
 
@@ -28,7 +28,13 @@ from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.transport.directory import Existence
 from impfed.transport.link import HomeLink
-from impfed.transport.link_api import IHomeUser, ILinkOwner, LinkContext, LinkLimits
+from impfed.transport.link_api import (
+    IHomeUser,
+    ILinkOwner,
+    IOwnAddress,
+    LinkContext,
+    LinkLimits,
+)
 from impfed.transport.queries import Description
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, not_sent, refused, unsure
@@ -43,6 +49,7 @@ __all__ = [
     "HomeLink",
     "HomeLinks",
     "IHomeUser",
+    "IOwnAddress",
     "LinkLimits",
     "Outcome",
     "not_sent",
@@ -65,10 +72,13 @@ class HomeLinks(Service):
     :param gateway_types: for a foreign domain the type of its service discovery identity in
         category "gateway" ("lcs", "simple") and its name; type "simple" where it is missing.
     :ivar user: who takes the stanzas; to be set before the start.
+    :ivar own: who answers at the node's own address, an IOwnAddress; None for nobody.
+    :ivar own_domains: the node's own addresses, one at most for each home server.
     :ivar links: the links, in the order of the configuration.
     """
 
     user: Any = None
+    own: Any = None
 
     def __init__(
         self,
@@ -89,11 +99,16 @@ class HomeLinks(Service):
         self._timers = ReactorTimers(reactor)
         limits = limits or LinkLimits(acceptance=acceptance_timeout)
         context = LinkContext(self._dial, self._timers, ids, metrics, tracer, limits)
+        self.own_domains = frozenset(
+            JID.parse(home.address).domain for home in homes if home.address
+        )
         self.links: list[HomeLink] = []
         # By local domain: the links by foreign domain; "" stands for every foreign domain.
         self._by_local: dict[str, dict[str, HomeLink]] = {}
         for home in homes:
-            domains = [home.address] if home.kind == "prosody" else sorted(self._foreign)
+            domains = [home.address] if home.address else []
+            if home.kind != "prosody":
+                domains += sorted(self._foreign)
             links: dict[str, HomeLink] = {}
             for domain in domains:
                 link = HomeLink(self, home, domain, context)
@@ -221,4 +236,5 @@ class HomeLinks(Service):
             return (Description("account", "registered", "", USER_FEATURES),)
         default = ("simple", "SIP federation" if address.domain in self._foreign else "impfed")
         type, name = self._gateway_types.get(address.domain, default)
-        return (Description("gateway", type, name),)
+        own = self.own is not None and address.domain in self.own_domains
+        return (Description("gateway", type, name, tuple(self.own.features) if own else ()),)

@@ -63,6 +63,9 @@ class Inbox:
         elif self._owner.serves(stanza.to.domain):
             if not self._link.guard(self._owner.user.stanza_arrived, stanza, self._link):
                 self._refuse(stanza, "internal-server-error", "")
+        elif self._is_own(stanza):
+            if not self._link.guard(self._owner.own.stanza_arrived, stanza):
+                self._refuse(stanza, "internal-server-error", "")
         elif stanza.kind == "message" or stanza.type != "unavailable":
             known = stanza.to.domain == self._own
             condition = "service-unavailable" if known else "remote-server-not-found"
@@ -82,10 +85,20 @@ class Inbox:
             self._metrics.count("home.foreign_sender")
             self._refuse(stanza, "forbidden", f"{stanza.from_.domain} is not hosted here")
         elif stanza.type in ("get", "set"):
-            if not self._link.guard(self._queries.handle, stanza):
+            if not self._link.guard(self._question_arrived, stanza):
                 self._refuse(stanza, "internal-server-error", "")
         else:
             self._refuse(stanza, "bad-request", "an IQ is get, set, result or error")
+
+    def _is_own(self, stanza: Stanza) -> bool:
+        """Whether a stanza is for the node itself, and somebody answers for it."""
+        domain = stanza.to.domain
+        own = self._owner.own is not None and domain == self._own
+        return own and not self._owner.serves(domain)
+
+    def _question_arrived(self, stanza: Stanza) -> None:
+        if not self._is_own(stanza) or not self._owner.own.iq_arrived(stanza):
+            self._queries.handle(stanza)
 
     def _directory_answered(self, stanza: Stanza) -> None:
         there = self._directory.answered(stanza)

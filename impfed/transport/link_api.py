@@ -59,10 +59,23 @@ class IHomeUser(Interface):
         """Take note that a link that stood is gone; messages without confirmation are unsure."""
 
 
+class IOwnAddress(Interface):
+    """What answers at the node's own address: a component's own domain, and each address there."""
+
+    features = Attribute("Features for service discovery, a sequence of str.")
+
+    def stanza_arrived(stanza: Stanza) -> None:
+        """Take a message or presence from a local user to the node itself."""
+
+    def iq_arrived(stanza: Stanza) -> bool:
+        """Answer an IQ of type get or set, now or later; False leaves it to the home link."""
+
+
 class ILinkOwner(Interface):
     """What a link needs of the service that holds it."""
 
     user = Attribute("The IHomeUser.")
+    own = Attribute("The IOwnAddress, None if nobody answers at the node's own address.")
 
     def flush_later(link: HomeLink) -> None:
         """Call ``link.flush()`` at the end of this reactor turn."""

@@ -104,6 +104,14 @@ class TlsStore:
             raise ValueError(f"client certificates cannot be {client_certificates!r}")
         return _ServerCreator(self, client_certificates)
 
+    def web(self, certificate: str) -> IOpenSSLServerConnectionCreator:
+        """Return what accepts browsers: one certificate ("" for the first), none asked for.
+
+        :raises TlsFileError: when there is no certificate of that name.
+        """
+        self._generation.web_context(certificate)
+        return _WebCreator(self, certificate)
+
     def client(self, certificate: str, server_name: str, peer: str = "") -> ClientCreator:
         """Return what an outgoing connection needs.
 
@@ -193,6 +201,7 @@ class _Generation:
         self._clients: dict[str, SSL.Context] = {}
         self._by_name: dict[str, SSL.Context] = {}
         self._fronts: dict[str, SSL.Context] = {}
+        self._webs: dict[str, SSL.Context] = {}
         if self.chains:
             self._make_server_contexts()
         self._check_pairs()
@@ -206,6 +215,20 @@ class _Generation:
         if not self._fronts:
             raise TlsFileError("a TLS listener needs at least one [[tls.certificates]]")
         return self._fronts[client_certificates]
+
+    def web_context(self, certificate: str) -> SSL.Context:
+        """Return the context that greets browsers; whoever serves them negotiates the protocol.
+
+        :raises TlsFileError: when no such certificate is configured.
+        """
+        context = self._webs.get(certificate)
+        if context is None:
+            chain = self._chain(certificate)
+            if chain is None:
+                raise TlsFileError("a web page over TLS needs a certificate")
+            context = self._webs[certificate] = self._new_context(chain)
+            context.set_session_id(b"impfed-web")
+        return context
 
     def client_context(self, certificate: str) -> SSL.Context:
         """Return the context for outgoing connections that show a certificate by name."""
@@ -360,6 +383,20 @@ class _ServerCreator:
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """Return a connection for a client that has just come."""
         context = self._store._generation.server_context(self._client_certificates)
+        return SSL.Connection(context, None)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _WebCreator:
+    """Accepts browsers with the newest generation of a store."""
+
+    def __init__(self, store: TlsStore, certificate: str) -> None:
+        self._store = store
+        self._certificate = certificate
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        """Return a connection for a browser that has just come."""
+        context = self._store._generation.web_context(self._certificate)
         return SSL.Connection(context, None)
 
 
