@@ -1,8 +1,8 @@
 """The home links: every connection to every home server, behind one service.
 
-A home of kind "component" has one XEP-0114 component for each foreign domain, and one for the node's
-own address if it has any; a home of kind "prosody" has one component, and the module ``etc/prosody/mod_impfed.lua`` feeds it with the stanzas
-for every foreign domain.
+A home of kind "component" has one XEP-0114 component for each foreign domain, and one for the
+node's own address if it has any; a home of kind "prosody" has one component, and the module
+``etc/prosody/mod_impfed.lua`` feeds it with the stanzas for every foreign domain.
 """
 
 from __future__ import annotations
