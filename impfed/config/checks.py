@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from impfed.config.lines import Path
 from impfed.config.model import Config
 from impfed.config.problems import Unsuitable, did_you_mean
+from impfed.config.route_checks import check_directories, check_own_addresses, check_routes
 from impfed.config.values import domain_name, read_address, show_address
 
 
@@ -233,4 +234,45 @@ def _presence(config: Config, document: dict[str, Any], report: Report) -> None:
         )
 
 
-_CHECKS = (_names, _domains, _homes, _listeners, _certificates, _next_hops, _presence)
+def _web(config: Config, document: dict[str, Any], report: Report) -> None:
+    raw = document.get("web")
+    if not isinstance(raw, dict):
+        return
+    for key, example in (("bind", "[::]:8443"), ("public_url", "https://federation.example:8443")):
+        if key not in raw:
+            report.report(("web",), f"{key} is missing", "", f'for example {key} = "{example}"')
+    if not any("address" in home for _, home in _tables(document, "home")):
+        report.report(
+            ("web",),
+            "no [[home]] has an address, so nobody can be sent a link to the page",
+            "",
+            'give each home server the component of the node\'s own: address = "federation.…"',
+        )
+    names = [each.get("name") for _, each in _tables(document, "tls", "certificate")]
+    wanted = raw.get("certificate", "")
+    if wanted == "none" or not isinstance(wanted, str):
+        return
+    if not names:
+        problem = "the page needs a certificate, and there is none"
+        hint = 'certificate = "none" behind a proxy that speaks TLS'
+        report.report(("web",), problem, "[[tls.certificate]] with name, certificate and key", hint)
+    elif wanted and wanted not in names:
+        known = [name for name in names if isinstance(name, str)]
+        allowed = ", ".join(f'"{name}"' for name in (*known, "none"))
+        problem = f'there is no certificate named "{wanted}"'
+        report.report(("web", "certificate"), problem, allowed, did_you_mean(wanted, known))
+
+
+_CHECKS = (
+    _names,
+    _domains,
+    _homes,
+    _listeners,
+    _certificates,
+    _next_hops,
+    _presence,
+    _web,
+    check_routes,
+    check_own_addresses,
+    check_directories,
+)

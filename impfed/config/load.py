@@ -113,7 +113,23 @@ class Loader:
             im=model.ImConfig(**self._table(("im",), sections.IM)),
             presence=model.PresenceConfig(**self._table(("presence",), sections.PRESENCE)),
             ledger=model.LedgerConfig(**self._table(("ledger",), sections.LEDGER)),
+            web=self._web(),
+            routes=_made(
+                model.RouteConfig, self._tables((), "route", sections.ROUTE), sections.ROUTE
+            ),
+            dns=model.DnsConfig(**self._table(("dns",), sections.DNS)),
+            open_federation=model.OpenFederationConfig(
+                **self._table(("open_federation",), sections.OPEN_FEDERATION)
+            ),
+            plugins=model.PluginsConfig(**self._table(("plugins",), sections.PLUGINS)),
+            ldap=_made(model.LdapConfig, self._tables((), "ldap", sections.LDAP), sections.LDAP),
         )
+
+    def _web(self) -> model.WebConfig | None:
+        if "web" not in self._document:
+            return None
+        fields = self._table(("web",), sections.WEB)
+        return model.WebConfig(**fields) if {"host", "public_url"} <= fields.keys() else None
 
     def _listeners(self) -> tuple[model.ListenerConfig, ...]:
         found = self._tables((), "listener", sections.LISTENER)

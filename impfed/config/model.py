@@ -5,8 +5,12 @@ Durations are seconds, sizes are octets (the file spells them "10m" and "256 KiB
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from impfed.config.patterns import Pattern
 
 #: Kinds of foreign domain, each with a data file of its own in ``impfed/interwork/kinds``.
 SIP_KINDS = ("microsoft", "office365", "simple")
@@ -96,6 +100,95 @@ class SipDomainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """A static route, or a route plugin with its settings.
+
+    :ivar pattern: what a static route covers; None for a plugin.
+    :ivar host: next hop; "" for a blocking route.
+    :ivar priority: lower is tried first; a higher one only while the better cannot be reached.
+    :ivar weight: share of the traffic among routes of equal priority.
+    :ivar plugin: name of a route plugin; "" for a static route.
+    :ivar order: when the plugin is asked; None for what it says itself.
+    """
+
+    pattern: Pattern | None = None
+    host: str = ""
+    port: int = 5061
+    transport: str = "tls"
+    tls_name: str = ""
+    client_certificate: str = ""
+    priority: int = 1
+    weight: int = 1
+    in_service: bool = True
+    block: bool = False
+    plugin: str = ""
+    order: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """How foreign domains are looked up.
+
+    :ivar discovery: whether a domain without static route is looked for in the DNS.
+    :ivar servers: (address, port) of name servers; empty for the system's.
+    :ivar timeout: seconds for one question, repetitions included.
+    """
+
+    discovery: bool = True
+    servers: tuple[tuple[str, int], ...] = ()
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFederationConfig:
+    """What becomes of domains that nobody configured.
+
+    :ivar probe_timeout: seconds for finding out whether a domain speaks XMPP.
+    :ivar remember: seconds for which an answer is kept that no traffic has proven yet.
+    """
+
+    enabled: bool = False
+    probe_timeout: float = 10.0
+    remember: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PluginsConfig:
+    """Route plugins that need no settings, and how long any plugin may think.
+
+    :ivar routes: names of route plugins.
+    :ivar timeout: seconds after which a plugin is skipped.
+    """
+
+    routes: tuple[str, ...] = ()
+    timeout: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LdapConfig:
+    """An LDAP directory of local users.
+
+    :ivar url: "ldap://host:port" or "ldaps://host:port".
+    :ivar filter: search filter with {address}, {user} and {domain}.
+    :ivar attribute: holds the whole address of a person, or (without "@") the local part.
+    :ivar cache: seconds for which an answer is kept.
+    """
+
+    name: str
+    url: str
+    base: str
+    filter: str = "(mail={address})"
+    attribute: str = "mail"
+    bind_dn: str = ""
+    password_file: Path | None = None
+    start_tls: bool = False
+    ca: Path | None = None
+    timeout: float = 3.0
+    cache: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class HomeConfig:
     """A home server and the local domains that it hosts.
 
@@ -103,6 +196,7 @@ class HomeConfig:
         component, fed by ``mod_impfed``).
     :ivar address: the component's own domain; required for kind "prosody".
     :ivar users: file with one bare JID or local part a line, the directory of kind "component".
+    :ivar directory: name of an LDAP directory or of a directory plugin.
     """
 
     name: str
@@ -113,6 +207,7 @@ class HomeConfig:
     secret: str = field(default="", repr=False)
     address: str = ""
     users: Path | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +245,23 @@ class PresenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebConfig:
+    """The User Options page.
+
+    :ivar public_url: where users find it, "https://host[:port][/path]" without a slash at the end.
+    :ivar certificate: name of the certificate, "" for the default; "none" for plain HTTP behind a
+        proxy that speaks TLS.
+    :ivar idle_timeout: seconds without a click after which a user is logged out.
+    """
+
+    host: str
+    port: int
+    public_url: str
+    certificate: str = ""
+    idle_timeout: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerConfig:
     """The delivery ledger: how long an entry is kept, in seconds."""
 
@@ -169,6 +281,12 @@ class Config:
     im: ImConfig = ImConfig()
     presence: PresenceConfig = PresenceConfig()
     ledger: LedgerConfig = LedgerConfig()
+    web: WebConfig | None = None
+    routes: tuple[RouteConfig, ...] = ()
+    dns: DnsConfig = DnsConfig()
+    open_federation: OpenFederationConfig = OpenFederationConfig()
+    plugins: PluginsConfig = PluginsConfig()
+    ldap: tuple[LdapConfig, ...] = ()
 
     @property
     def local_domains(self) -> frozenset[str]:

@@ -41,6 +41,9 @@ A component's secret is taken from the first line of `secret_file`, from the env
 * A listener bound to every address says which one peers are told.
 * Certificate, key, root and user files are there, readable, and hold what they should.
 * `client_certificate` names a certificate; `peer_names` hold no wildcard.
+* A `[[route]]` has a pattern or a plugin; its pattern is reversed the right way round and is no local
+  domain; its next hop is not this node itself, and over TLS it is a name or has a `tls_name`.
+* With `[web]` a home server has an `address`, and there is the certificate that the page shows.
 * A home server of kind `prosody` has an `address`, which is neither a local nor a foreign domain.
 """
 
@@ -75,4 +78,6 @@ def _default(section: Section, key: Key) -> str:
     if value in (None, "", ()):
         return "none"
     shown = key.kind.show(value)
+    if shown in ("true", "false"):
+        return f"`{shown}`"
     return f"`{shown}`" if shown.startswith(('"', "[")) or shown.isdigit() else f'`"{shown}"`'

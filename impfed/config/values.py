@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from impfed.config.patterns import parse_pattern
 from impfed.config.problems import Unsuitable, did_you_mean
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -346,6 +348,25 @@ def size(low: int, high: int) -> Kind:
     return Kind(f'a size such as "256 KiB" or "1 MiB", {bounds}', read, show_size)
 
 
+def _public_url(value: Any, base: Path) -> str:
+    text = _filled(value, base).strip().rstrip("/")
+    parts = urlsplit(text)
+    if parts.scheme != "https":
+        rest = text.partition("://")[2] or text
+        raise Unsuitable("a page with a login needs https", f'write "https://{rest}"')
+    try:
+        port = parts.port
+    except ValueError:
+        raise Unsuitable("that is no port number") from None
+    if parts.query or parts.fragment or parts.username or not parts.hostname:
+        raise Unsuitable
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", parts.path):
+        raise Unsuitable(f'"{parts.path}" is no plain path')
+    name = host_name(parts.hostname)
+    host = f"[{name}]" if ":" in name else name
+    return f"https://{host}{'' if port in (None, 443) else f':{port}'}{parts.path}"
+
+
 TEXT = Kind("a text", _text)
 NAME = Kind("a text that is not empty", _filled)
 DOMAIN = Kind('a domain such as "lync.example"', _domain)
@@ -359,6 +380,7 @@ ADDRESS = Kind(
     '"host:port", for example "sip.company.example:5061", "192.0.2.1:5061" or "[2001:db8::1]:5061"',
     read_address,
 )
+PUBLIC_URL = Kind('an address such as "https://federation.company.example/options"', _public_url)
 HOST = Kind("a host name", lambda value, base: host_name(_filled(value, base)))
 PATH = Kind("a path; relative to the directory of the configuration file", _path)
 CERTIFICATE_FILE = Kind(
@@ -371,3 +393,58 @@ CA_FILE = Kind(
     _pem_file(["CERTIFICATE"], "certificates"),
 )
 USERS_FILE = Kind("a text file with one bare address or local part a line", _existing)
+
+
+def _boolean(value: Any, _: Path) -> bool:
+    if not isinstance(value, bool):
+        word = str(value).lower()
+        meant = {"yes": "true", "on": "true", "true": "true", "1": "true"}.get(word)
+        meant = meant or {"no": "false", "off": "false", "false": "false", "0": "false"}.get(word)
+        raise Unsuitable("", f"write {meant} without quotes" if meant else "")
+    return value
+
+
+def _settings(value: Any, _: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Unsuitable("", 'write settings = { key = "value" }')
+    return value
+
+
+def read_server(value: Any, base: Path) -> tuple[str, int]:
+    """Return address and port of a name server; 53 when only an address is given.
+
+    :raises Unsuitable: for anything else, names included (who would resolve them?).
+    """
+    text = _filled(value, base).strip()
+    try:
+        return str(ip_address(text)), 53
+    except ValueError:
+        pass
+    host, port = read_address(text)
+    try:
+        return str(ip_address(host)), port
+    except ValueError:
+        raise Unsuitable("a name server is given by its address") from None
+
+
+def _ldap_url(value: Any, base: Path) -> str:
+    text = _filled(value, base).strip()
+    if not re.fullmatch(r"ldaps?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?", text):
+        raise Unsuitable("", 'write "ldap://host:389" or "ldaps://host:636"')
+    return text.rstrip("/")
+
+
+PATTERN = Kind(
+    'a reversed domain such as ".com.domaina.*" (the domain and what lies under it; ".*" is'
+    ' everything), a plain domain such as "domaina.com" (exactly that), or a user at either, such'
+    ' as "sales-*@domaina.com"',
+    lambda value, base: parse_pattern(_filled(value, base)),
+    lambda pattern: f'"{pattern}"',
+)
+BOOLEAN = Kind("true or false", _boolean, lambda value: "true" if value else "false")
+SETTINGS = Kind("a table; what it holds is the plugin's business", _settings)
+SERVERS = Kind(
+    'a list of addresses such as ["192.0.2.53", "[2001:db8::53]:5353"]', _list_of(read_server), str
+)
+NAMES = Kind('a list of names such as ["acme"]', _list_of(_filled), str)
+LDAP_URL = Kind('"ldap://host:port" or "ldaps://host:port"', _ldap_url)

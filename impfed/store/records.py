@@ -187,6 +187,7 @@ class OutboundSubscriptionRecord(Record, gc=False):
     :ivar last_state: the presence last shown to the local user.
     :ivar wanted: whether the local user still wants it; False keeps it without refreshing it.
     :ivar last_used: when the local user last showed a sign.
+    :ivar asked_at: when he last asked to see the foreign user.
     """
 
     kind: ClassVar[str] = "outbound_subscription"
@@ -199,6 +200,7 @@ class OutboundSubscriptionRecord(Record, gc=False):
     wanted: bool = True
     last_used: float = 0.0
     hop: HopRecord | None = None
+    asked_at: float = 0.0
 
     @property
     def key(self) -> str:
@@ -276,6 +278,25 @@ class PolicyDefaultRecord(Record, gc=False):
     def key(self) -> str:
         """The local address."""
         return self.local
+
+
+class LearnedDomainRecord(Record, gc=False):
+    """What open federation found out of a domain that nobody configured.
+
+    :ivar domain: lower case.
+    :ivar protocol: what worked first.
+    :ivar learned_at: when it did.
+    """
+
+    kind: ClassVar[str] = "learned_domain"
+    domain: str
+    protocol: Literal["xmpp", "sip"]
+    learned_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """The domain."""
+        return self.domain
 
 
 class LedgerEntry(msgspec.Struct, gc=False):
