@@ -1,5 +1,5 @@
--- mod_impfed: feeds one XEP-0114 component with the stanzas for every foreign domain, and answers the
--- component's question "does this user exist?".
+-- mod_impfed: feeds one XEP-0114 component with the stanzas for every foreign domain, answers the
+-- component's question "does this user exist?", and writes rosters of local users when it asks.
 --
 -- To be enabled on the component itself (see module.cfg.lua beside this file):
 --
@@ -19,12 +19,14 @@
 
 local st = require "util.stanza";
 local jid = require "util.jid";
+local rostermanager = require "core.rostermanager";
 local usermanager = require "core.usermanager";
 
 local hosts = prosody.hosts;
 local bare_sessions = prosody.bare_sessions;
 
 local xmlns_directory = "urn:xmpp:impfed:directory:0";
+local xmlns_roster = "urn:xmpp:impfed:roster:0";
 
 if module:get_host_type() ~= "component" then
 	error("mod_impfed belongs under modules_enabled of the Component that impfed connects to", 0);
@@ -78,8 +80,7 @@ module:hook("component-authenticated", function (event)
 	end
 end);
 
--- What the component may ask of us: handlers by namespace, each (origin, stanza, query) -> reply.
--- (Roster writing will be one more.)
+-- What the component may ask of us: handlers by type and namespace, each (origin, stanza, query) -> reply.
 local questions = {};
 
 local function user_state(address)
@@ -98,6 +99,7 @@ end
 questions["get "..xmlns_directory] = function (_, stanza, query)
 	local reply = st.reply(stanza):tag("query", { xmlns = xmlns_directory });
 	if #query.tags == 0 then
+		reply:tag("can", { name = xmlns_roster }):up();
 		for name, session in pairs(hosts) do
 			if session.type == "local" then
 				reply:tag("host", { name = name }):up();
@@ -106,6 +108,96 @@ questions["get "..xmlns_directory] = function (_, stanza, query)
 	end
 	for user in query:childtags("user") do
 		reply:tag("user", { jid = user.attr.jid, state = user_state(user.attr.jid) }):up();
+	end
+	return reply;
+end
+
+-- What is done to a roster, each (node, host, contact, name) -> words if it failed.  The presence part
+-- is left to mod_presence: it gets the stanza that the user's own client would have sent, and then
+-- keeps the states, pushes to his clients and tells the contact, as RFC 6121 says.
+
+local function as_user(node, host, contact, type)
+	local stanza = st.presence({ type = type, from = node.."@"..host, to = contact });
+	prosody.core_post_stanza(hosts[host], stanza, true);
+end
+
+local function save(node, host, roster, contact)
+	if not rostermanager.save_roster(node, host, roster, contact) then
+		return "the roster could not be saved";
+	end
+	rostermanager.roster_push(node, host, contact);
+end
+
+local deeds = {};
+
+-- The contact may see the user's presence; nobody is asked, and nothing need have been requested.
+function deeds.approve(node, host, contact)
+	if rostermanager.is_contact_subscribed(node, host, contact) then return; end
+	if not rostermanager.is_contact_pending_in(node, host, contact)
+	   and not rostermanager.set_contact_pending_in(node, host, contact) then
+		return "the roster could not be saved";
+	end
+	as_user(node, host, contact, "subscribed");
+	if not rostermanager.is_contact_subscribed(node, host, contact) then
+		return "the approval was not taken";
+	end
+end
+
+-- The contact may not see the user's presence any more, or his request is declined.
+function deeds.cancel(node, host, contact)
+	as_user(node, host, contact, "unsubscribed");
+end
+
+-- The contact is on the roster under this name, and the user asks to see his presence.
+function deeds.add(node, host, contact, name)
+	local roster = rostermanager.load_roster(node, host);
+	local item = roster[contact] or { subscription = "none", groups = {} };
+	item.name = name or item.name;
+	roster[contact] = item;
+	local failed = save(node, host, roster, contact);
+	if failed then return failed; end
+	if not rostermanager.is_user_subscribed(node, host, contact) then
+		as_user(node, host, contact, "subscribe");
+	end
+end
+
+-- The contact is off the roster; neither sees the other's presence.
+function deeds.remove(node, host, contact)
+	local roster = rostermanager.load_roster(node, host);
+	local item = roster[contact];
+	as_user(node, host, contact, "unsubscribed");
+	if not item then return; end
+	if item.ask or item.subscription == "to" or item.subscription == "both" then
+		as_user(node, host, contact, "unsubscribe");
+	end
+	roster[contact] = nil;
+	return save(node, host, roster, contact);
+end
+
+local function write_roster(deed)
+	local user, contact = deed.attr.user or "", deed.attr.contact or "";
+	local act = deeds[deed.name];
+	if not act then return "unknown request"; end
+	if user_state(user) ~= "exists" then return "no such local user"; end
+	local contact_node, domain, resource = jid.prepped_split(contact);
+	if not contact_node or resource or hosts[domain] or not carries(domain) then
+		return "not a user of a foreign domain that is carried";
+	end
+	local node, host = jid.prepped_split(user);
+	local ok, failed = pcall(act, node, host, contact_node.."@"..domain, deed.attr.name);
+	if ok then return failed; end
+	module:log("error", "cannot %s %s for %s: %s", deed.name, contact, user, failed);
+	return "a fault in the home server, see its log";
+end
+
+questions["set "..xmlns_roster] = function (_, stanza, query)
+	local reply = st.reply(stanza):tag("query", { xmlns = xmlns_roster });
+	for deed in query:childtags() do
+		local failed = write_roster(deed);
+		module:log("info", "%s %s for %s: %s", deed.name, deed.attr.contact, deed.attr.user, failed or "done");
+		reply:tag(deed.name, {
+			user = deed.attr.user, contact = deed.attr.contact, state = failed and "refused" or "done",
+		}):text(failed or ""):up();
 	end
 	return reply;
 end
