@@ -293,6 +293,9 @@ class ImSession:
                 self.gateway.outbox.refused(text, response)
             else:
                 self.gateway.outbox.unanswered(text, words)
+        if not self.dialogs and not self.queue:
+            self.close()
+            self.gateway.closed(self)
 
     # -- texts from the foreign user ---------------------------------------------------------------
 

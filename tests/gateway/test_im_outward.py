@@ -204,6 +204,7 @@ class FailureTests(OutwardCase):
             self.assertIn("to='alice@home.example/phone'", xml)
         self.assertEqual(self.outbox(), [])
         self.assertEqual([entry.outcome for entry in world.ledger()], ["bounced", "bounced"])
+        self.assertEqual(world.im.view(), [])
 
     def test_mapped_conditions(self) -> None:
         """Each answer of the far side becomes its condition."""
