@@ -14,6 +14,7 @@ from impfed.gateway.presence_in import WatchedSide
 from impfed.gateway.presence_out import WatchingSide
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Availability
+from impfed.policy.users import UserPolicies
 from impfed.sip.message import SipRequest
 from impfed.sip.transaction import ServerTransaction
 from impfed.store.api import IStore
@@ -21,6 +22,8 @@ from impfed.store.records import (
     AuthorizationRecord,
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
+    PolicyDefaultRecord,
+    PolicyEntryRecord,
 )
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
@@ -33,13 +36,19 @@ class PresenceGateway:
     """Sends every SUBSCRIBE and every presence stanza to the direction that it belongs to.
 
     :param around: the node's collaborators.
+    :ivar authorizations: what the two people of a pair have allowed each other.
+    :ivar policies: the local users' own lists.
     """
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self.authorizations = Authorizations(around.store, around.timers.seconds)
-        self.watched = WatchedSide(around, self.authorizations)
+        seconds = around.timers.seconds
+        self.authorizations = Authorizations(around.store, seconds)
+        self.policies = UserPolicies(around.store, seconds)
         self.watching = WatchingSide(around, self.authorizations)
+        on_contact_list = self.watching.on_contact_list
+        self.watched = WatchedSide(around, self.authorizations, self.policies, on_contact_list)
+        self.watching.contact_list_changed = self.watched.reconsider
         self._stanzas: dict[str, Callable[[Stanza], None]] = {
             "": partial(self._presence, True),
             "unavailable": partial(self._presence, False),
@@ -105,6 +114,8 @@ class PresenceGateway:
     def load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
         """Take in what the store kept; before the first request or stanza arrives."""
         self.authorizations.load((yield store.load(AuthorizationRecord)))
+        entries = yield store.load(PolicyEntryRecord)
+        self.policies.load(entries, (yield store.load(PolicyDefaultRecord)))
         self.watched.load((yield store.load(InboundSubscriptionRecord)))
         self.watching.load((yield store.load(OutboundSubscriptionRecord)))
 

@@ -27,9 +27,6 @@ log = EventLog("impfed.gateway")
 #: Numbers that are skipped after a restart, for the last ones used may not have been written down.
 CSEQ_GAP = 1000
 
-#: Contacts, and watchers, that one local user may have.
-PER_USER = 1000
-
 _NICK = "http://jabber.org/protocol/nick"
 #: Answers after which the next hop in order is tried.
 _NEXT_HOP = frozenset({500, 503, 504})

@@ -13,24 +13,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from twisted.internet.defer import maybeDeferred
+from twisted.python.failure import Failure
+
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
-from impfed.core.timers import Timer
 from impfed.gateway.authorization import Authorizations, Pair
+from impfed.gateway.gates import Gates, Holdings, Ruling
 from impfed.gateway.presence_common import (
     CSEQ_GAP,
-    PER_USER,
     contact_for,
     decode_state,
     dialog_values,
     encode_state,
-    nick,
 )
+from impfed.gateway.roster import IRosterWriter, NoRosterWriter
 from impfed.gateway.surroundings import Surroundings
+from impfed.gateway.watched_pair import WatchedPair
 from impfed.gateway.watcher import Watcher
-from impfed.interwork.address import uri_of
-from impfed.interwork.availability import OFFLINE, Availability, Kind, combine
-from impfed.interwork.pidf import PIDF_TYPE, closed_pidf, write_pidf
+from impfed.interwork.availability import OFFLINE, Availability, Kind
+from impfed.interwork.pidf import PIDF_TYPE
+from impfed.policy.users import PolicyChange, UserPolicies
 from impfed.routing.api import Existence
 from impfed.sip.headers import parse_number, readable
 from impfed.sip.message import SipRequest
@@ -39,172 +42,49 @@ from impfed.sip.transaction import ServerTransaction
 from impfed.store.records import InboundSubscriptionRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import presence
 
 log = EventLog("impfed.gateway")
 
-#: How long an answer to a probe is waited for before the user counts as offline, in seconds.
-PROBE_PATIENCE = 2.0
-#: How long the presences of several resources, sent in answer to one probe, are gathered.
-SETTLE = 0.05
-
-
-class WatchedPair:
-    """One local user as one foreign user sees him.
-
-    :ivar resources: presence by resource, as the home server sent it to this foreign user.
-    :ivar known: whether the home server has told the state since it was last asked.
-    :ivar last: the state last shown; stands in while the present one is not known.
-    :ivar asked: whether the local user has been asked, as far as his server took the question.
-    """
-
-    __slots__ = (
-        "asked",
-        "fresh",
-        "key",
-        "kind",
-        "known",
-        "last",
-        "name",
-        "patience",
-        "probed",
-        "resources",
-        "settling",
-        "side",
-        "waiting",
-        "watchers",
-    )
-
-    def __init__(self, side: WatchedSide, key: Pair, kind: Kind) -> None:
-        self.side = side
-        self.key = key
-        self.kind = kind
-        self.resources: dict[str, Availability] = {}
-        self.watchers: list[Watcher] = []
-        self.known = False
-        self.fresh = True
-        self.last: Availability | None = None
-        self.asked = False
-        self.probed = False
-        self.name = ""
-        self.waiting: list[Callable[[], None]] = []
-        self.patience: Timer | None = None
-        self.settling: Timer | None = None
-
-    @property
-    def entity(self) -> str:
-        """The local user's address of record, as the foreign user knows it."""
-        return uri_of(self.side.around.aliases.to_outside(self.key[0]))
-
-    def visible(self) -> Availability | None:
-        """What the foreign user may see now; None while that is not known."""
-        if not self.known:
-            return self.last
-        if self.side.authorizations.inbound(self.key) != "approved":
-            return OFFLINE
-        return combine(self.resources.values())
-
-    def document(self) -> StateDocument | None:
-        """The body of a NOTIFY that says so; a neutral one, or none, while it is not known."""
-        visible = self.visible()
-        if visible is not None:
-            return StateDocument(PIDF_TYPE, write_pidf(self.kind, visible, self.entity))
-        return self.neutral() if self.kind.pending_document else None
-
-    def neutral(self) -> StateDocument:
-        """A closed document that says nothing."""
-        return StateDocument(PIDF_TYPE, closed_pidf(self.kind, self.entity))
-
-    def update(self, resource: str, availability: Availability) -> None:
-        """Take the presence of one resource; of all of them if it is "" and unavailable."""
-        if not self.fresh:
-            self.fresh = True
-            self.resources.clear()
-        if availability.available:
-            self.resources[resource] = availability
-        elif resource:
-            self.resources.pop(resource, None)
-        else:
-            self.resources.clear()
-        self.learned()
-
-    def learned(self) -> None:
-        """The home server has spoken: show it, together with what it is still saying."""
-        if self.known:
-            self.show()
-        elif self.settling is None:
-            self.settling = self.side.around.timers.after(SETTLE, self._settled)
-
-    def _settled(self) -> None:
-        if self.settling is not None:
-            self.settling.cancel()
-        if self.patience is not None:
-            self.patience.cancel()
-        self.settling = self.patience = None
-        self.known = True
-        self._release()
-        self.show()
-
-    def _release(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        for call in waiting:
-            call()
-
-    def show(self) -> None:
-        """Tell every watcher whose last NOTIFY said something else."""
-        visible = self.visible()
-        self.last = visible
-        if visible is None:
-            return
-        state = encode_state(visible)
-        for watcher in list(self.watchers):
-            watcher.show(state)
-
-    def ask_state(self) -> None:
-        """Ask the home server for the state; without an answer the user counts as offline."""
-        local, foreign = self.key
-        self.known = self.fresh = False
-        self.probed = self.side.around.home.send(presence(local, foreign, type="probe"))
-        if self.patience is None:
-            self.patience = self.side.around.timers.after(PROBE_PATIENCE, self._no_answer)
-
-    def _no_answer(self) -> None:
-        self.patience = None
-        if not self.probed and self.last is not None:
-            self._release()  # the home server is out of reach: what was true last has to do
-            return
-        self.fresh = True
-        self.resources.clear()
-        self._settled()
-
-    def when_known(self, call: Callable[[], None]) -> None:
-        """Call when the state is known: now, or after asking for it."""
-        if self.known:
-            call()
-            return
-        self.waiting.append(call)
-        if self.patience is None:
-            self.ask_state()
-
-    def ask_user(self) -> None:
-        """Ask the local user whether the foreign one may see him; once, if the question goes out."""
-        local, foreign = self.key
-        question = presence(local, foreign, type="subscribe", payload=nick(self.name))
-        self.asked = self.side.around.home.send(question)
-        if self.asked:
-            self.side.authorizations.decide_inbound(self.key, "pending")
+#: Stanza errors by which a home server says that it does not answer a stranger's probe.
+_NOT_FOR_YOU = frozenset(
+    {"forbidden", "not-allowed", "not-authorized", "subscription-required", "registration-required"}
+)
 
 
 class WatchedSide:
-    """Every pair, and the first answer to every SUBSCRIBE."""
+    """Every pair, and the first answer to every SUBSCRIBE.
 
-    def __init__(self, around: Surroundings, authorizations: Authorizations) -> None:
+    :param on_contact_list: whether the local user of a pair watches the foreign one.
+    :ivar gates: what a subscription passes.
+    :ivar roster: approves foreign users where the home server lets us.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        authorizations: Authorizations,
+        policies: UserPolicies,
+        on_contact_list: Callable[[Pair], bool],
+    ) -> None:
         self.around = around
         self.authorizations = authorizations
+        self.policies = policies
+        holdings = Holdings(on_contact_list, self._watched, self.watchers)
+        self.gates = Gates(around, policies, authorizations, holdings)
+        self.roster: IRosterWriter = NoRosterWriter()
+        policies.listen(self._policy_changed)
         config = around.config.presence
         self.limits = ExpiresLimits(minimum=config.minimum_expires, maximum=config.expires)
         self._pairs: dict[Pair, WatchedPair] = {}
         self._by_local: dict[JID, set[JID]] = {}
+
+    def _watched(self, key: Pair) -> bool:
+        pair = self._pairs.get(key)
+        return pair is not None and bool(pair.watchers)
+
+    def watchers(self, local: JID) -> int:
+        """Return how many foreign users watch a local one."""
+        return len(self._by_local.get(local, ()))
 
     # -- SUBSCRIBE outside a dialog ----------------------------------------------------------------
 
@@ -221,9 +101,7 @@ class WatchedSide:
         :raises RemoteError: 489, 406, 403, 423 or 400, when it is refused at once.
         """
         self._check(request)
-        domain = self.around.domain(foreign.domain)
-        if domain is None:
-            raise RemoteError(403, "Domain Not Allowed")
+        self.gates.node.examine((local, foreign)).refuse()
         known = partial(self._user_known, transaction, request, flow, (local, foreign))
         self.around.lookup(str(local), known)
 
@@ -258,25 +136,33 @@ class WatchedSide:
     def _begin(
         self, transaction: ServerTransaction, request: SipRequest, flow: Flow, key: Pair
     ) -> None:
-        decision = self.authorizations.inbound(key)
-        poll = parse_number(request.get("expires") or "3600") == 0
-        pair = self._pair(key, limited=not poll)
-        start = partial(self._start, transaction, request, flow, pair)
-        if poll:
-            if decision in ("approved", "declined"):
-                pair.when_known(partial(start, True, pair.document))
-            else:
-                start(True, pair.neutral)
+        if parse_number(request.get("expires") or "3600") == 0:
+            self._poll(transaction, request, flow, key)
             return
+        ruling = self.gates.admit(key).ruling
+        pair = self._pair(key)
         pair.name = readable(request.from_.display)[:100]
-        decided = decision in ("approved", "declined")
-        start(decided, pair.document)
+        if ruling is Ruling.APPROVE:
+            ruling = self._approve_unasked(pair)
+        decided = ruling in (Ruling.SHOW, Ruling.HIDE)
+        self._start(transaction, request, flow, pair, decided, pair.document)
         if not pair.watchers:
             return  # it was refused
         if decided:
             pair.when_known(pair.show)
-        elif not pair.asked and decision == "none":
+        elif ruling is Ruling.ASK and not pair.asked:
             pair.ask_user()
+
+    def _poll(
+        self, transaction: ServerTransaction, request: SipRequest, flow: Flow, key: Pair
+    ) -> None:
+        """Answer with the state, or with a neutral one; nobody is asked for a poll."""
+        pair = self._pair(key)
+        start = partial(self._start, transaction, request, flow, pair, True)
+        if self.gates.standing(key).ruling in (Ruling.SHOW, Ruling.HIDE):
+            pair.when_known(partial(start, pair.document))
+        else:
+            start(pair.neutral)
 
     def _start(
         self,
@@ -317,15 +203,11 @@ class WatchedSide:
             conversation=request.call_id,
         )
 
-    def _pair(self, key: Pair, *, limited: bool = True) -> WatchedPair:
+    def _pair(self, key: Pair) -> WatchedPair:
         pair = self._pairs.get(key)
         if pair is None:
             local, foreign = key
-            watchers = self._by_local.setdefault(local, set())
-            if limited and len(watchers) >= PER_USER:
-                log.warn("watchers_limit", "{local} is at the limit of watchers", local=str(local))
-                raise RemoteError(403, "Too Many Watchers")
-            watchers.add(foreign)
+            self._by_local.setdefault(local, set()).add(foreign)
             domain = self.around.domain(foreign.domain)
             kind = Kind.load(domain.kind if domain is not None else "simple")
             pair = self._pairs[key] = WatchedPair(self, key, kind)
@@ -353,16 +235,27 @@ class WatchedSide:
 
     def declined(self, key: Pair) -> None:
         """The local user does not, or not any more: from now on he is offline for the other."""
-        # A home server says the same when it is asked for the state of a stranger.
-        if key in self._pairs or self.authorizations.inbound(key) != "none":
-            self.authorizations.decide_inbound(key, "declined")
         pair = self._pairs.get(key)
+        if self._meant_as_answer(key, pair):
+            self.authorizations.decide_inbound(key, "declined")
         if pair is not None:
-            pair.resources.clear()
-            pair.fresh = True
             pair.last = OFFLINE
-            pair.learned()
+            pair.refused()
         self._decided(key)
+
+    def _meant_as_answer(self, key: Pair, pair: WatchedPair | None) -> bool:
+        """Whether ``unsubscribed`` is the user's word.
+
+        A home server says the same when it is asked for the state of a stranger, and we ask it so
+        for those who are blocked without the user ever having been asked about them.
+        """
+        answered = self.authorizations.inbound(key)
+        if pair is None:
+            return answered != "none"
+        if answered not in ("none", "pending"):
+            return True
+        blocked = self.gates.standing(key).ruling is Ruling.HIDE
+        return not blocked or (answered == "pending" and pair.patience is None)
 
     def _decided(self, key: Pair) -> None:
         pair = self._pairs.get(key)
@@ -387,7 +280,11 @@ class WatchedSide:
     def error_arrived(self, key: Pair, condition: str) -> None:
         """The home server refused the question or the probe: there is nobody to ask."""
         pair = self._pairs.get(key)
-        if pair is None or condition not in ("item-not-found", "gone"):
+        if pair is None:
+            return
+        if condition in _NOT_FOR_YOU and pair.patience is not None:
+            pair.refused()
+        if condition not in ("item-not-found", "gone"):
             return
         if self.authorizations.inbound(key) == "pending":
             self.authorizations.decide_inbound(key, "none")
@@ -399,11 +296,117 @@ class WatchedSide:
         for key, pair in list(self._pairs.items()):
             if key[0].domain not in domains:
                 continue
-            decision = self.authorizations.inbound(key)
-            if decision in ("approved", "declined"):
+            ruling = self.gates.standing(key).ruling
+            if ruling is Ruling.APPROVE:
+                ruling = self._approve_unasked(pair)
+            if ruling in (Ruling.SHOW, Ruling.HIDE):
                 if pair.patience is None:
                     pair.ask_state()
-            elif decision == "none":
+            elif ruling is Ruling.ASK:
+                pair.ask_user()
+
+    # -- policy ------------------------------------------------------------------------------------
+
+    def _policy_changed(self, change: PolicyChange) -> None:
+        """A list has changed: what it means for those who watch now is done at once."""
+        local = change.local
+        if change.decision == "allow":  # the later decision counts: an earlier no is cleared
+            for record in self.authorizations.of(local):
+                foreign = JID.parse(record.foreign)
+                if record.inbound == "declined" and change.concerns(foreign):
+                    self.authorizations.decide_inbound((local, foreign), "none")
+        for foreign in list(self._by_local.get(local, ())):
+            if change.concerns(foreign):
+                self.reconsider((local, foreign))
+
+    def reconsider(self, key: Pair) -> None:
+        """What decides about a pair has changed: tell its watchers now, or ask the user."""
+        pair = self._pairs.get(key)
+        if pair is None:
+            return
+        ruling = self.gates.standing(key).ruling
+        if ruling is Ruling.APPROVE:
+            ruling = self._approve_unasked(pair)
+        if ruling is not Ruling.SHOW:
+            pair.hide()
+        if ruling in (Ruling.SHOW, Ruling.HIDE):
+            self._decided(key)
+        if ruling is Ruling.SHOW and not pair.known:
+            pair.when_known(pair.show)
+        elif ruling is Ruling.ASK and pair.watchers:
+            self.gates.ask.examine(key)
+            pair.ask_user()
+
+    def clear(self, key: Pair) -> bool:
+        """Forget what the local user once answered; returns whether there was something.
+
+        The next subscription asks him again, and so does one that stands.
+        """
+        answered = self.authorizations.inbound(key)
+        self.authorizations.decide_inbound(key, "none")
+        pair = self._pairs.get(key)
+        if pair is not None:
+            pair.asked = False
+        self.reconsider(key)
+        return answered != "none"
+
+    def _approve_unasked(self, pair: WatchedPair) -> Ruling:
+        """The list allows without asking: have the roster approve it.
+
+        :return: how the pair stands until the home server has answered; ASK where it lets nobody.
+        """
+        local, foreign = key = pair.key
+        if pair.approving:
+            return Ruling.WAIT
+        if not self.roster.available(local):
+            return self._ask_instead(key, "its home server lets us approve nobody")
+        pair.approving = True
+        answer = maybeDeferred(self.roster.approve, local, foreign)
+        answer.addErrback(self._not_approved, key)
+        answer.addCallback(self._approval_answered, pair)
+        if not pair.approving:  # answered at once
+            return self.gates.standing(key).ruling
+        return Ruling.WAIT
+
+    def _ask_instead(self, key: Pair, why: str) -> Ruling:
+        self.around.metrics.count("gate.user.degraded")
+        log.info(
+            "allow_degraded",
+            "{local} allows {foreign} without asking, but has to be asked: {why}",
+            local=key[0].text,
+            foreign=key[1].text,
+            why=why,
+        )
+        finding = self.gates.ask.examine(key)
+        finding.refuse()
+        return finding.ruling
+
+    @staticmethod
+    def _not_approved(failure: Failure, key: Pair) -> bool:
+        log.failure(
+            "approve_failed",
+            "the roster of {local} could not be changed",
+            failure,
+            local=key[0].text,
+        )
+        return False
+
+    def _approval_answered(self, approved: bool, pair: WatchedPair) -> None:
+        key = pair.key
+        pair.approving = False
+        if approved:
+            self.around.metrics.count("gate.user.approved")
+            self.authorizations.decide_inbound(key, "approved")
+            pair.known = False  # what a stranger was told counts no longer
+            if self._pairs.get(key) is pair and pair.watchers:
+                self._decided(key)
+                pair.when_known(pair.show)
+        elif self._pairs.get(key) is pair:
+            try:
+                ruling = self._ask_instead(key, "the home server has refused it")
+            except RemoteError:
+                return  # pending, and over the limit
+            if ruling is Ruling.ASK:
                 pair.ask_user()
 
     # -- the store ---------------------------------------------------------------------------------
@@ -416,10 +419,7 @@ class WatchedSide:
             if record.expires_at <= now or self.around.domain(key[1].domain) is None:
                 Watcher.forget_record(self.around, record)
                 continue
-            try:
-                pair = self._pair(key)
-            except RemoteError:
-                continue
+            pair = self._pair(key)
             pair.last = pair.last or decode_state(record.last_state)
             pair.asked = self.authorizations.inbound(key) != "none"
             event = f"presence;id={record.event_id}" if record.event_id else "presence"
@@ -442,6 +442,8 @@ class WatchedSide:
             for watcher in pair.watchers:
                 watcher.notifier.contact = contact_for(self.around, *pair.key, "")
                 watcher.arm()
+            if pair.last not in (None, OFFLINE) and not self.gates.shows(pair.key):
+                pair.hide()  # decided by the last run, but perhaps not told any more
 
     def view(self) -> list[dict[str, object]]:
         """Return all subscriptions, for ``impfedctl subscriptions``."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from impfed.core.log import EventLog
 from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.contact import Contact
-from impfed.gateway.presence_common import PER_USER
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Kind
 from impfed.sip.subscription import Phase, RetryPolicy, Watching
@@ -38,6 +37,8 @@ class WatchingSide:
         self._online: dict[JID, set[str]] = {}
         self._last_used: dict[JID, float] = {}
         self._watching: dict[str, Watching] = {}
+        #: Called with a pair that the local user has begun or ceased to watch.
+        self.contact_list_changed: Callable[[Pair], object] = lambda pair: None
 
     def watching(self, kind: Kind) -> Watching:
         """Return what all subscriptions at domains of a kind share."""
@@ -62,11 +63,13 @@ class WatchingSide:
         key = (stanza.from_.bare, stanza.to.bare)
         contact = self._contacts.get(key)
         if contact is None:
-            if len(self._by_local.get(key[0], ())) >= PER_USER:
-                text = f"you have {PER_USER} contacts at other organisations already"
+            if self._full(key[0]):
+                count = len(self._by_local[key[0]])
+                text = f"you have {count} contacts at other organisations already"
                 self.around.home.send(error_reply(stanza, "resource-constraint", "wait", text))
                 return
             contact = self._make(key)
+            self.contact_list_changed(key)
         self._last_used[key[0]] = self.around.timers.seconds()
         if contact.live and self.authorizations.outbound(key) == "approved":
             self._say(key, "subscribed")
@@ -90,10 +93,11 @@ class WatchingSide:
             if self.authorizations.outbound(key) == "declined":
                 self._say(key, "unsubscribed")
                 return
-            if len(self._by_local.get(key[0], ())) >= PER_USER:
+            if self._full(key[0]):
                 return
             # His roster says that he may see the contact; we have lost that, or never knew.
             contact = self._make(key)
+            self.contact_list_changed(key)
         self._last_used[key[0]] = self.around.timers.seconds()
         contact.prepare()
         contact.come_back()
@@ -159,6 +163,30 @@ class WatchingSide:
         local, foreign = key
         return self.around.home.send(presence(local, foreign, type=type))
 
+    def contacts(self, local: JID) -> int:
+        """Return how many foreign contacts a local user watches."""
+        return len(self._by_local.get(local, ()))
+
+    def at_limit(self) -> dict[JID, int]:
+        """Return the local users who may not watch one contact more, with their contacts."""
+        limit = self.around.config.presence.contacts_per_user
+        if limit is None:
+            return {}
+        return {who: len(each) for who, each in self._by_local.items() if len(each) >= limit}
+
+    def _full(self, local: JID) -> bool:
+        limit = self.around.config.presence.contacts_per_user
+        if limit is None or self.contacts(local) < limit:
+            return False
+        self.around.metrics.count("presence.out.contacts_limit")
+        log.warn("contacts_limit", "{local} has {limit} contacts", local=str(local), limit=limit)
+        return True
+
+    def on_contact_list(self, key: Pair) -> bool:
+        """Whether the local user of a pair watches the foreign one, or wants to."""
+        contact = self._contacts.get(key)
+        return contact is not None and contact.subscriber.phase is not Phase.ENDING
+
     # -- life --------------------------------------------------------------------------------------
 
     def _make(self, key: Pair) -> Contact:
@@ -177,6 +205,7 @@ class WatchingSide:
             self._by_local.pop(contact.local, None)
             self._online.pop(contact.local, None)
             self._last_used.pop(contact.local, None)
+        self.contact_list_changed((contact.local, contact.foreign))
 
     def load(self, records: Iterable[OutboundSubscriptionRecord]) -> None:
         """Take in the subscriptions that stood, so that their dialogs are known at once."""

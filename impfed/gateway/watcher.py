@@ -34,7 +34,7 @@ from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 
 if TYPE_CHECKING:
-    from impfed.gateway.presence_in import WatchedPair
+    from impfed.gateway.watched_pair import WatchedPair
 
 log = EventLog("impfed.gateway")
 

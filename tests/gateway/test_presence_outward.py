@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.gateway.presence_common import PER_USER
 from impfed.store.records import AuthorizationRecord, OutboundSubscriptionRecord
 from impfed.xmpp.jid import JID
 from tests.gateway.presence_world import GRUU, PresenceWorld, pidf
@@ -145,7 +144,7 @@ class SubscribeTests(SynchronousTestCase):
     def test_limit(self) -> None:
         """Beyond the limit of contacts a user is told so."""
         world = self.world
-        for number in range(PER_USER):
+        for number in range(world.config.presence.contacts_per_user):
             world.alice_says("subscribe", to=f"u{number}@lync.example")
         world.stanzas()
         world.alice_says("subscribe", to="onemore@lync.example")

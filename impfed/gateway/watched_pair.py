@@ -1,0 +1,185 @@
+"""What one foreign user may know of one local user, and those who are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from impfed.core.timers import Timer
+from impfed.gateway.authorization import Pair
+from impfed.gateway.presence_common import encode_state, nick
+from impfed.gateway.watcher import Watcher
+from impfed.interwork.address import uri_of
+from impfed.interwork.availability import OFFLINE, Availability, Kind, combine
+from impfed.interwork.pidf import PIDF_TYPE, closed_pidf, write_pidf
+from impfed.sip.subscription import StateDocument
+from impfed.xmpp.stanza import presence
+
+if TYPE_CHECKING:
+    from impfed.gateway.presence_in import WatchedSide
+
+#: How long an answer to a probe is waited for before the user counts as offline, in seconds.
+PROBE_PATIENCE = 2.0
+#: How long the presences of several resources, sent in answer to one probe, are gathered.
+SETTLE = 0.05
+
+
+class WatchedPair:
+    """One local user as one foreign user sees him.
+
+    :ivar resources: presence by resource, as the home server sent it to this foreign user.
+    :ivar known: whether the home server has told the state since it was last asked.
+    :ivar last: the state last shown; stands in while the present one is not known.
+    :ivar approving: whether the home server has been asked to put an approval into the roster.
+    :ivar asked: whether the local user has been asked, as far as his server took the question.
+    """
+
+    __slots__ = (
+        "approving",
+        "asked",
+        "fresh",
+        "key",
+        "kind",
+        "known",
+        "last",
+        "name",
+        "patience",
+        "probed",
+        "resources",
+        "settling",
+        "side",
+        "waiting",
+        "watchers",
+    )
+
+    def __init__(self, side: WatchedSide, key: Pair, kind: Kind) -> None:
+        self.side = side
+        self.key = key
+        self.kind = kind
+        self.resources: dict[str, Availability] = {}
+        self.watchers: list[Watcher] = []
+        self.known = False
+        self.fresh = True
+        self.last: Availability | None = None
+        self.asked = False
+        self.approving = False
+        self.probed = False
+        self.name = ""
+        self.waiting: list[Callable[[], None]] = []
+        self.patience: Timer | None = None
+        self.settling: Timer | None = None
+
+    @property
+    def entity(self) -> str:
+        """The local user's address of record, as the foreign user knows it."""
+        return uri_of(self.side.around.aliases.to_outside(self.key[0]))
+
+    def visible(self) -> Availability | None:
+        """What the foreign user may see now; None while that is not known."""
+        if not self.known:
+            return self.last
+        if not self.side.gates.shows(self.key):
+            return OFFLINE
+        return combine(self.resources.values())
+
+    def document(self) -> StateDocument | None:
+        """The body of a NOTIFY that says so; a neutral one, or none, while it is not known."""
+        visible = self.visible()
+        if visible is not None:
+            return StateDocument(PIDF_TYPE, write_pidf(self.kind, visible, self.entity))
+        return self.neutral() if self.kind.pending_document else None
+
+    def neutral(self) -> StateDocument:
+        """A closed document that says nothing."""
+        return StateDocument(PIDF_TYPE, closed_pidf(self.kind, self.entity))
+
+    def update(self, resource: str, availability: Availability) -> None:
+        """Take the presence of one resource; of all of them if it is "" and unavailable."""
+        if not self.fresh:
+            self.fresh = True
+            self.resources.clear()
+        if availability.available:
+            self.resources[resource] = availability
+        elif resource:
+            self.resources.pop(resource, None)
+        else:
+            self.resources.clear()
+        self.learned()
+
+    def refused(self) -> None:
+        """The home server does not tell a stranger: the same as nobody being there."""
+        self.resources.clear()
+        self.fresh = True
+        self.learned()
+
+    def learned(self) -> None:
+        """The home server has spoken: show it, together with what it is still saying."""
+        if self.known:
+            self.show()
+        elif self.settling is None:
+            self.settling = self.side.around.timers.after(SETTLE, self._settled)
+
+    def _settled(self) -> None:
+        if self.settling is not None:
+            self.settling.cancel()
+        if self.patience is not None:
+            self.patience.cancel()
+        self.settling = self.patience = None
+        self.known = True
+        self._release()
+        self.show()
+
+    def _release(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call()
+
+    def show(self) -> None:
+        """Tell every watcher whose last NOTIFY said something else."""
+        visible = self.visible()
+        self.last = visible
+        if visible is None:
+            return
+        state = encode_state(visible)
+        for watcher in list(self.watchers):
+            watcher.show(state)
+
+    def ask_state(self) -> None:
+        """Ask the home server for the state; without an answer the user counts as offline."""
+        local, foreign = self.key
+        self.known = self.fresh = False
+        self.probed = self.side.around.home.send(presence(local, foreign, type="probe"))
+        if self.patience is None:
+            self.patience = self.side.around.timers.after(PROBE_PATIENCE, self._no_answer)
+
+    def _no_answer(self) -> None:
+        self.patience = None
+        if not self.probed and self.last is not None:
+            self._release()  # the home server is out of reach: what was true last has to do
+            return
+        self.fresh = True
+        self.resources.clear()
+        self._settled()
+
+    def hide(self) -> None:
+        """From now on the local user is offline for the foreign one, whatever is known of him."""
+        if self.last is not None:
+            self.last = OFFLINE
+        self.show()
+
+    def when_known(self, call: Callable[[], None]) -> None:
+        """Call when the state is known: now, or after asking for it."""
+        if self.known:
+            call()
+            return
+        self.waiting.append(call)
+        if self.patience is None:
+            self.ask_state()
+
+    def ask_user(self) -> None:
+        """Ask the local user whether the foreign one may see him; once, if the question goes out."""
+        local, foreign = self.key
+        question = presence(local, foreign, type="subscribe", payload=nick(self.name))
+        self.asked = self.side.around.home.send(question)
+        if self.asked:
+            self.side.authorizations.decide_inbound(self.key, "pending")
