@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
+from impfed.gateway.contact_ends import Verdict, condition_of, judge, words
 from impfed.gateway.presence_common import (
     CSEQ_GAP,
     Errand,
@@ -27,7 +28,6 @@ from impfed.sip.message import SipMessage, SipRequest, SipResponse
 from impfed.sip.subscription import (
     AnswerNotify,
     Document,
-    EndCause,
     Phase,
     SendSubscribe,
     Setback,
@@ -65,7 +65,9 @@ class Contact:
 
     __slots__ = (
         "_around",
+        "_asked_at",
         "_key",
+        "_question",
         "_reach",
         "_sign_kept",
         "_stale",
@@ -101,6 +103,8 @@ class Contact:
         self._stale: Timer | None = None
         self._unsent: Timer | None = None
         self._reach = ""  # why the far side could not be reached, in words; "" while it can
+        self._asked_at = 0.0  # when the local user last asked
+        self._question: str | None = None  # id of his request, until he was told of trouble with it
 
     @property
     def live(self) -> bool:
@@ -118,6 +122,16 @@ class Contact:
         return self.subscriber.refreshing
 
     # -- what the local user wants -----------------------------------------------------------------
+
+    def ask(self, stanza_id: str) -> None:
+        """The local user asks to see the foreign one.
+
+        :param stanza_id: id of his request, quoted should there be trouble with it.
+        """
+        self._asked_at = self._around.timers.seconds()
+        self._question = stanza_id
+        self.prepare()
+        self.subscribe()
 
     def subscribe(self) -> None:
         """Subscribe, or refresh now."""
@@ -316,19 +330,35 @@ class Contact:
             status=end.status or "",
             reason=end.reason,
         )
-        if end.cause is EndCause.UNSUBSCRIBED:
-            self._hide()
-            self.side.unsubscribed(self)
-            return True
-        if self.subscriber.phase is Phase.IDLE:
-            self._hide()
-            self.side.refused(self)
-            return True
+        verdict = judge(
+            end,
+            over=self.subscriber.phase is Phase.IDLE,
+            asking=not self.side.may_show(self),
+            waited=self._around.timers.seconds() - self._asked_at,
+        )
+        text = words(verdict, str(self.foreign), self._reach)
+        if verdict in (Verdict.FIXED, Verdict.AGAIN, Verdict.DELAYED):
+            self._interrupted(verdict, end, text)
+            return False
+        self._hide()
+        if verdict is Verdict.DENIED:
+            self.side.refused(self, text)
+        else:
+            self.side.unsubscribed(self, text)
+        return True
+
+    def _interrupted(self, verdict: Verdict, end: SubscriptionEnded, text: str) -> None:
+        """There is no subscription now, but there may be one again."""
+        if verdict is Verdict.DELAYED and self._question is not None:
+            condition = condition_of(end)
+            stanza_id, self._question = self._question, None
+            self.side.delayed(self, stanza_id, condition, text)
+        if verdict is Verdict.FIXED:
+            return
         if self.wanted:
             self._unreachable()
         else:
             self.shown = None  # it lapsed while nobody looked
-        return False
 
     def _hide(self) -> None:
         """Nothing more is known of the contact: whatever was shown is taken back."""
@@ -397,6 +427,7 @@ class Contact:
             last_state=encode_state(self.shown) if self.shown is not None else "",
             wanted=self.wanted,
             last_used=self.last_used,
+            asked_at=self._asked_at,
         )
         self._around.store.write([Put(record)])
 
@@ -417,6 +448,7 @@ class Contact:
         if self.subscriber.dialog is not None:
             self.subscriber.dialog.skip_numbers(CSEQ_GAP)
         self.subscriber.refreshing = record.wanted
+        self._asked_at = record.asked_at or now
         self.shown = decode_state(record.last_state)
         self._enter()
 

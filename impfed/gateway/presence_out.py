@@ -10,11 +10,12 @@ from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.contact import Contact
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Kind
+from impfed.interwork.errors import Condition
 from impfed.sip.subscription import Phase, RetryPolicy, Watching
 from impfed.store.api import Delete
 from impfed.store.records import OutboundSubscriptionRecord
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import Stanza, error_reply, presence
+from impfed.xmpp.stanza import Stanza, error_reply, presence, presence_error
 
 log = EventLog("impfed.gateway")
 
@@ -76,8 +77,7 @@ class WatchingSide:
             contact.show_again()
             return
         self.authorizations.decide_outbound(key, "pending")
-        contact.prepare()
-        contact.subscribe()
+        contact.ask(stanza.id)
 
     def unsubscribe(self, key: Pair) -> None:
         """The local user does not want to see the foreign one any more."""
@@ -147,21 +147,32 @@ class WatchingSide:
         """Whether the foreign user has allowed the local one to see him."""
         return self.authorizations.outbound((contact.local, contact.foreign)) == "approved"
 
-    def refused(self, contact: Contact) -> None:
+    def refused(self, contact: Contact, words: str) -> None:
         """The foreign user does not, for good."""
         key = (contact.local, contact.foreign)
         self.authorizations.decide_outbound(key, "declined")
-        self._say(key, "unsubscribed")
+        self._say(key, "unsubscribed", words)
 
-    def unsubscribed(self, contact: Contact) -> None:
-        """The end that the local user wanted has come."""
+    def unsubscribed(self, contact: Contact, words: str = "") -> None:
+        """There is nothing to wait for any more, nor anything that stands for later.
+
+        :param words: why, where it was not the local user's own wish.
+        """
         key = (contact.local, contact.foreign)
         self.authorizations.decide_outbound(key, "none")
-        self._say(key, "unsubscribed")
+        self._say(key, "unsubscribed", words)
 
-    def _say(self, key: Pair, type: str) -> bool:
+    def delayed(self, contact: Contact, stanza_id: str, why: Condition, words: str) -> None:
+        """A first request has not got through yet: the local user is told what hinders it."""
+        self.around.metrics.count("presence.out.delayed")
+        error = presence_error(
+            contact.local, contact.foreign, stanza_id, why.condition, why.type, words
+        )
+        self.around.home.send(error)
+
+    def _say(self, key: Pair, type: str, words: str = "") -> bool:
         local, foreign = key
-        return self.around.home.send(presence(local, foreign, type=type))
+        return self.around.home.send(presence(local, foreign, type=type, status=words))
 
     def contacts(self, local: JID) -> int:
         """Return how many foreign contacts a local user watches."""

@@ -271,7 +271,10 @@ class Subscriber:
         return End(cause, status, reason, retry_after, kind)
 
     def _longer(self, response: SipResponse) -> bool:
-        minimum = _seconds(response, "min-expires")
+        try:
+            minimum = _seconds(response, "min-expires")
+        except RemoteError:  # it says nothing
+            return False
         if minimum is None or not self._asked < minimum <= LONGEST_EXPIRES or self._asked == 0:
             return False
         self._asked = minimum

@@ -264,6 +264,15 @@ def message_error(
     return OutStanza("message", to, from_, id, xml)
 
 
+def presence_error(
+    to: JID, from_: JID, id: str, condition: str, type: str = "", text: str = ""
+) -> OutStanza:
+    """Build the error for a presence stanza that is not at hand any more."""
+    head = _head("presence", to, from_, id, "error")
+    xml = f"{head}>{_error_element(condition, type, text)}</presence>"
+    return OutStanza("presence", to, from_, id, xml)
+
+
 @dataclass(frozen=True, slots=True)
 class StanzaError:
     """What an error stanza says.
