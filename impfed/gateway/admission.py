@@ -93,6 +93,8 @@ class Admission:
             if domain is not None:
                 return domain
         self._metrics.count("gateway.sender_refused")
+        if request.method == "SUBSCRIBE":
+            self._metrics.count("gate.node.refused")
         log.warn(
             "sender_refused",
             "{method} from {domain} refused: {reason} (expected one of: {expected}; found: {found};"

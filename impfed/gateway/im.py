@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
 from impfed.gateway.admission import Sender
 from impfed.gateway.im_dialog import ImDialog
 from impfed.gateway.im_inbox import BUSY, CHAT_STATES, Inbox
@@ -17,6 +19,7 @@ from impfed.gateway.surroundings import Surroundings, message_id
 from impfed.interwork.availability import Kind
 from impfed.interwork.errors import Condition
 from impfed.interwork.text import EncryptedOnly, embedded_text, outgoing_text, read_text
+from impfed.policy.users import Judgement, Rule
 from impfed.routing.api import Existence, Reject
 from impfed.routing.router import Resolution
 from impfed.sip.dialog import Dialog
@@ -29,6 +32,8 @@ from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, message
+
+log = EventLog("impfed.gateway")
 
 _STATES = ("active", "composing", "paused", "inactive", "gone")
 #: Texts that one session may have waiting before the sender is told to try later.
@@ -123,6 +128,19 @@ class ImGateway:
         if existence is Existence.ABSENT:
             respond(transaction, 404)
             return
+        blocked = self.inbox.stopped(local, sender.jid.bare)
+        if blocked and self.inbox.refuses:
+            self.around.metrics.count("gate.texts.refused")
+            log.info(
+                "session_stopped",
+                "a session of {foreign} with {local} is refused: {why}",
+                foreign=sender.jid.bare.text,
+                local=local.text,
+                why=blocked,
+                conversation=request.call_id,
+            )
+            respond(transaction, 480)
+            return
         if self.around.home.congested(local.domain, sender.jid.domain):
             respond(transaction, 480, headers=BUSY)
             return
@@ -134,7 +152,7 @@ class ImGateway:
         dialog = ImDialog(session, Dialog.uas(request, self.around.ids.tag()), flow, now)
         transaction.user = dialog
         embedded = embedded_text(request)
-        if embedded is None:
+        if embedded is None or blocked:
             self._accept(dialog, transaction, flow, offer)
             return
         held = HeldTextRecord(
@@ -216,6 +234,24 @@ class ImGateway:
                 )
 
         self.around.lookup(local.text, known)
+
+    def screen(self, judge: Callable[[JID, JID], Judgement | None]) -> None:
+        """Have texts of foreign users judged before they go to local ones.
+
+        A user's default stops strangers, but not the answer of somebody whom he has written to
+        himself while that conversation lasts.
+        """
+
+        def stopped(local: JID, foreign: JID) -> str:
+            judgement = judge(local, foreign)
+            if judgement is None:
+                return ""
+            session = self._sessions.get((local, foreign))
+            if judgement.rule is Rule.DEFAULT and session is not None and session.local_wrote:
+                return ""
+            return judgement.words
+
+        self.inbox.stopped = stopped
 
     def chat_state(self, session: ImSession, state: str) -> None:
         """Show the foreign user's typing to the local user (XEP-0085)."""

@@ -44,6 +44,8 @@ class Inbox:
         self._tell = tell
         self._held: dict[str, HeldTextRecord] = {}
         self._recent: OrderedDict[str, tuple[JID, JID]] = OrderedDict()
+        #: Says why a foreign user's texts to a local one are stopped; "" when they are not.
+        self.stopped: Callable[[JID, JID], str] = lambda local, foreign: ""
 
     def deliver(
         self,
@@ -61,7 +63,8 @@ class Inbox:
         :raises RemoteError: 480 while the home link has enough to do.
         """
         around = self._around
-        if around.home.congested(local.domain, foreign.domain):
+        blocked = self.stopped(local, foreign)
+        if not blocked and around.home.congested(local.domain, foreign.domain):
             raise RemoteError(480, "Temporarily Unavailable", BUSY)
         entry = LedgerEntry(
             id=message_id(around),
@@ -73,6 +76,9 @@ class Inbox:
             node=around.config.node.name,
             received_at=around.timers.seconds(),
         )
+        if blocked:
+            self._stop_text(transaction, entry, blocked)
+            return
         entry.stanza_id = entry.id
 
         def decided(delivery: Delivery) -> None:
@@ -80,6 +86,27 @@ class Inbox:
 
         stanza = incoming(entry.id, local, foreign, text, request.from_.display)
         around.home.deliver(stanza, decided)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether a blocked person's texts are refused, not taken and thrown away."""
+        return self._around.config.im.blocked_texts == "refuse"
+
+    def _stop_text(self, transaction: ServerTransaction, entry: LedgerEntry, why: str) -> None:
+        """The recipient blocks the sender, who is told that it was not delivered, and not why."""
+        entry.detail = f"its sender is blocked: {why}"
+        entry.outcome, entry.sip_status = ("bounced", 480) if self.refuses else ("discarded", 200)
+        self._around.metrics.count(f"gate.texts.{'refused' if self.refuses else 'discarded'}")
+        log.info(
+            "text_stopped",
+            "a text from {foreign} to {local} is stopped: {why}",
+            foreign=entry.foreign,
+            local=entry.local,
+            why=why,
+            conversation=entry.call_id,
+        )
+        self._around.stack.respond(transaction, entry.sip_status)
+        self._settle(entry, [])
 
     def _decided(
         self,
@@ -120,6 +147,13 @@ class Inbox:
             received_at=held.due - hold,
             detail="embedded in the INVITE, never repeated as MESSAGE",
         )
+        blocked = self.stopped(local, foreign)
+        if blocked:  # since the INVITE came
+            self._held.pop(held.id, None)
+            entry.outcome, entry.detail = "discarded", f"its sender is blocked: {blocked}"
+            self._around.metrics.count("gate.texts.discarded")
+            self._settle(entry, [Delete(HeldTextRecord, held.key)])
+            return
 
         def decided(delivery: Delivery) -> None:
             if delivery.outcome in (Outcome.UNSURE, Outcome.NOT_SENT):

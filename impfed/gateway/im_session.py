@@ -53,6 +53,7 @@ class ImSession:
     :ivar queue: texts to send, the first one possibly on its way.
     :ivar on_its_way: the dialog in which the first text is being sent.
     :ivar attempt: our INVITE, while it is unanswered.
+    :ivar local_wrote: whether the local user has written something in it.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class ImSession:
         "gateway",
         "last_activity",
         "local",
+        "local_wrote",
         "on_its_way",
         "outside",
         "outside_address",
@@ -97,6 +99,7 @@ class ImSession:
         self.on_its_way: ImDialog | None = None
         self.attempt: InviteAttempt | None = None
         self.chat_states = False
+        self.local_wrote = False
         self._foreign_typing: Timer | None = None
         self._local_typing: Timer | None = None
         self._repeats = 0
@@ -181,6 +184,7 @@ class ImSession:
     def send(self, text: OutText) -> None:
         """Queue a text."""
         self.touch()
+        self.local_wrote = self.local_wrote or text.record is not None
         self.queue.append(text)
         self._stop_local_typing()
         self.pump()
@@ -315,6 +319,8 @@ class ImSession:
 
     def foreign_typing(self, state: str) -> None:
         """The foreign user types ("composing") or stopped ("active")."""
+        if self.gateway.inbox.stopped(self.local, self.foreign):
+            return
         if state == "composing":
             if self._foreign_typing is None:
                 self.gateway.chat_state(self, "composing")
