@@ -30,13 +30,13 @@ from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
-from impfed.routing.directory import Directory, FileDirectory
-from impfed.routing.router import Router
-from impfed.routing.static import LocalRoute, StaticRoute
+from impfed.routing.directory import Directory
+from impfed.routing.setup import Routing
 from impfed.sip.framing import FramingLimits
 from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.store.sqlite import SqliteStore
 from impfed.transport.home import HomeLinks
+from impfed.transport.pool import Target
 from impfed.transport.sip import SipLimits, SipStack
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
@@ -99,7 +99,8 @@ class Node(MultiService):
 
     def _build(self) -> None:
         config, metrics, ids = self.config, self.metrics, self.ids
-        peers = PeerPolicy(config.domains)
+        self.routing = Routing(config, self.reactor, self.store, metrics, ids)
+        peers = PeerPolicy(self.routing.domains())
         aliases = Aliases()
         self.tls = TlsStore(config.tls, metrics, self.reactor)
         limits = SipLimits(framing=FramingLimits(body=config.im.message_limit))
@@ -116,7 +117,7 @@ class Node(MultiService):
             config.im.acceptance_timeout,
             {domain.name: _gateway_type(domain) for domain in config.domains},
         )
-        router = Router([LocalRoute(config.local_domains), StaticRoute(config.domains)], metrics)
+        router = self.routing.build(peers.may_prove)
         directory = Directory(
             {
                 domain: provider
@@ -150,8 +151,8 @@ class Node(MultiService):
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _directory(self, home: HomeConfig) -> Any:
-        if home.users is not None:
-            return FileDirectory(home.users, home.domains)
+        if (directory := self.routing.directory(home)) is not None:
+            return directory
         if home.kind == "prosody":
             return _HomeDirectory(self.home, home.name)
         return None
@@ -167,6 +168,7 @@ class Node(MultiService):
     def _start(self) -> Any:
         self.started_at = self.reactor.seconds()
         yield self.store.start()
+        yield self.routing.start()
         outbox = yield self.store.load(OutboxRecord)
         held = yield self.store.load(HeldTextRecord)
         yield self.presence.load(self.store)
@@ -231,6 +233,8 @@ class Node(MultiService):
             ],
             "sessions": len(self.im.view()),
             "subscriptions": len(self.presence.view()),
+            "routes": self.routing.router.status(),
+            "learned_domains": self.routing.learned.view(),
             "store_backlog": self.store.backlog,
             "metrics": self.metrics.snapshot(),
         }
@@ -250,3 +254,17 @@ class Node(MultiService):
         if "@" in text:  # a Call-ID may look like an address (RFC 3261 section 8.1.1.4)
             answer.addCallback(lambda entries: entries or self.store.ledger(id=text))
         return answer.addCallback(lambda entries: waiting + entries)
+
+    def route(self, address: str) -> Deferred[dict[str, Any]]:
+        """Fire with where a message to an address would go now, and why."""
+        return self.routing.explain(
+            address, lambda hop: self.stack.pool.condition(Target.of_hop(hop))
+        )
+
+    def learned(self) -> list[dict[str, Any]]:
+        """Return the domains that open federation has learned."""
+        return self.routing.learned.view()
+
+    def forget_domain(self, domain: str) -> bool:
+        """Forget what open federation has learned of a domain; says whether it was known."""
+        return self.routing.learned.remove(domain.lower())

@@ -16,6 +16,7 @@ from twisted.python.logfile import LogFile
 from impfed.config.load import load
 from impfed.config.problems import ConfigErrors
 from impfed.core.logformat import log_observer
+from impfed.routing.plugins import PluginError
 from impfed.service import Node
 
 
@@ -50,7 +51,10 @@ def makeService(options: Options) -> IService:
         config = load(path)
     except ConfigErrors as errors:
         raise SystemExit(f"{path} cannot be used:\n{errors}") from errors
-    node = _NodeApplication(reactor, config)
+    try:
+        node = _NodeApplication(reactor, config)
+    except PluginError as error:
+        raise SystemExit(f"{path} cannot be used:\n{error}") from error
     twistd = options.parent
     logfile = twistd.get("logfile") if twistd is not None else None
     if logfile and logfile != "-":

@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sessions": ("", "the IM sessions"),
     "subscriptions": ("", "the presence subscriptions, both directions"),
     "where": ("MESSAGE-ID|USER", "what became of messages: both legs, codes, node, times"),
+    "route": ("USER@DOMAIN", "where a message there would go now: each route's answer, hops, why"),
+    "learned": ("", "the domains that open federation has learned"),
+    "forget": ("DOMAIN", "forget what open federation has learned of a domain"),
     "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
 }
 
@@ -60,6 +63,18 @@ class NodeView(Protocol):
         """Find messages by any id of theirs or by an address on either side, newest first."""
         ...
 
+    def route(self, address: str) -> Deferred[dict[str, Any]]:
+        """Return where a message to an address would go now, and why."""
+        ...
+
+    def learned(self) -> list[dict[str, Any]]:
+        """Return a dict for each domain that open federation has learned."""
+        ...
+
+    def forget_domain(self, domain: str) -> bool:
+        """Forget a learned domain; says whether it was known."""
+        ...
+
 
 class INodeView(Interface):
     """The same as :class:`NodeView`, for :mod:`zope.interface`."""
@@ -77,3 +92,12 @@ class INodeView(Interface):
 
     def where(text: str) -> Deferred[list[LedgerEntry]]:
         """Find messages by any id of theirs or by an address."""
+
+    def route(address: str) -> Deferred[dict[str, Any]]:
+        """Return where a message to an address would go now, and why."""
+
+    def learned() -> list[dict[str, Any]]:
+        """Return a dict for each domain that open federation has learned."""
+
+    def forget_domain(domain: str) -> bool:
+        """Forget a learned domain; says whether it was known."""

@@ -16,7 +16,7 @@ from impfed import __version__
 from impfed.config.load import load
 from impfed.config.model import Config
 from impfed.config.problems import ConfigErrors
-from impfed.ctl import words
+from impfed.ctl import routes, words
 from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, ControlError
 from impfed.ctl.client import ControlClient
 
@@ -169,6 +169,35 @@ def _where(client: ControlClient, options: argparse.Namespace, out: TextIO) -> i
     return 0 if items else 1
 
 
+def _route(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
+    items = client.ask("route", options.text)
+    if options.json:
+        _as_json(items, out)
+    else:
+        out.write("".join(routes.story(item) for item in items))
+    return 0 if any(item["used"] for item in items) else 1
+
+
+def _learned(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
+    items = client.ask("learned")
+    if options.json:
+        _as_json(items, out)
+    else:
+        out.write(words.listing(items, "no learned domains", _width()))
+    return 0
+
+
+def _forget(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
+    items = client.ask("forget", options.text)
+    if options.json:
+        _as_json(items, out)
+    elif items[0]["forgotten"]:
+        print(f"{options.text} is forgotten, and will be tried anew", file=out)
+    else:
+        print(f"nothing was learned of {options.text}", file=out)
+    return 0 if items[0]["forgotten"] else 1
+
+
 def _trace(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
     ladder = words.Ladder(_width(), options.full)
     if not options.json:
@@ -186,6 +215,9 @@ _COMMANDS: dict[str, Callable[[ControlClient, argparse.Namespace, TextIO], int]]
     "sessions": _table,
     "subscriptions": _table,
     "where": _where,
+    "route": _route,
+    "learned": _learned,
+    "forget": _forget,
     "trace": _trace,
 }
 

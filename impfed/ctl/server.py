@@ -97,6 +97,9 @@ class ControlProtocol(LineOnlyReceiver):
             "sessions": self._sessions,
             "subscriptions": self._subscriptions,
             "where": self._where,
+            "route": self._route,
+            "learned": self._learned,
+            "forget": self._forget,
             "trace": self._trace,
         }
         answer = answers.get(command) if isinstance(command, str) else None
@@ -163,6 +166,21 @@ class ControlProtocol(LineOnlyReceiver):
             self._all(once.values())
 
         return self._view.where(text).addCallback(again).addCallback(answer)
+
+    def _route(self, address: str) -> Deferred[None] | None:
+        user, at, domain = address.rpartition("@")
+        if not (user and at and domain):
+            self._say({"error": f"{address} is no address; usage: route USER@DOMAIN"})
+            return None
+        return self._view.route(f"{user}@{domain.lower().rstrip('.')}").addCallback(
+            lambda story: self._all([story])
+        )
+
+    def _learned(self) -> None:
+        self._all(self._view.learned())
+
+    def _forget(self, domain: str) -> None:
+        self._all([{"domain": domain, "forgotten": self._view.forget_domain(domain)}])
 
     def _trace(self, user: str) -> None:
         def watch(line: TraceLine) -> None:

@@ -14,6 +14,7 @@ _TIMES = (
     "last_used",
     "changed_at",
     "received_at",
+    "learned_at",
 )
 
 _OUTCOMES = {

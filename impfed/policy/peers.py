@@ -50,6 +50,16 @@ class PeerPolicy:
         """Return a foreign SIP domain's configuration by its exact, lower-case name."""
         return self._domains.get(name)
 
+    def may_prove(self, name: str, host: str) -> bool:
+        """Say whether a certificate's name proves a domain, both lower case.
+
+        So a server that the DNS names may be asked for its own name, if the domain accepts that one.
+        """
+        domain = self._domains.get(name)
+        if domain is None:
+            return False
+        return host in self._exact[name] or host.partition(".")[2] in self._parents(domain)
+
     def may_speak_for(
         self, name: str, names: frozenset[str], proven: bool, transport: str, address: str
     ) -> Refusal | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
@@ -16,6 +17,7 @@ from zope.interface import implementer
 
 from impfed.core.dns import Answer, Lookup, Naptr, Outcome, Question, RecordType, Srv
 from impfed.core.log import EventLog
+from impfed.transport.flow import is_address
 
 log = EventLog("impfed.dns")
 
@@ -33,35 +35,67 @@ _TYPES = {
 class DnsClient:
     """Asks name servers.
 
-    :param servers: (address, port); empty for those of the system.
-    :param timeout: seconds for one question; a server is asked again after a third of it.
+    :param servers: (address, port); empty for those of the system, read again when they change.
+    :param timeout: seconds for one question; the next server is asked after a third of it.
     """
 
-    def __init__(self, reactor: Any, servers: Sequence[tuple[str, int]], timeout: float) -> None:
-        # client.Resolver, for client.createResolver(servers=...) still reads the system's list.
-        spacing = (timeout / 3, timeout * 2 / 3)
-        if servers:
-            self._resolver = client.Resolver(
-                servers=list(servers), timeout=spacing, reactor=reactor
-            )
-        else:
-            self._resolver = client.Resolver(
-                resolv="/etc/resolv.conf", timeout=spacing, reactor=reactor
-            )
+    def __init__(
+        self,
+        reactor: Any,
+        servers: Sequence[tuple[str, int]] = (),
+        timeout: float = 5.0,
+        system: Path = Path("/etc/resolv.conf"),
+    ) -> None:
+        self._reactor = reactor
+        self._servers = list(servers)
+        self._spacing = (timeout / 3, timeout * 2 / 3)
+        self._system = system
+        self._stamp: tuple[int, int] | None = None
+        self._resolver: Any = None
 
     def lookup(self, question: Question, done: Callable[[Answer], None]) -> None:
-        """Ask one question; ``done`` is called once, in a later turn."""
+        """Ask one question; ``done`` is called once."""
         try:
             query = dns.Query(question.name.encode("ascii"), _TYPES[question.type], dns.IN)
         except UnicodeEncodeError:
             done(Answer(Outcome.NO_NAME, ttl=NEGATIVE))
             return
-        asked = self._resolver.query(query)
-        asked.addCallbacks(
-            lambda sections: read_answer(question, *sections), lambda failure: read_failure(failure)
-        )
+        asked = self._asker().query(query)
+        asked.addCallbacks(lambda sections: read_answer(question, *sections), read_failure)
         asked.addErrback(_unexpected)
         asked.addCallback(done)
+
+    def _asker(self) -> Any:
+        # client.Resolver, for client.createResolver(servers=...) still reads the system's list;
+        # with a list of its own it keeps no timer that looks after the system's file.
+        stamp = None
+        if not self._servers:
+            try:
+                status = self._system.stat()
+                stamp = (status.st_mtime_ns, status.st_ino)
+            except OSError:
+                stamp = (0, 0)
+        if self._resolver is None or stamp != self._stamp:
+            servers = self._servers or system_servers(self._system)
+            self._resolver = client.Resolver(
+                servers=servers, timeout=self._spacing, reactor=self._reactor
+            )
+            self._stamp = stamp
+        return self._resolver
+
+
+def system_servers(path: Path) -> list[tuple[str, int]]:
+    """Return the name servers of a resolv.conf(5); this machine where it names none."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    words = [line.split() for line in lines]
+    found = [each[1] for each in words if len(each) > 1 and each[0] == "nameserver"]
+    servers = [
+        (each.partition("%")[0], dns.PORT) for each in found if is_address(each.partition("%")[0])
+    ]
+    return servers or [("127.0.0.1", dns.PORT)]
 
 
 def _unexpected(failure: Failure) -> Answer:

@@ -138,6 +138,17 @@ class Pool:
         now = self._owner.timers.seconds()
         return {str(key): rest.reason for key, rest in self._resting.items() if rest.until > now}
 
+    def condition(self, target: Target) -> tuple[str, str]:
+        """Return how things stand with a target: its connection's state, "resting" or "idle"; why."""
+        flow = self._flows.get(target)
+        if flow is not None and flow.alive:
+            return flow.state.value, ""
+        rest = self._resting.get(target)
+        left = 0.0 if rest is None else rest.until - self._owner.timers.seconds()
+        if rest is not None and left > 0:
+            return "resting", f"{rest.reason} (next try in {left:.1f} s)"
+        return "idle", "" if rest is None else rest.reason
+
     def stop(self) -> None:
         """Give up what is being connected."""
         for attempt in list(self._attempts):

@@ -68,7 +68,7 @@ class PatternTests(SynchronousTestCase):
         """Users come before domains, exact before reversed, longer before shorter, ``.*`` last."""
         texts = ["bob-*@a.com", "*b@.com.a.*", "b.a.com", ".com.a.b.*", ".com.*", ".*"]
         patterns = [parse_pattern(text) for text in texts]
-        self.assertEqual(sorted(patterns[::-1], key=lambda each: each.rank), patterns)
+        self.assertEqual(sorted({*patterns}, key=lambda each: each.rank), patterns)
         self.assertEqual(patterns[-1].breadth, Breadth.ALL)
 
 

@@ -108,6 +108,41 @@ class FakeNode:
             return fail(RuntimeError("the store is gone"))
         return succeed(self.found if text in ("m1", "carol@company.example") else [])
 
+    def route(self, address: str) -> Deferred[dict[str, Any]]:
+        """Return a route with two hops, the first of them out of reach."""
+        self.asked.append(address)
+        hops = [
+            {"hop": f"tls:sip{n}.lync.example:5061", "tls_name": f"sip{n}.lync.example",
+             "certificate": "company", "priority": n, "weight": 1, "from": "static route",
+             "state": state, "reason": reason}
+            for n, state, reason in ((1, "resting", "connection refused"), (2, "open", ""))
+        ]  # fmt: skip
+        chain = [
+            {"route": "local", "order": 0, "answer": "not mine", "decides": False},
+            {"route": "static", "order": 100, "answer": "two hops", "decides": True},
+        ]
+        nowhere = address == "x@nowhere.example"
+        return succeed(
+            {
+                "address": address,
+                "chain": chain[: 1 if nowhere else 2],
+                "hops": [] if nowhere else hops,
+                "status": 404 if nowhere else 0,
+                "used": "" if nowhere else hops[1]["hop"],
+                "why": "no route leads there" if nowhere else "the 1 before it cannot be reached",
+            }
+        )
+
+    def learned(self) -> list[dict[str, Any]]:
+        """Return one learned domain."""
+        return [
+            {"domain": "new.example", "protocol": "sip", "learned_at": 1700000000.0, "proven": True}
+        ]
+
+    def forget_domain(self, domain: str) -> bool:
+        """Forget it."""
+        return domain == "new.example"
+
     def pass_by(self, protocol: str, inbound: bool, text: str, when: float = 1700000000.5) -> None:
         """Have a message pass the tracer."""
         self.tracer.record(when, protocol, inbound, "peer", text.encode("utf-8"))

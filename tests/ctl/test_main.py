@@ -189,6 +189,47 @@ class AnswerTests(RunningNodeCase):
         self.assertIn("\\x1b[2Jbob@lync.example\\r\\n", out)
 
     @inlineCallbacks
+    def test_route(self) -> Any:
+        """A route is told with its chain, its hops in order, and the one that is used now."""
+        code, out, _ = yield self.ask("route", "bob@Lync.example.")
+        self.assertEqual((code, self.node.asked), (0, ["bob@lync.example"]))
+        for words in (
+            " *  100  static  two hops",
+            "      1  tls:sip1.lync.example:5061  out of reach: connection refused",
+            " *    2  tls:sip2.lync.example:5061  connected",
+            "must prove sip2.lync.example, we show certificate company",
+            "used now: tls:sip2.lync.example:5061",
+        ):
+            self.assertIn(words, out)
+
+    @inlineCallbacks
+    def test_route_nowhere(self) -> Any:
+        """An address that no route leads to gives exit code 1 and the reason; JSON carries it all."""
+        code, out, _ = yield self.ask("route", "x@nowhere.example")
+        self.assertEqual(code, 1)
+        self.assertIn("goes nowhere: 404, no route leads there", out)
+        code, out, _ = yield self.ask("route", "--json", "x@nowhere.example")
+        self.assertEqual((code, json.loads(out)["status"]), (1, 404))
+
+    @inlineCallbacks
+    def test_route_needs_an_address(self) -> Any:
+        """A domain alone is no address: exit code 2 and what to say."""
+        code, _, err = yield self.ask("route", "lync.example")
+        self.assertEqual(code, 2)
+        self.assertIn("USER@DOMAIN", err)
+
+    @inlineCallbacks
+    def test_learned_domains(self) -> Any:
+        """Learned domains are listed, and can be forgotten once."""
+        code, out, _ = yield self.ask("learned")
+        self.assertEqual(code, 0)
+        self.assertIn("new.example  sip", out)
+        code, out, _ = yield self.ask("forget", "new.example")
+        self.assertEqual((code, out), (0, "new.example is forgotten, and will be tried anew\n"))
+        code, out, _ = yield self.ask("forget", "old.example")
+        self.assertEqual(code, 1)
+
+    @inlineCallbacks
     def test_where_inward(self) -> Any:
         """A delivered message from outside is told with both legs, codes, node and times."""
         code, out, _ = yield self.ask("where", "m1")

@@ -83,7 +83,7 @@ class RequestTests(ProtocolCase):
     def test_unknown_command(self) -> None:
         """A command that does not exist gets the list of those that do."""
         [answer] = self.ask("stauts")
-        self.assertIn("status, sessions, subscriptions, where, trace", answer["error"])
+        self.assertIn("status, sessions, subscriptions, where, route,", answer["error"])
         [answer] = self.say(b'{"command": {"a": 1}}\n')
         self.assertIn("no command", answer["error"])
 
