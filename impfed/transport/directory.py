@@ -53,18 +53,22 @@ class _Asked:
 class DirectoryQueries:
     """The open questions of one link.
 
-    :param address: the component's own address, from and to which the questions go.
+    :param address: the component's own address, from which the questions go.
+    :param target: whom they go to: the component's address, or a local domain.
     :param fault: called inside the ``except`` clause when a ``done`` function raises, to log it.
     :ivar hosts: hosts that the module speaks of, as it said when greeted; None until it has
         answered anything.
+    :ivar abilities: what else the module can do, as namespaces.
     """
 
-    def __init__(self, address: JID, fault: Callable[[], None]) -> None:
+    def __init__(self, address: JID, target: JID, fault: Callable[[], None]) -> None:
         self._address = address
+        self._target = target
         self._fault = fault
         self._waiting: dict[str, list[Done]] = {}
         self._asked: dict[str, _Asked] = {}
         self.hosts: frozenset[str] | None = None
+        self.abilities: frozenset[str] = frozenset()
 
     def ask(self, user: JID, done: Done) -> None:
         """Add a question; ``done`` is called exactly once."""
@@ -92,7 +96,7 @@ class DirectoryQueries:
 
     def _query(self, id: str, content: str) -> OutStanza:
         payload = f"<query xmlns='{NS_DIRECTORY}'>{content}</query>"
-        return iq(self._address, self._address, id=id, type="get", payload=payload)
+        return iq(self._target, self._address, id=id, type="get", payload=payload)
 
     def answered(self, stanza: Stanza) -> bool | None:
         """Take an IQ of type result or error (or, without the module, our own question back).
@@ -115,6 +119,8 @@ class DirectoryQueries:
             if asked.greeting:
                 hosts = query.findall(f"{{{NS_DIRECTORY}}}host")
                 self.hosts = frozenset(host.get("name", "") for host in hosts)
+                abilities = query.findall(f"{{{NS_DIRECTORY}}}can")
+                self.abilities = frozenset(each.get("name", "") for each in abilities)
         for user, calls in asked.users.items():
             state = states.get(user, "unknown")
             self._tell(calls, Existence(state) if state in _STATES else Existence.UNKNOWN)
@@ -142,6 +148,7 @@ class DirectoryQueries:
         self._asked.clear()
         self._waiting = {}
         self.hosts = None
+        self.abilities = frozenset()
         for calls in open_calls:
             self._tell(calls, Existence.UNKNOWN)
 

@@ -36,6 +36,7 @@ from impfed.transport.link_api import (
     LinkLimits,
 )
 from impfed.transport.queries import Description
+from impfed.transport.rosters import Deed, RosterAnswer, RosterOutcome, unavailable
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, not_sent, refused, unsure
 from impfed.xmpp.jid import JID
@@ -52,6 +53,8 @@ __all__ = [
     "IOwnAddress",
     "LinkLimits",
     "Outcome",
+    "RosterAnswer",
+    "RosterOutcome",
     "not_sent",
     "refused",
     "unsure",
@@ -199,15 +202,60 @@ class HomeLinks(Service):
             link.resume()
 
     def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
-        """Ask whether a local user exists; unknown without the Prosody module or without a link.
+        """Ask whether a local user exists; unknown without our module or without a link.
 
         :param done: called exactly once, perhaps before this returns.
         """
-        link = self._by_local.get(user.domain, {}).get("")
+        links = self._by_local.get(user.domain, {})
+        link = next((link for link in links.values() if link.knows_users), None)
         if link is None:
             done(Existence.UNKNOWN)
         else:
             link.exists(user, done)
+
+    def can_write_rosters(self, domain: str) -> bool:
+        """Say whether we may approve contacts in the rosters of a local domain's users now."""
+        links = self._by_local.get(domain, {})
+        return any(not link.roster_obstacle(domain, Deed.APPROVE) for link in links.values())
+
+    def approve(self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]) -> None:
+        """Let a foreign user see a local one's presence, as if he had approved him himself.
+
+        :param done: called exactly once, perhaps before this returns.
+        """
+        self._change_roster(Deed.APPROVE, local, foreign, "", done)
+
+    def cancel_approval(
+        self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Take an approval back, or decline a request, as if the local user had done it himself."""
+        self._change_roster(Deed.CANCEL, local, foreign, "", done)
+
+    def add_contact(
+        self, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Put a foreign user on a local one's roster.
+
+        With our module he is subscribed to as well; by XEP-0356 the user's client has to do that.
+
+        :param name: the item's name, or "" to leave it.
+        """
+        self._change_roster(Deed.ADD, local, foreign, name, done)
+
+    def remove_contact(
+        self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Take a foreign user off a local one's roster; neither sees the other any more."""
+        self._change_roster(Deed.REMOVE, local, foreign, "", done)
+
+    def _change_roster(
+        self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        link = self.link(local.domain, foreign.domain)
+        if link is None:
+            done(unavailable(f"no home link between {local.domain} and {foreign.domain}"))
+        else:
+            link.change_roster(deed, local, foreign, name, done)
 
     def status(self) -> list[dict[str, object]]:
         """Return what an operator wants to know of each link."""

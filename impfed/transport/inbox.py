@@ -12,6 +12,7 @@ from impfed.core.log import EventLog
 from impfed.transport.directory import DirectoryQueries
 from impfed.transport.link_api import LinkContext
 from impfed.transport.queries import Queries
+from impfed.transport.rosters import NS_ROSTERS, RosterRequests
 from impfed.xmpp.barrier import AcceptanceBarrier
 from impfed.xmpp.jid import JID
 from impfed.xmpp.reader import BadStanza
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from impfed.transport.link import HomeLink
 
 log = EventLog("impfed.home")
+
+_NONE: frozenset[str] = frozenset()
 
 
 class Inbox:
@@ -37,6 +40,7 @@ class Inbox:
         context: LinkContext,
         barrier: AcceptanceBarrier,
         directory: DirectoryQueries,
+        rosters: RosterRequests,
     ) -> None:
         self._link = link
         self._owner = owner
@@ -46,6 +50,7 @@ class Inbox:
         self._own = JID.parse(link.domain).domain
         self._barrier = barrier
         self._directory = directory
+        self._rosters = rosters
         self._module_warned = False
         self._queries = Queries(link.write, owner.describe)
 
@@ -58,7 +63,7 @@ class Inbox:
         elif stanza.from_.domain not in self._locals:
             self._metrics.count("home.foreign_sender")
             self._refuse(stanza, "forbidden", f"{stanza.from_.domain} is not hosted here")
-        elif stanza.kind == "message" and stanza.type == "error" and self._barrier.refused(stanza):
+        elif stanza.kind == "message" and self._is_ours(stanza):
             return
         elif self._owner.serves(stanza.to.domain):
             if not self._link.guard(self._owner.user.stanza_arrived, stanza, self._link):
@@ -75,7 +80,8 @@ class Inbox:
     def _iq_arrived(self, stanza: Stanza) -> None:
         if stanza.type in ("result", "error"):
             if not self._barrier.answered(stanza.id):
-                self._directory_answered(stanza)
+                if not self._rosters.answered(stanza):
+                    self._directory_answered(stanza)
             elif self._barrier.wants_ping:
                 self._owner.flush_later(self._link)
         elif stanza.from_.domain == self._own:
@@ -100,10 +106,29 @@ class Inbox:
         if not self._is_own(stanza) or not self._owner.own.iq_arrived(stanza):
             self._queries.handle(stanza)
 
+    def _is_ours(self, stanza: Stanza) -> bool:
+        """Take a message that is for the link itself; returns whether it was one."""
+        if stanza.type == "error":
+            return self._barrier.refused(stanza)
+        if stanza.from_.local or not self._rosters.advertised(stanza):
+            return False
+        log.info(
+            "privileges",
+            "home link {link}: rosters of {local} are written {how}",
+            local=stanza.from_.domain,
+            how=self._rosters.describe(stanza.from_.domain),
+            **self._link.fields(),
+        )
+        return True
+
     def _directory_answered(self, stanza: Stanza) -> None:
         there = self._directory.answered(stanza)
         if there is None:
             return
+        if there and NS_ROSTERS in self._directory.abilities:
+            self._rosters.module_found(self._link.module_address, self._directory.hosts or _NONE)
+        if not self._link.carries_all and not there:
+            return  # nobody has said that there is a module
         warned, self._module_warned = self._module_warned, not there
         if not there and not warned:
             log.warn(

@@ -19,6 +19,7 @@ from impfed.transport.component import ComponentConnection
 from impfed.transport.directory import DirectoryQueries, Existence
 from impfed.transport.inbox import Inbox
 from impfed.transport.link_api import LinkContext, LinkState
+from impfed.transport.rosters import Deed, RosterAnswer, RosterRequests, unavailable
 from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, not_sent
 from impfed.xmpp.component import Closed, ComponentStream, Event, Opened, explain
 from impfed.xmpp.jid import JID
@@ -64,8 +65,13 @@ class HomeLink:
         self._own = JID.parse(domain)
         self._ping_target = JID.parse(home.domains[0])
         self._barrier = AcceptanceBarrier(context.limits.acceptance, self._callback_failed)
-        self._directory = DirectoryQueries(self._own, self._callback_failed)
-        self._inbox = Inbox(self, owner, context, self._barrier, self._directory)
+        #: Where our module answers: at the component's own address, or at a local domain.
+        self.module_address = self._own if self.carries_all else self._ping_target
+        self._directory = DirectoryQueries(self._own, self.module_address, self._callback_failed)
+        self._rosters = RosterRequests(
+            self._own, context.ids, self._ask, context.timers.seconds, self._callback_failed
+        )
+        self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._backoff = Backoff(context.ids)
         self._connection: ComponentConnection | None = None
         self._attempt: Deferred[Any] | None = None
@@ -168,10 +174,8 @@ class HomeLink:
         context.metrics.count("home.connected")
         log.info("link_up", "home link {link} to {host}:{port} is up", **self.fields())
         self._watch = context.timers.after(context.limits.keepalive, self._keep_alive)
-        if self.carries_all:
-            greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
-            self.write(greeting.xml)
-            self._set_alarm()
+        greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
+        self._ask(greeting)
         self.guard(self._owner.user.link_up, self)
 
     def _closed(self, closed: Closed) -> None:
@@ -210,6 +214,7 @@ class HomeLink:
         self._watch = self._alarm = None
         self._barrier.lost(reason)
         self._directory.lost()
+        self._rosters.lost(reason)
 
     def _keep_alive(self) -> None:
         """Ping a silent home server; give a link up that stays silent."""
@@ -276,9 +281,36 @@ class HomeLink:
         if self._alarm is None:
             self._set_alarm()
 
+    def _ask(self, stanza: OutStanza) -> None:
+        """Write a question whose answer is waited for."""
+        self.trace(False, stanza.xml)
+        self.write(stanza.xml)
+        self._set_alarm()
+
+    def roster_obstacle(self, domain: str, deed: Deed) -> str:
+        """Say why nothing can be done to rosters of a local domain; "" if it can."""
+        if self.state is not LinkState.UP:
+            return f"no home link: {self.reason}"
+        return self._rosters.obstacle(domain, deed)
+
+    def change_roster(
+        self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Have something done to a local user's roster; ``done`` is called once."""
+        obstacle = self.roster_obstacle(local.domain, deed)
+        if obstacle:
+            done(unavailable(obstacle))
+            return
+        self._rosters.ask(deed, local, foreign, name, done)
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether there is a module to ask who exists."""
+        return self.up and (self.carries_all or self._directory.hosts is not None)
+
     def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
         """Ask the home server's module whether a user exists."""
-        if self.state is not LinkState.UP or not self.carries_all:
+        if not self.knows_users:
             done(Existence.UNKNOWN)
             return
         self._directory.ask(user, done)
@@ -314,7 +346,8 @@ class HomeLink:
 
     def _set_alarm(self) -> None:
         """See that one timer stands for the earliest time-out."""
-        due = [when for when in (self._barrier.deadline, self._directory.deadline) if when]
+        parts = (self._barrier, self._directory, self._rosters)
+        due = [part.deadline for part in parts if part.deadline]
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -336,6 +369,7 @@ class HomeLink:
                 **self.fields(),
             )
         self._directory.expire(now)
+        self._rosters.expire(now)
         self._set_alarm()
         self.flush()
 
@@ -372,8 +406,11 @@ class HomeLink:
             "unconfirmed": len(self._barrier),
             "congested": self.congested,
         }
-        if self.carries_all:
+        if self.carries_all or hosts is not None:
             status["module"] = "there" if hosts is not None else "no answer"
+        if self.up:
+            domains = sorted(self.domains)
+            status["rosters"] = {domain: self._rosters.describe(domain) for domain in domains}
         if self._retry is not None:
             status["retry_at"] = self._retry.when
         return status
