@@ -86,6 +86,10 @@ class WatchedSide:
         """Return how many foreign users watch a local one."""
         return len(self._by_local.get(local, ()))
 
+    def pairs(self, local: JID) -> list[WatchedPair]:
+        """Return a local user as each foreign user sees him who asks for it at present."""
+        return [self._pairs[local, foreign] for foreign in self._by_local.get(local, ())]
+
     # -- SUBSCRIBE outside a dialog ----------------------------------------------------------------
 
     def subscribe_arrived(
