@@ -145,6 +145,7 @@ class Node(MultiService):
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
+        self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway
         self.home.user = self.gateway

@@ -150,8 +150,11 @@ class Inbox:
         blocked = self.stopped(local, foreign)
         if blocked:  # since the INVITE came
             self._held.pop(held.id, None)
-            entry.outcome, entry.detail = "discarded", f"its sender is blocked: {blocked}"
-            self._around.metrics.count("gate.texts.discarded")
+            entry.outcome = "bounced" if self.refuses else "discarded"
+            entry.detail = f"its sender is blocked: {blocked}"
+            self._around.metrics.count(f"gate.texts.{'refused' if self.refuses else 'discarded'}")
+            if self.refuses:
+                self._refused_late(local, foreign, "recipient-unavailable", "")
             self._settle(entry, [Delete(HeldTextRecord, held.key)])
             return
 
