@@ -24,6 +24,7 @@ from impfed.ctl.server import ControlServer
 from impfed.gateway.admission import Admission
 from impfed.gateway.dialogs import DialogTable
 from impfed.gateway.gateway import Gateway
+from impfed.gateway.home_roster import HomeRosterWriter
 from impfed.gateway.im import ImGateway
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
@@ -145,6 +146,7 @@ class Node(MultiService):
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
+        self.presence.watched.roster = HomeRosterWriter(self.home)
         self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway
