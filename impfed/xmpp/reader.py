@@ -16,6 +16,7 @@ from xml.parsers import expat
 from impfed.core.errors import RemoteError
 from impfed.xmpp.jid import JidError
 from impfed.xmpp.stanza import Stanza
+from impfed.xmpp.tokens import DEFERS, WholeTokens
 
 NS_STREAMS = "http://etherx.jabber.org/streams"
 NS_STREAM_ERRORS = "urn:ietf:params:xml:ns:xmpp-streams"
@@ -125,6 +126,7 @@ class _Prolog:
         self._data = bytearray()
         self.header: StreamHeader | None = None
         self.start = 0
+        self._tokens = WholeTokens() if DEFERS else None
         parser = self._parser = expat.ParserCreate("UTF-8", " ")
         parser.XmlDeclHandler = self._declaration
         parser.StartDoctypeDeclHandler = self._restricted
@@ -138,6 +140,8 @@ class _Prolog:
         self._data += data
         if self._data.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):
             raise XmppStreamError("unsupported-encoding", "UTF-16 or UTF-32 is not UTF-8")
+        if self._tokens is not None:
+            data = self._tokens.feed(data)
         try:
             self._parser.Parse(data, False)
         except _RootSeen:
@@ -222,8 +226,9 @@ class StanzaReader:
         self._prolog: _Prolog | None = _Prolog(namespace)
         self._parser: Any = XMLPullParser(("start", "end", "comment", "pi"))
         # Newer Pythons let expat wait for more octets before it reads a cut token again; flush()
-        # makes it read at once, for the rest may never come.
+        # makes it read at once, for the rest may never come.  Without it, nothing cut is handed over.
         self._flush = getattr(self._parser, "flush", None)
+        self._tokens = WholeTokens() if DEFERS else None
         self._root: Element | None = None
         self._depth = 0
         self._size = 0  # octets since the last complete stanza
@@ -271,6 +276,12 @@ class StanzaReader:
     def _feed_piece(self, piece: bytes, items: list[StreamItem]) -> None:
         if self._ended:
             return
+        if self._tokens is not None:
+            piece = self._tokens.feed(piece)
+            if self._size + len(self._tokens) > self._limits.stanza:
+                raise XmppStreamError("policy-violation", "stanza too long")
+            if not piece:
+                return
         if b">" not in piece:
             # No element ends here, so nothing can be complete: parsing can wait.  This also keeps a
             # token that comes octet by octet from being read from its start each time.
