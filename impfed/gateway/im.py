@@ -88,6 +88,22 @@ class ImGateway:
         """Return texts without an end yet, by an id or an address, for ``impfedctl where``."""
         return self.outbox.find(text)
 
+    def known_session(self, local: JID, foreign: JID) -> ImSession | None:
+        """Return the session of a pair, None where there is none."""
+        return self._sessions.get((local, foreign))
+
+    def end_all(self, local: JID) -> int:
+        """End the sessions of a local user who is no more; returns how many.
+
+        One in which a text is on its way ends by itself.
+        """
+        sessions = [each for each in self._sessions.values() if each.local == local]
+        for session in sessions:
+            if not session.queue:
+                session.close()
+                self.closed(session)
+        return len(sessions)
+
     def stop(self) -> None:
         """End every session."""
         for session in list(self._sessions.values()):

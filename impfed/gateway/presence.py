@@ -14,6 +14,7 @@ from impfed.gateway.presence_in import WatchedSide
 from impfed.gateway.presence_out import WatchingSide
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Availability
+from impfed.policy.limits import PENDING_COUNTS_FOR
 from impfed.policy.users import UserPolicies
 from impfed.sip.message import SipRequest
 from impfed.sip.transaction import ServerTransaction
@@ -131,6 +132,31 @@ class PresenceGateway:
         """A home server with these local domains is reachable."""
         self.watched.link_up(domains)
         self.watching.link_up(domains)
+
+    def limits(self) -> list[dict[str, object]]:
+        """Return who is at a limit, or was refused by one, for ``impfedctl limits``."""
+        config, pace = self._around.config.presence, self.watched.gates.pace
+        lines: list[dict[str, object]] = []
+
+        def line(limit: str, who: object, count: int, bound: int | None) -> dict[str, object]:
+            one = {"limit": limit, "who": str(who), "count": count, "bound": bound}
+            lines.append({**one, "refused": 0, "last_at": 0.0, "reason": ""})
+            return lines[-1]
+
+        for local, count in self.watched.at_limit().items():
+            line("watchers_per_user", local, count, config.watchers_per_user)
+        for local, count in self.watching.at_limit().items():
+            line("contacts_per_user", local, count, config.contacts_per_user)
+        bound = config.pending_per_domain
+        since = self._around.timers.seconds() - PENDING_COUNTS_FOR
+        for domain in self.authorizations.domains_pending():
+            count = self.authorizations.pending(domain, since)
+            if bound is not None and count >= bound:
+                line("pending_per_domain", domain, count, bound)
+        for domain, flood in pace.floods().items():
+            found = line("domain", domain, self.authorizations.pending(domain, since), bound)
+            found.update(refused=flood.refused, last_at=flood.last_at, reason=flood.reason)
+        return lines
 
     def view(self) -> list[dict[str, object]]:
         """Return all subscriptions of both directions, for ``impfedctl subscriptions``."""

@@ -82,6 +82,21 @@ class WatchedSide:
         pair = self._pairs.get(key)
         return pair is not None and bool(pair.watchers)
 
+    def at_limit(self) -> dict[JID, int]:
+        """Return the local users who may not be watched by one more, with their watchers."""
+        limit = self.around.config.presence.watchers_per_user
+        if limit is None:
+            return {}
+        return {who: len(each) for who, each in self._by_local.items() if len(each) >= limit}
+
+    def end_all(self, local: JID) -> int:
+        """End every subscription to a local user who is no more; returns how many."""
+        pairs = [self._pairs[local, foreign] for foreign in self._by_local.get(local, ())]
+        watchers = [watcher for pair in pairs for watcher in pair.watchers]
+        for watcher in watchers:
+            watcher.end("noresource")
+        return len(watchers)
+
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch a local one."""
         return len(self._by_local.get(local, ()))

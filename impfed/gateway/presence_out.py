@@ -174,6 +174,24 @@ class WatchingSide:
         local, foreign = key
         return self.around.home.send(presence(local, foreign, type=type, status=words))
 
+    def end_all(self, local: JID) -> list[JID]:
+        """End every subscription of a local user who is no more; returns whom he watched."""
+        contacts = list(self._by_local.get(local, {}).values())
+        for contact in contacts:
+            contact.unsubscribe()
+        return [contact.foreign for contact in contacts]
+
+    def begin_all(self, local: JID, foreign: Iterable[JID]) -> None:
+        """Subscribe a local user, under his new address, to those whom he watched."""
+        self._last_used[local] = self.around.timers.seconds()
+        for each in foreign:
+            key = (local, each)
+            if key not in self._contacts:
+                contact = self._make(key)
+                self.authorizations.decide_outbound(key, "pending")
+                contact.prepare()
+                contact.subscribe()
+
     def contacts(self, local: JID) -> int:
         """Return how many foreign contacts a local user watches."""
         return len(self._by_local.get(local, ()))

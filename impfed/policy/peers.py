@@ -50,6 +50,14 @@ class PeerPolicy:
         """Return a foreign SIP domain's configuration by its exact, lower-case name."""
         return self._domains.get(name)
 
+    def expected(self, name: str) -> tuple[str, ...]:
+        """Return the certificate names that may speak for a domain; "HOST.x" is any name under x."""
+        domain = self._domains.get(name)
+        if domain is None:
+            return ()
+        parents = (f"HOST.{parent}" for parent in self._parents(domain))
+        return (*sorted(self._exact[name]), *parents)
+
     def may_prove(self, name: str, host: str) -> bool:
         """Say whether a certificate's name proves a domain, both lower case.
 
@@ -93,5 +101,4 @@ class PeerPolicy:
             reason = f"the peer showed no certificate that proves it may speak for {name}"
         else:
             reason = f"the peer's certificate carries no name that may speak for {name}"
-        wanted = (*sorted(expected), *(f"HOST.{parent}" for parent in parents))
-        return Refusal(reason, wanted, tuple(sorted(names)))
+        return Refusal(reason, self.expected(name), tuple(sorted(names)))
