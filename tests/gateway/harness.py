@@ -82,13 +82,14 @@ class World:
         self.dialogs = DialogTable()
         self.store.start()
         self.routes = [LocalRoute(config.local_domains), StaticRoute(config.domains)]
+        self.resolve = Router(self.routes, self.metrics).resolve
         peers = PeerPolicy(config.domains)
         self.around = Surroundings(
             config=config,
             stack=self.stack,
             home=self.home,
             store=self.store,
-            resolve=Router(self.routes, self.metrics).resolve,
+            resolve=lambda query, done: self.resolve(query, done),
             lookup=lambda address, done: self.directory(address, done),
             domain=peers.domain,
             aliases=Aliases(),
