@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.store.records import AuthorizationRecord, OutboundSubscriptionRecord
 from impfed.xmpp.jid import JID
+from tests.gateway.harness import CONFIG
 from tests.gateway.presence_world import GRUU, PresenceWorld, pidf
 
 ROMEO = "romeo@lync.example"
@@ -285,7 +288,7 @@ class RefusedTests(SynchronousTestCase):
     def test_no_route(self) -> None:
         """Without a route nothing is lost: it is tried again."""
         world = self.world
-        world.around.resolve.__self__._routes[:] = []
+        world.resolve = lambda query, done: done(Reject(404, "no route leads there"))
         world.alice_says("subscribe")
         self.assertEqual(world.stack.sent, [])
         world.clock.advance(1)
@@ -497,6 +500,26 @@ class RestartTests(SynchronousTestCase):
         for _ in range(10):
             fresh.clock.advance(1.0)
         self.assertEqual(len(fresh.stack.sent), 50)
+
+    def test_pace_of_the_operator(self) -> None:
+        """A domain's own pace holds, those who were there last come first; "none" is at once."""
+        for pace, at_once in ((2, 1), (None, 8)):
+            domains = (replace(CONFIG.domains[0], presence_pace=pace), *CONFIG.domains[1:])
+            world = PresenceWorld(replace(CONFIG, domains=domains))
+            for number in range(8):
+                world.clock.advance(100)
+                world.home_sends(
+                    f"<presence from='u{number}@home.example' to='{ROMEO}' type='subscribe'/>"
+                )
+                sent = world.stack.take("SUBSCRIBE")
+                sent.answer(200, headers=[("Expires", "7200"), ("Contact", GRUU)], to_tag="n1")
+                world.notifies(sent, "active;expires=7200", pidf("open"))
+            fresh = world.crash()
+            fresh.clock.advance(0.1)
+            self.assertEqual(len(fresh.stack.sent), at_once)
+            fresh.clock.advance(4)
+            order = [sent.message.from_.uri.user for sent in fresh.stack.sent]
+            self.assertEqual(order, [f"u{number}" for number in range(7, -1, -1)])
 
     def test_logged_out_before_the_crash(self) -> None:
         """Who was logged out is not refreshed after a restart, but at the next login."""
