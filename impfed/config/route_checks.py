@@ -88,6 +88,7 @@ def _filter(where: Path, text: str, report: Any) -> None:
         if field not in ("address", "user", "domain"):
             close = did_you_mean(field, ["address", "user", "domain"])
             report.report(where, f"{{{field}}} is not known", "{address}, {user}, {domain}", close)
+            return
     if not {"address", "user"}.intersection(fields):
         report.report(where, "it does not say whom to look for", "{address} or {user} in it")
     elif not text.startswith("(") or text.count("(") != text.count(")"):
