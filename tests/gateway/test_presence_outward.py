@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from impfed.routing.api import Reject
 from impfed.store.records import AuthorizationRecord, OutboundSubscriptionRecord
 from impfed.xmpp.jid import JID
 from tests.gateway.harness import CONFIG
