@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed import __version__
-from impfed.config.model import Config, HomeConfig, SipDomainConfig
+from impfed.admin.setup import UserServices
+from impfed.config.model import SIP_KINDS, Config, HomeConfig, SipDomainConfig
 from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
@@ -29,6 +30,7 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
+from impfed.interwork.availability import Kinds
 from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
@@ -141,6 +143,13 @@ class Node(MultiService):
             timers=self.timers,
             metrics=metrics,
             dialogs=DialogTable(),
+            kind=Kinds(
+                {
+                    mapping.kind: mapping.rows
+                    for mapping in config.mappings
+                    if mapping.kind in SIP_KINDS
+                }
+            ).kind,
         )
         own_hosts = {listener.advertised_host for listener in config.listeners}
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
@@ -151,6 +160,9 @@ class Node(MultiService):
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway
         self.home.user = self.gateway
+        self.users = UserServices(
+            self.reactor, config, self.presence, self.home, self.tls, ids, metrics
+        )
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _directory(self, home: HomeConfig) -> Any:
@@ -176,6 +188,7 @@ class Node(MultiService):
         held = yield self.store.load(HeldTextRecord)
         yield self.presence.load(self.store)
         self.stack.startService()
+        self.users.start()
         self.home.startService()
         self.presence.resume()
         self.im.restore(outbox, held)
@@ -205,6 +218,7 @@ class Node(MultiService):
         self.im.stop()
         self.presence.stop()
         yield self.control.stop()
+        yield self.users.stop()
         yield self.home.stopService()
         yield self.stack.stopService()
         self.timers.stop()

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from impfed.config.lines import Path
-from impfed.config.model import Config
+from impfed.config.model import SIP_KINDS, Config
 from impfed.config.problems import Unsuitable, did_you_mean
 from impfed.config.route_checks import check_directories, check_own_addresses, check_routes
 from impfed.config.values import domain_name, read_address, show_address
@@ -67,6 +67,25 @@ def _names(config: Config, document: dict[str, Any], report: Report) -> None:
         ]
         title = ".".join(path)
         _repeated(found, report, partial(_second, title))
+
+
+def _mappings(config: Config, document: dict[str, Any], report: Report) -> None:
+    found = [
+        ((*where, "kind"), str(raw.get("kind", ""))) for where, raw in _tables(document, "mapping")
+    ]
+    _repeated(
+        found,
+        report,
+        lambda name, place: f'"{name}" has the rows of {place} already; join the files',
+    )
+    for position, mapping in enumerate(config.mappings):
+        sip = mapping.kind in SIP_KINDS
+        tables = ("to_xmpp", "from_xmpp") if sip else ("from_peer", "to_peer")
+        for table in mapping.rows:
+            if table not in tables:
+                allowed = " and ".join(f"[[{name}]]" for name in tables)
+                where = ("mapping", position, "file")
+                report.report(where, f"a {mapping.kind} domain has no rows [[{table}]]", allowed)
 
 
 def _second(title: str, name: str, place: str) -> str:
@@ -264,6 +283,7 @@ def _web(config: Config, document: dict[str, Any], report: Report) -> None:
 
 
 _CHECKS = (
+    _mappings,
     _names,
     _domains,
     _homes,

@@ -123,6 +123,9 @@ class Loader:
             ),
             plugins=model.PluginsConfig(**self._table(("plugins",), sections.PLUGINS)),
             ldap=_made(model.LdapConfig, self._tables((), "ldap", sections.LDAP), sections.LDAP),
+            mappings=_made(
+                model.MappingConfig, self._tables((), "mapping", sections.MAPPING), sections.MAPPING
+            ),
         )
 
     def _web(self) -> model.WebConfig | None:

@@ -15,6 +15,9 @@ from impfed.config.patterns import Pattern
 #: Kinds of foreign domain, each with a data file of its own in ``impfed/interwork/kinds``.
 SIP_KINDS = ("microsoft", "office365", "simple")
 
+#: Kinds whose table an operator may change: those, and what is reached over XMPP.
+MAPPED_KINDS = (*SIP_KINDS, "xmpp", "sametime", "webex")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
@@ -88,6 +91,8 @@ class SipDomainConfig:
         the static next hop; none of them may be a wildcard.
     :ivar client_certificate: name of the certificate we show, "" for the default, "none" for none.
     :ivar text_limit: characters after which an outgoing text is split.
+    :ivar presence_pace: SUBSCRIBEs a second after a restart; None for no limit, 0 for what the kind
+        bears.
     """
 
     name: str
@@ -97,6 +102,7 @@ class SipDomainConfig:
     peer_names: tuple[str, ...] = ()
     client_certificate: str = ""
     text_limit: int = 8000
+    presence_pace: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +251,18 @@ class PresenceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MappingConfig:
+    """An operator's own rows of an availability table (SPEC section 6).
+
+    :ivar kind: the kind of peer whose table it is.
+    :ivar rows: table name to rows, as the file says it.
+    """
+
+    kind: str
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class WebConfig:
     """The User Options page.
 
@@ -287,6 +305,7 @@ class Config:
     open_federation: OpenFederationConfig = OpenFederationConfig()
     plugins: PluginsConfig = PluginsConfig()
     ldap: tuple[LdapConfig, ...] = ()
+    mappings: tuple[MappingConfig, ...] = ()
 
     @property
     def local_domains(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from impfed.config import model, values
+from impfed.config.mapping import MAPPING_FILE
 from impfed.config.values import Kind
 
 
@@ -154,6 +155,13 @@ DOMAIN = Section(
             default="the first",
         ),
         Key("text_limit", values.whole(100, 100_000), "Characters from which on a text is split."),
+        Key(
+            "presence_pace",
+            values.limit(1, 100_000),
+            "Subscriptions that are refreshed there in a second after a restart, those of users who"
+            " were there last first.",
+            default="10 for Microsoft's kinds, 100 for `simple`",
+        ),
     ),
 )
 
@@ -462,6 +470,19 @@ WEB = Section(
     ),
 )
 
+MAPPING = Section(
+    "mapping",
+    True,
+    model.MappingConfig,
+    "Rows of your own in the table that says how a kind of peer shows availability. The program's"
+    " tables are in `impfed/interwork/kinds`; a row takes the place of the one with the same"
+    " `state`, or is tried before all others.",
+    (
+        Key("kind", values.choice(*model.MAPPED_KINDS), "Whose table it is.", required=True),
+        Key("file", MAPPING_FILE, "File with the rows.", ("rows",), required=True),
+    ),
+)
+
 #: Every section, in the order of the reference page.
 SECTIONS = (
     NODE,
@@ -478,6 +499,7 @@ SECTIONS = (
     LDAP,
     IM,
     PRESENCE,
+    MAPPING,
     LEDGER,
     WEB,
 )

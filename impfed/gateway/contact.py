@@ -21,7 +21,7 @@ from impfed.gateway.presence_common import (
     nick,
 )
 from impfed.interwork.address import uri_of
-from impfed.interwork.availability import Availability, Kind
+from impfed.interwork.availability import Availability
 from impfed.interwork.errors import explain
 from impfed.interwork.pidf import PIDF_TYPE, read_pidf
 from impfed.sip.message import SipMessage, SipRequest, SipResponse
@@ -88,8 +88,7 @@ class Contact:
         self.shown: Availability | None = None
         self._around = side.around
         self._sign_kept = 0.0
-        domain = self._around.domain(foreign.domain)
-        self.kind = Kind.load(domain.kind if domain is not None else "simple")
+        self.kind = self._around.kind_of(foreign.domain)
         target = uri_of(foreign)
         self.subscriber = Subscriber(
             side.watching(self.kind),

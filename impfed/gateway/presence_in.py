@@ -31,7 +31,7 @@ from impfed.gateway.roster import IRosterWriter, NoRosterWriter
 from impfed.gateway.surroundings import Surroundings
 from impfed.gateway.watched_pair import WatchedPair
 from impfed.gateway.watcher import Watcher
-from impfed.interwork.availability import OFFLINE, Availability, Kind
+from impfed.interwork.availability import OFFLINE, Availability
 from impfed.interwork.pidf import PIDF_TYPE
 from impfed.policy.users import PolicyChange, UserPolicies
 from impfed.routing.api import Existence
@@ -227,8 +227,7 @@ class WatchedSide:
         if pair is None:
             local, foreign = key
             self._by_local.setdefault(local, set()).add(foreign)
-            domain = self.around.domain(foreign.domain)
-            kind = Kind.load(domain.kind if domain is not None else "simple")
+            kind = self.around.kind_of(foreign.domain)
             pair = self._pairs[key] = WatchedPair(self, key, kind)
         return pair
 

@@ -262,8 +262,15 @@ class WatchingSide:
             domain = contact.foreign.domain
             turn = turns.get(domain, 0.0)
             self.around.timers.after(turn, partial(self._resume_one, contact))
-            pace = PACE_DISCOVERED if contact.kind.refuses_by_403 else PACE
-            turns[domain] = turn + 1.0 / pace
+            turns[domain] = turn + self._interval(contact)
+
+    def _interval(self, contact: Contact) -> float:
+        """Return the seconds between two refreshes at a contact's domain."""
+        domain = self.around.domain(contact.foreign.domain)
+        pace = 0 if domain is None else domain.presence_pace
+        if pace is None:
+            return 0.0
+        return 1.0 / (pace or (PACE_DISCOVERED if contact.kind.refuses_by_403 else PACE))
 
     def _resume_one(self, contact: Contact) -> None:
         still_there = self._contacts.get((contact.local, contact.foreign)) is contact

@@ -11,6 +11,7 @@ from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.dialogs import DialogTable
 from impfed.interwork.address import Aliases
+from impfed.interwork.availability import Kind
 from impfed.routing.api import Existence, RouteQuery
 from impfed.routing.router import Resolution
 from impfed.store.api import Change, Done
@@ -39,6 +40,7 @@ class Surroundings:
     :ivar resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
     :ivar lookup: asks whether a local user exists.
     :ivar domain: finds a foreign SIP domain's configuration by name.
+    :ivar kind: finds a kind of SIP peer by name, with the operator's own rows.
     """
 
     config: Config
@@ -53,6 +55,12 @@ class Surroundings:
     timers: ReactorTimers
     metrics: Metrics
     dialogs: DialogTable
+    kind: Callable[[str], Kind] = Kind.load
+
+    def kind_of(self, domain: str) -> Kind:
+        """Return the kind of a foreign domain; "simple" for one that is not configured."""
+        found = self.domain(domain)
+        return self.kind(found.kind if found is not None else "simple")
 
 
 def message_id(around: Surroundings) -> str:

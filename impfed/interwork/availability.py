@@ -249,6 +249,24 @@ class Kind:
         raise LocalError(f"kind {self.name} has no row for {availability}")
 
 
+class Kinds:
+    """The kinds of SIP peers, with an operator's rows in the place of ours.
+
+    :param replaced: rows by name of the kind, as :meth:`Kind.load` takes them.
+    :raises LocalError: naming the kind and the row that is wrong.
+    """
+
+    def __init__(self, replaced: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        self._kinds = {name: Kind.load(name, rows) for name, rows in (replaced or {}).items()}
+
+    def kind(self, name: str) -> Kind:
+        """Return a kind by name.
+
+        :raises LocalError: if there is no such kind.
+        """
+        return self._kinds.get(name) or Kind.load(name)
+
+
 _SHOWS = ("away", "chat", "dnd", "xa")
 
 
