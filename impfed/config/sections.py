@@ -309,7 +309,7 @@ LDAP = Section(
         Key("password_file", values.PATH, "File whose first line is the password.", default="none"),
         Key("start_tls", values.BOOLEAN, "TLS on an `ldap://` connection."),
         Key("ca", values.CA_FILE, "Trusted root certificates.", default="the system's"),
-        Key("timeout", values.duration(0.1, 60), "For connecting, and for each search."),
+        Key("timeout", values.duration(1, 60), "For connecting, and for each search."),
         Key("cache", values.duration(0, 3600), "How long an answer is kept."),
     ),
 )

@@ -216,7 +216,7 @@ class LdapSearch:
             user=config.bind_dn or None,
             password=self._password or None,
             client_strategy=SAFE_SYNC,
-            receive_timeout=config.timeout,
+            receive_timeout=max(1, round(config.timeout)),  # the library takes whole seconds
             read_only=True,
             check_names=False,
         )

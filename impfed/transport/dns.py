@@ -155,8 +155,8 @@ def _record(payload: Any) -> str | Srv | Naptr:
     return Naptr(
         payload.order,
         payload.preference,
-        bytes(payload.flags).decode("latin-1").lower(),
-        bytes(payload.service).decode("latin-1").upper(),
+        payload.flags.string.decode("latin-1").lower(),
+        payload.service.string.decode("latin-1").upper(),
         _name(payload.replacement),
     )
 
