@@ -202,7 +202,7 @@ class Inbox:
     def _settle(self, entry: LedgerEntry, changes: list[Change]) -> None:
         entry.finished_at = self._around.timers.seconds()
         self._around.metrics.count(f"im.in.{entry.outcome}")
-        self._around.store.write([*changes, Enter(entry)])
+        self._around.store.write([*changes, Enter(entry)], patient=True)
 
     def _remember(self, id: str, pair: tuple[JID, JID]) -> None:
         self._recent[id] = pair

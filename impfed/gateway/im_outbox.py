@@ -170,7 +170,8 @@ class Outbox:
         entry = ledger_entry(
             text, record, outcome, node, now, sip_status=status, condition=condition, detail=words
         )
-        around.store.write([Delete(OutboxRecord, record.key), Enter(entry)])
+        # If a crash takes this, the text goes once more: better twice than never.
+        around.store.write([Delete(OutboxRecord, record.key), Enter(entry)], patient=True)
 
     # -- back-pressure -----------------------------------------------------------------------------
 

@@ -28,7 +28,9 @@ class Writes(Protocol):
         """Writes not yet confirmed."""
         ...
 
-    def write(self, changes: list[Change], done: Done | None = None) -> None:
+    def write(
+        self, changes: list[Change], done: Done | None = None, *, patient: bool = False
+    ) -> None:
         """Make changes, all or none; see :class:`impfed.store.api.IStore`."""
         ...
 

@@ -102,13 +102,18 @@ class IStore(Interface):
     def stop() -> Deferred[None]:
         """Finish what was written before, then close.  What comes later fails with STOPPED."""
 
-    def write(changes: Sequence[Change], done: Done | None = None) -> None:
+    def write(
+        changes: Sequence[Change], done: Done | None = None, *, patient: bool = False
+    ) -> None:
         """Make changes, all or none of them.
 
         ``done(None)`` is called in the reactor thread, exactly once, when they would outlive the
         death of the process, ``done(StoreError)`` when they were not made.  Writes take effect in
         the order of the calls, and several may share one commit.  The records are read before the
         call returns, so the caller may change them afterwards.
+
+        :param patient: the write may wait up to a tenth of a second for company, because its loss
+            in a crash costs nothing but a line of history or a repetition.
         """
 
     def load(kind: type[RecordType]) -> Deferred[list[RecordType]]:

@@ -63,7 +63,9 @@ class MemoryStore:
         self.held = False
         self._confirm()
 
-    def write(self, changes: Sequence[Change], done: Done | None = None) -> None:
+    def write(
+        self, changes: Sequence[Change], done: Done | None = None, *, patient: bool = False
+    ) -> None:
         """Make changes, all or none of them; see :class:`~impfed.store.api.IStore`."""
         error: BaseException | None = self._refusal()
         if error is None:
