@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -21,12 +22,15 @@ from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.ctl.api import INodeView
+from impfed.ctl.operations import Operations
 from impfed.ctl.server import ControlServer
 from impfed.gateway.admission import Admission
 from impfed.gateway.dialogs import DialogTable
+from impfed.gateway.explain import Explainer
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.home_roster import HomeRosterWriter
 from impfed.gateway.im import ImGateway
+from impfed.gateway.people import People
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
@@ -163,6 +167,10 @@ class Node(MultiService):
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
         )
+        explainer = Explainer(around, peers, self.im, self.presence, self.route)
+        local_domains = config.local_domains
+        people = People(self.im, self.presence, self.store, local_domains)
+        self._operations = Operations(explainer, people, self.presence, local_domains)
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _directory(self, home: HomeConfig) -> Any:
@@ -252,6 +260,10 @@ class Node(MultiService):
             "subscriptions": len(self.presence.view()),
             "routes": self.routing.router.status(),
             "learned_domains": self.routing.learned.view(),
+            "allow_without_asking": {
+                domain: self.home.can_write_rosters(domain)
+                for domain in sorted(self.config.local_domains)
+            },
             "store_backlog": self.store.backlog,
             "metrics": self.metrics.snapshot(),
         }
@@ -272,11 +284,17 @@ class Node(MultiService):
             answer.addCallback(lambda entries: entries or self.store.ledger(id=text))
         return answer.addCallback(lambda entries: waiting + entries)
 
-    def route(self, address: str) -> Deferred[dict[str, Any]]:
+    def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Fire with where a message to an address would go now, and why."""
         return self.routing.explain(
-            address, lambda hop: self.stack.pool.condition(Target.of_hop(hop))
+            address, lambda hop: self.stack.pool.condition(Target.of_hop(hop)), sender
         )
+
+    def perform(
+        self, command: str, arguments: Sequence[str]
+    ) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
+        """Answer a command about people; see :class:`impfed.ctl.operations.Operations`."""
+        return self._operations.perform(command, arguments)
 
     def learned(self) -> list[dict[str, Any]]:
         """Return the domains that open federation has learned."""

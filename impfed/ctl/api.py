@@ -7,6 +7,7 @@ the node answers with any number of ``{"item": ...}`` and then ``{"end": true}``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -31,8 +32,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "route": ("USER@DOMAIN", "where a message there would go now: each route's answer, hops, why"),
     "learned": ("", "the domains that open federation has learned"),
     "forget": ("DOMAIN", "forget what open federation has learned of a domain"),
+    "explain": (
+        "FROM TO",
+        "what would happen to a message and a subscription, and why; sends nothing",
+    ),
+    "policy": (
+        "LOCAL-USER [list | allow SUBJECT | block SUBJECT | delete SUBJECT | clear USER"
+        " | default ask|block]",
+        "a user's list: whom outside may see and reach him; SUBJECT is user@domain or a domain",
+    ),
+    "user": (
+        "remove LOCAL-USER | rename LOCAL-USER NEW-ADDRESS",
+        "end or move the subscriptions, list and ledger entries of a user who left or was renamed",
+    ),
+    "limits": ("", "local users at a limit, and foreign domains that were refused by one"),
     "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
 }
+
+#: Commands that :meth:`NodeView.perform` answers, with any number of arguments.
+OPERATIONS = frozenset({"explain", "policy", "user", "limits"})
 
 
 class ControlError(ImpfedError):
@@ -75,6 +93,12 @@ class NodeView(Protocol):
         """Forget a learned domain; says whether it was known."""
         ...
 
+    def perform(
+        self, command: str, arguments: Sequence[str]
+    ) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
+        """Return the items of one of :data:`OPERATIONS`; raises ControlError in words."""
+        ...
+
 
 class INodeView(Interface):
     """The same as :class:`NodeView`, for :mod:`zope.interface`."""
@@ -101,3 +125,8 @@ class INodeView(Interface):
 
     def forget_domain(domain: str) -> bool:
         """Forget a learned domain; says whether it was known."""
+
+    def perform(
+        command: str, arguments: Sequence[str]
+    ) -> list[dict[str, Any]] | Deferred[list[dict[str, Any]]]:
+        """Return the items of one of OPERATIONS; raises ControlError in words."""

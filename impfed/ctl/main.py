@@ -16,8 +16,8 @@ from impfed import __version__
 from impfed.config.load import load
 from impfed.config.model import Config
 from impfed.config.problems import ConfigErrors
-from impfed.ctl import routes, words
-from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, ControlError
+from impfed.ctl import people, routes, words
+from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, OPERATIONS, ControlError
 from impfed.ctl.client import ControlClient
 
 _EPILOG = """exit codes: 0 done; 1 the answer is no (problems in the configuration, no such message);
@@ -82,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", metavar="FILE", type=Path)
     for name, (argument, text) in COMMANDS.items():
         command = commands.add_parser(name, parents=[common], help=text)
-        if argument:
+        if name in OPERATIONS and argument:
+            command.usage = f"impfedctl {name} [-h] [--json] {argument}"
+            command.add_argument("arguments", metavar="ARGUMENT", nargs="+")
+        elif argument:
             command.add_argument("text", metavar=argument)
         if name == "trace":
             command.add_argument("--full", action="store_true", help="show whole messages")
@@ -219,6 +222,7 @@ _COMMANDS: dict[str, Callable[[ControlClient, argparse.Namespace, TextIO], int]]
     "learned": _learned,
     "forget": _forget,
     "trace": _trace,
+    **{name: people.command(name, _width) for name in OPERATIONS},
 }
 
 

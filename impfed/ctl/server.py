@@ -21,7 +21,7 @@ from zope.interface import implementer
 from impfed.core.log import EventLog
 from impfed.core.logformat import HIDDEN, is_secret
 from impfed.core.trace import TraceLine
-from impfed.ctl.api import COMMANDS, REQUEST_LIMIT, ControlError, NodeView
+from impfed.ctl.api import COMMANDS, OPERATIONS, REQUEST_LIMIT, ControlError, NodeView
 from impfed.ctl.follow import as_item, concerns
 from impfed.store.records import LedgerEntry, OutboxRecord
 
@@ -102,6 +102,10 @@ class ControlProtocol(LineOnlyReceiver):
             "forget": self._forget,
             "trace": self._trace,
         }
+        if isinstance(command, str) and command in OPERATIONS:
+            operated = maybeDeferred(self._view.perform, command, arguments)
+            operated.addCallback(self._all).addErrback(self._failed, command)
+            return
         answer = answers.get(command) if isinstance(command, str) else None
         if answer is None:
             known = ", ".join(COMMANDS)
@@ -201,6 +205,9 @@ class ControlProtocol(LineOnlyReceiver):
         self._say({"end": True})
 
     def _failed(self, failure: Failure, command: str) -> None:
+        if failure.check(ControlError) is not None:
+            self._say({"error": failure.getErrorMessage()})
+            return
         _log.failure("command_failed", "{command} failed", failure, command=command)
         self._say({"error": f"{command} failed in the node: {failure.getErrorMessage()}"})
 

@@ -182,7 +182,7 @@ class Explainer:
     def _routed(
         self, pair: tuple[JID, JID], lines: list[Line], story: dict[str, Any]
     ) -> list[Line]:
-        local, foreign = pair
+        foreign = pair[1]
         lines.append(Line("both", "route", story["used"] or "none", story["why"]))
         for hop in story["hops"]:
             state = " ".join(filter(None, (hop["state"], hop["reason"])))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from impfed.core.trace import TraceLine, Tracer
-from impfed.ctl.api import INodeView
+from impfed.ctl.api import ControlError, INodeView
 from impfed.store.records import LedgerEntry
 
 INVITE = (
@@ -88,6 +88,25 @@ class FakeNode:
         self.found: list[Any] = [entry()]
         self.asked: list[str] = []
         self.broken = False
+        self.refusal = ""
+        self.answers: dict[str, list[dict[str, Any]]] = {
+            "explain": [
+                {"about": "both", "step": "node policy", "result": "passed", "why": "known",
+                 "passes": True},
+                {"about": "message", "step": "outcome", "result": "delivered", "why": "",
+                 "passes": True},
+                {"about": "subscription", "step": "outcome", "result": "refused with 403",
+                 "why": "nobody is asked", "passes": False},
+            ],
+            "policy": [
+                {"subject": "lync.example", "decision": "block", "by": "list", "changed_at": 0.0}
+            ],
+            "user": [
+                {"user": "carol@company.example", "now": "", "watchers": 2, "contacts": 1,
+                 "sessions": 0, "authorizations": 3, "policies": 4, "ledger": 5}
+            ],
+            "limits": [],
+        }  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         """Return the status."""
@@ -142,6 +161,15 @@ class FakeNode:
     def forget_domain(self, domain: str) -> bool:
         """Forget it."""
         return domain == "new.example"
+
+    def perform(self, command: str, arguments: Sequence[str]) -> Any:
+        """Return what was asked; refuse, or break, where the test wants it."""
+        self.asked.append(" ".join([command, *arguments]))
+        if self.broken:
+            return fail(RuntimeError("the store is gone"))
+        if self.refusal:
+            raise ControlError(self.refusal)
+        return succeed(self.answers[command])
 
     def pass_by(self, protocol: str, inbound: bool, text: str, when: float = 1700000000.5) -> None:
         """Have a message pass the tracer."""

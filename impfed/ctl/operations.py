@@ -1,0 +1,136 @@
+"""The commands about people: explain, policy, user and limits, as a running node answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+
+from impfed.ctl.api import COMMANDS, ControlError
+from impfed.gateway.explain import Explainer, ExplainError
+from impfed.gateway.people import Done, People, PeopleError
+from impfed.gateway.presence import PresenceGateway
+from impfed.policy.users import Default, ListDecision, PolicyError, subject_of
+from impfed.xmpp.jid import JID
+
+Items = list[dict[str, Any]]
+
+
+class Operations:
+    """Answers by command name; what is wrong with a request is a :class:`ControlError`.
+
+    :param local_domains: exact names, lower case.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        people: People,
+        presence: PresenceGateway,
+        local_domains: frozenset[str],
+    ) -> None:
+        self._explainer = explainer
+        self._people = people
+        self._presence = presence
+        self._local_domains = local_domains
+        self._answers: dict[str, Callable[[Sequence[str]], Items | Deferred[Items]]] = {
+            "explain": self._explain,
+            "policy": self._policy,
+            "user": self._user,
+            "limits": self._limits,
+        }
+
+    def perform(self, command: str, arguments: Sequence[str]) -> Items | Deferred[Items]:
+        """Return the items of an answer.
+
+        :raises ControlError: for a wrong request, in words.
+        """
+        try:
+            return self._answers[command](arguments)
+        except (ExplainError, PolicyError, PeopleError) as error:
+            raise ControlError(str(error)) from None
+
+    def _explain(self, arguments: Sequence[str]) -> Deferred[Items]:
+        if len(arguments) != 2:
+            raise _usage("explain")
+        lines = self._explainer.explain(*arguments)
+        return lines.addCallback(lambda found: [asdict(line) for line in found])
+
+    def _limits(self, arguments: Sequence[str]) -> Items:
+        if arguments:
+            raise _usage("limits")
+        return cast(Items, self._presence.limits())
+
+    # -- lists -------------------------------------------------------------------------------------
+
+    def _policy(self, arguments: Sequence[str]) -> Items:
+        if not arguments:
+            raise _usage("policy")
+        local, action, rest = self._local(arguments[0]), "list", tuple(arguments[1:])
+        if rest:
+            action, *others = rest
+            rest = tuple(others)
+        policies = self._presence.policies
+        if action == "list" and not rest:
+            pass
+        elif action in ("allow", "block") and len(rest) == 1:
+            policies.set(local, rest[0], cast(ListDecision, action))
+        elif action == "delete" and len(rest) == 1:
+            if not policies.delete(local, rest[0]):
+                raise ControlError(f"the list of {local} has no entry {rest[0]}")
+        elif action == "clear" and len(rest) == 1:
+            foreign = subject_of(rest[0])
+            if not isinstance(foreign, JID):
+                raise ControlError(
+                    f"{rest[0]} is a domain; what is cleared is the answer to a user"
+                )
+            if not self._presence.watched.clear((local, foreign)):
+                raise ControlError(f"{local} has not answered a request of {foreign}")
+        elif action == "default" and len(rest) == 1:
+            policies.set_default(local, cast(Default, rest[0]))
+        else:
+            raise _usage("policy")
+        return self._list(local)
+
+    def _list(self, local: JID) -> Items:
+        """Return a user's whole list: the entries, the default, and what he answered in clients."""
+        policies, items = self._presence.policies, []
+
+        def item(subject: str, decision: str, by: str, changed_at: float) -> None:
+            items.append(
+                {"subject": subject, "decision": decision, "by": by, "changed_at": changed_at}
+            )
+
+        for entry in policies.entries(local):
+            item(entry.subject, entry.decision, "list", entry.changed_at)
+        for record in self._presence.authorizations.of(local):
+            if record.inbound != "none":
+                item(record.foreign, record.inbound, "client", record.changed_at)
+        item("(everybody else)", policies.default(local), "default", 0.0)
+        return items
+
+    # -- people ------------------------------------------------------------------------------------
+
+    def _user(self, arguments: Sequence[str]) -> Deferred[Items]:
+        def told(done: Done) -> Items:
+            return [asdict(done)]
+
+        if len(arguments) == 2 and arguments[0] == "remove":
+            return self._people.remove(self._local(arguments[1])).addCallback(told)
+        if len(arguments) == 3 and arguments[0] == "rename":
+            old, new = map(self._local, arguments[1:])
+            return self._people.rename(old, new).addCallback(told)
+        raise _usage("user")
+
+    def _local(self, text: str) -> JID:
+        found = subject_of(text)
+        if not isinstance(found, JID) or found.domain not in self._local_domains:
+            known = ", ".join(sorted(self._local_domains))
+            raise ControlError(f"{text} is no local user; the local domains are {known}")
+        return found
+
+
+def _usage(command: str) -> ControlError:
+    return ControlError(f"usage: {command} {COMMANDS[command][0]}".rstrip())
