@@ -79,6 +79,11 @@ class DirectoryQueries:
         """Whether there are questions that have not been sent."""
         return bool(self._waiting)
 
+    @property
+    def greeted(self) -> bool:
+        """Whether a module has answered, or may still answer the greeting."""
+        return self.hosts is not None or any(asked.greeting for asked in self._asked.values())
+
     def greeting(self, id: str, now: float) -> OutStanza:
         """Return the question that shows whether the module is there."""
         self._asked[id] = _Asked({}, now, True)

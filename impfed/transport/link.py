@@ -305,8 +305,8 @@ class HomeLink:
 
     @property
     def knows_users(self) -> bool:
-        """Whether there is a module to ask who exists."""
-        return self.up and (self.carries_all or self._directory.hosts is not None)
+        """Whether there is a module to ask who exists, as far as we know."""
+        return self.up and (self.carries_all or self._directory.greeted)
 
     def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
         """Ask the home server's module whether a user exists."""

@@ -300,7 +300,7 @@ def _input_of(item: StreamItem) -> Input:
 _WORDS = {
     "not-authorized": (
         'the secret is wrong: the home server\'s component_secret for "{domain}" and the secret'
-        " in our configuration differ"
+        " in our configuration differ (ejabberd says the same of a component that it does not have)"
     ),
     "conflict": (
         'another connection holds the component "{domain}": a second node with the same'
