@@ -38,14 +38,15 @@ TOKEN_CHARS = r"A-Za-z0-9\-.!%*_+`'~"
 TOKEN = re.compile(rf"[{TOKEN_CHARS}]+", re.ASCII)
 """``token`` of RFC 3261 section 25.1."""
 
-QUOTED = r'"(?:[^"\\]|\\.)*+"'
+# No possessive quantifier on a group: Python before 3.11.5 matches too much with them (gh-106052).
+QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAM = re.compile(
     rf"[ \t]*+;[ \t]*+([^\x00-\x20\x22(),;<=>]++)"
     rf"(?:[ \t]*+=[ \t]*+({QUOTED}|[^\x00-\x20\x22,;<>=]*+))?",
     re.DOTALL,
 )
 _UNQUOTE = re.compile(r"\\(.)", re.DOTALL)
-_ONE_VALUE = re.compile(rf'(?:[^",<]++|{QUOTED}|<[^>]*+>)*+', re.DOTALL)
+_ONE_VALUE = re.compile(rf'(?:[^",<]++|{QUOTED}|<[^>]*+>)*', re.DOTALL)
 
 
 MALFORMED = ""
@@ -144,7 +145,7 @@ def readable(text: str) -> str:
 
 PARAMS = re.compile(
     rf"(?:[ \t]*+;[ \t]*+[^\x00-\x20\x22(),;<=>]++"
-    rf"(?:[ \t]*+=[ \t]*+(?:{QUOTED}|[^\x00-\x20\x22,;<>=]*+))?+)*+[ \t]*+;?+[ \t]*+",
+    rf"(?:[ \t]*+=[ \t]*+(?:{QUOTED}|[^\x00-\x20\x22,;<>=]*+))?)*[ \t]*+;?+[ \t]*+",
     re.DOTALL,
 )
 

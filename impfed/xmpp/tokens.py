@@ -9,13 +9,15 @@ reader holds back what is cut, and the parser never sees half a token.
 from __future__ import annotations
 
 import re
+from typing import Any
 from xml.etree.ElementTree import XMLPullParser
 
 _CDATA, _CDATA_END = b"<![CDATA[", b"]]>"
+#: (No possessive quantifier on a group: Python before 3.11.5 matches too much with them, gh-106052.)
 #: As many whole tokens as there are: text, tags, CDATA, comments, processing instructions.
 _WHOLE = re.compile(
-    rb"(?:[^<]++|<(?![!?])(?:[^'\">]++|'[^']*+'|\"[^\"]*+\")*+>"
-    rb"|<!\[CDATA\[.*?\]\]>|<!--.*?-->|<\?.*?\?>)*+",
+    rb"(?:[^<]++|<(?![!?])(?:[^'\">]++|'[^']*+'|\"[^\"]*+\")*>"
+    rb"|<!\[CDATA\[.*?\]\]>|<!--.*?-->|<\?.*?\?>)*",
     re.DOTALL,
 )
 _NEXT = re.compile(rb"[>'\"]")
@@ -23,7 +25,7 @@ _NEXT = re.compile(rb"[>'\"]")
 
 def parser_defers() -> bool:
     """Say whether this Python's parser may leave a complete element unread, and cannot flush."""
-    parser = XMLPullParser(("start",))
+    parser: Any = XMLPullParser(("start",))
     if hasattr(parser, "flush"):
         return False
     parser.feed(b"<a" + b" " * 64)
