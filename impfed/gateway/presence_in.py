@@ -163,6 +163,10 @@ class WatchedSide:
         pair.name = readable(request.from_.display)[:100]
         if ruling is Ruling.APPROVE:
             ruling = self._approve_unasked(pair)
+            if ruling is Ruling.REFUSE:
+                if not pair.watchers:
+                    self.forget(pair)
+                raise RemoteError(403, "Too Many Pending Requests")
         decided = ruling in (Ruling.SHOW, Ruling.HIDE)
         self._start(transaction, request, flow, pair, decided, pair.document)
         if not pair.watchers:
@@ -371,7 +375,8 @@ class WatchedSide:
     def _approve_unasked(self, pair: WatchedPair) -> Ruling:
         """The list allows without asking: have the roster approve it.
 
-        :return: how the pair stands until the home server has answered; ASK where it lets nobody.
+        :return: how the pair stands until the home server has answered; where it lets us approve
+            nobody, what the last gate says: ASK, or REFUSE over a limit.
         """
         local, foreign = key = pair.key
         if pair.approving:
@@ -395,9 +400,7 @@ class WatchedSide:
             foreign=key[1].text,
             why=why,
         )
-        finding = self.gates.ask.examine(key)
-        finding.refuse()
-        return finding.ruling
+        return self.gates.ask.examine(key).ruling
 
     @staticmethod
     def _not_approved(failure: Failure, key: Pair) -> bool:
@@ -420,11 +423,7 @@ class WatchedSide:
                 self._decided(key)
                 pair.when_known(pair.show)
         elif self._pairs.get(key) is pair:
-            try:
-                ruling = self._ask_instead(key, "the home server has refused it")
-            except RemoteError:
-                return  # pending, and over the limit
-            if ruling is Ruling.ASK:
+            if self._ask_instead(key, "the home server has refused it") is Ruling.ASK:
                 pair.ask_user()
 
     # -- the store ---------------------------------------------------------------------------------
