@@ -176,9 +176,7 @@ class Node(MultiService):
     def _directory(self, home: HomeConfig) -> Any:
         if (directory := self.routing.directory(home)) is not None:
             return directory
-        if home.kind == "prosody":
-            return _HomeDirectory(self.home, home.name)
-        return None
+        return _HomeDirectory(self.home, home.name)  # with our module there; else it knows nobody
 
     # -- life --------------------------------------------------------------------------------------
 
