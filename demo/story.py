@@ -180,11 +180,12 @@ def good_bye(cast: Cast) -> str:
 
 
 STORY = [
-    Step("alice adds romeo to her contacts", alice_watches_romeo),
-    Step("romeo is busy, goes, and comes back", romeo_is_busy),
+    # romeo first: whom alice has on her list may see her without asking.
     Step("romeo adds alice to his contacts", romeo_watches_alice),
     Step("alice is busy, away, and back", alice_changes),
     Step("romeo's server refreshes its subscription", refresh),
+    Step("alice adds romeo to her contacts", alice_watches_romeo),
+    Step("romeo is busy, goes, and comes back", romeo_is_busy),
     Step("romeo writes to alice", message_inwards),
     Step("alice answers", answer_in_session),
     Step("romeo types, alice types", typing),

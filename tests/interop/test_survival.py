@@ -48,12 +48,12 @@ class Killed(SynchronousTestCase):
     def test_subscriptions(self) -> None:
         """Both directions' subscriptions come back live and catch up with what was missed."""
         far, alice = self.cast.far, self.cast.alice
-        alice.send("subscribe", to=ROMEO)
-        alice.expect(event="presence", sender=ROMEO, kind="available")
         self.cast.far_does("subscribe", 200, **{"from": "romeo", "to": ALICE})
         alice.expect(event="asked", sender=ROMEO)
         alice.send("approve", to=ROMEO)
         far.expect(event="presence", sender=ALICE, state="available")
+        alice.send("subscribe", to=ROMEO)
+        alice.expect(event="presence", sender=ROMEO, kind="available")
         node = self.stage.node
         assert node.part is not None
         node.part.kill()
