@@ -422,9 +422,10 @@ class WatchedSide:
             if self._pairs.get(key) is pair and pair.watchers:
                 self._decided(key)
                 pair.when_known(pair.show)
-        elif self._pairs.get(key) is pair:
-            if self._ask_instead(key, "the home server has refused it") is Ruling.ASK:
-                pair.ask_user()
+            return
+        ruling = self._ask_instead(key, "the home server has refused it")
+        if ruling is Ruling.ASK and self._pairs.get(key) is pair:
+            pair.ask_user()
 
     # -- the store ---------------------------------------------------------------------------------
 
