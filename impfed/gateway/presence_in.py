@@ -417,7 +417,8 @@ class WatchedSide:
         pair.approving = False
         if approved:
             self.around.metrics.count("gate.user.approved")
-            self.authorizations.decide_inbound(key, "approved")
+            if self.authorizations.inbound(key) != "declined":  # in a client, meanwhile
+                self.authorizations.decide_inbound(key, "approved")
             pair.known = False  # what a stranger was told counts no longer
             if self._pairs.get(key) is pair and pair.watchers:
                 self._decided(key)

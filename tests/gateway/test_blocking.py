@@ -423,6 +423,21 @@ class AllowTests(SynchronousTestCase):
             self.assertEqual(notify.get("subscription-state"), "active;expires=7200")
             self.assertEqual(state_of(notify)[:2], (True, "away"))
 
+    def test_declined_meanwhile(self) -> None:
+        """A decline in a client that crosses the approval of the list stands."""
+        world = self.world
+        world.subscribes()
+        world.notify()
+        roster = world.with_roster(None)
+        world.allow()
+        world.alice_says("unsubscribed")
+        world.settle()
+        self.assertEqual(state_of(world.notify()), CLOSED)
+        roster.waiting[0].callback(True)
+        world.alice_is()
+        world.settle()
+        self.assertEqual(world.stack.sent, [])
+
     def test_degrades_to_ask(self) -> None:
         """Where rosters cannot be changed, or the home server refuses, the user is asked."""
         for number, make in enumerate(
