@@ -11,6 +11,7 @@ _TIMES = (
     "retry_at",
     "expires_at",
     "last_activity",
+    "last_at",
     "last_used",
     "changed_at",
     "received_at",

@@ -139,7 +139,7 @@ class LimitGate(Gate):
             per_minute = gates.around.config.presence.new_per_minute
             words = f"{foreign.domain} began more than {per_minute} new subscriptions in a minute"
             return self._found(Ruling.REFUSE, words, "Too Many Subscriptions")
-        bound = "no limit" if limit is None else f"of {limit}"
+        bound = "no limit" if limit is None else f"the limit is {limit}"
         return self._found(Ruling.PASS, f"{watchers} watchers, {bound}")
 
     def examine(self, pair: Pair) -> Finding:
