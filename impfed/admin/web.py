@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HttpRequest
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
 from impfed.admin.actions import Actions, words_of
 from impfed.admin.login import LoginLinks, Session, Sessions, same
@@ -314,9 +315,11 @@ class UserOptionsWeb:
     # -- everything else ---------------------------------------------------------------------------
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
-    def no_such_page(self, request: HttpRequest, failure: Failure) -> str:
+    def no_such_page(self, request: HttpRequest, failure: Failure) -> str | bytes:
         """Answer what is no page of ours."""
         error: Any = failure.value
+        if isinstance(error, RequestRedirect):  # the page without the slash at its end
+            return self._back(request)
         _prepare(request, error.code or 404)
         if error.code == 405:
             request.setHeader(b"allow", ", ".join(error.valid_methods or ()).encode())
