@@ -6,14 +6,32 @@ from collections.abc import Callable
 from os import urandom
 
 
+class _Pool:
+    """The operating system's random octets, fetched many at a time: a call for each id costs more."""
+
+    __slots__ = ("_at", "_octets")
+
+    def __init__(self) -> None:
+        self._octets = b""
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        """Return octets that were never returned before."""
+        start = self._at
+        if start + count > len(self._octets):
+            self._octets, start = urandom(4096), 0
+        self._at = start + count
+        return self._octets[start : self._at]
+
+
 class IdSource:
     """Makes unguessable identifiers from a source of random octets.
 
     :param octets: function from a count to that many random octets; the operating system's by default.
     """
 
-    def __init__(self, octets: Callable[[int], bytes] = urandom) -> None:
-        self._octets = octets
+    def __init__(self, octets: Callable[[int], bytes] | None = None) -> None:
+        self._octets = octets or _Pool().take
 
     def token(self, octets: int = 10) -> str:
         """Return a token of lower-case hexadecimal digits, two for each octet of randomness."""

@@ -29,6 +29,8 @@ _DELAY = "urn:xmpp:delay"
 BUSY = (("Retry-After", "10"),)
 #: Seconds after which what the home link could not take is offered again.
 RETRY = 5.0
+#: Seconds that a line of the ledger may wait for others: a crash costs so much history, no text.
+_LEDGER = 1.0
 #: Delivered texts remembered, so that an error that comes late can be told to the sender.
 _REMEMBERED = 20_000
 
@@ -202,7 +204,7 @@ class Inbox:
     def _settle(self, entry: LedgerEntry, changes: list[Change]) -> None:
         entry.finished_at = self._around.timers.seconds()
         self._around.metrics.count(f"im.in.{entry.outcome}")
-        self._around.store.write([*changes, Enter(entry)], patient=True)
+        self._around.store.write([*changes, Enter(entry)], within=_LEDGER)
 
     def _remember(self, id: str, pair: tuple[JID, JID]) -> None:
         self._recent[id] = pair

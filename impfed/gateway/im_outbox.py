@@ -21,6 +21,8 @@ log = EventLog("impfed.gateway")
 _RECEIPTS = "urn:xmpp:receipts"
 #: Texts that the node may have waiting before senders are told to try later.
 _FULL = 50_000
+#: Seconds that the end of a text may wait to be written: a crash within them sends it once more.
+_REPEATED = 0.1
 #: Writes waiting for the disk at which home servers are read no further, and read again.
 _PAUSE_AT, _RESUME_AT = 4000, 1000
 
@@ -170,8 +172,7 @@ class Outbox:
         entry = ledger_entry(
             text, record, outcome, node, now, sip_status=status, condition=condition, detail=words
         )
-        # If a crash takes this, the text goes once more: better twice than never.
-        around.store.write([Delete(OutboxRecord, record.key), Enter(entry)], patient=True)
+        around.store.write([Delete(OutboxRecord, record.key), Enter(entry)], within=_REPEATED)
 
     # -- back-pressure -----------------------------------------------------------------------------
 

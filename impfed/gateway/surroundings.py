@@ -29,7 +29,7 @@ class Writes(Protocol):
         ...
 
     def write(
-        self, changes: list[Change], done: Done | None = None, *, patient: bool = False
+        self, changes: list[Change], done: Done | None = None, *, within: float = 0.0
     ) -> None:
         """Make changes, all or none; see :class:`impfed.store.api.IStore`."""
         ...

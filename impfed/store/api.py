@@ -103,7 +103,7 @@ class IStore(Interface):
         """Finish what was written before, then close.  What comes later fails with STOPPED."""
 
     def write(
-        changes: Sequence[Change], done: Done | None = None, *, patient: bool = False
+        changes: Sequence[Change], done: Done | None = None, *, within: float = 0.0
     ) -> None:
         """Make changes, all or none of them.
 
@@ -112,8 +112,8 @@ class IStore(Interface):
         the order of the calls, and several may share one commit.  The records are read before the
         call returns, so the caller may change them afterwards.
 
-        :param patient: the write may wait up to a tenth of a second for company, because its loss
-            in a crash costs nothing but a line of history or a repetition.
+        :param within: seconds for which the write may wait for company, because its loss in a
+            crash costs nothing but a line of history or a repetition.
         """
 
     def load(kind: type[RecordType]) -> Deferred[list[RecordType]]:

@@ -64,7 +64,7 @@ class MemoryStore:
         self._confirm()
 
     def write(
-        self, changes: Sequence[Change], done: Done | None = None, *, patient: bool = False
+        self, changes: Sequence[Change], done: Done | None = None, *, within: float = 0.0
     ) -> None:
         """Make changes, all or none of them; see :class:`~impfed.store.api.IStore`."""
         error: BaseException | None = self._refusal()

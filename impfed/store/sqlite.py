@@ -64,7 +64,6 @@ class SqliteStore:
 
     :param path: the file (mode 0600), made when it is not there, with its directory.
     :param gather: longest time that a write waits for company, in seconds.
-    :param patience: the same for a patient write that nothing pressing overtakes.
     :param batch_limit: most writes in one transaction.
     :param backlog_limit: writes not on disk from which on more are refused with OVERLOADED.
     """
@@ -75,14 +74,12 @@ class SqliteStore:
         reactor: StoreReactor,
         *,
         gather: float = 0.005,
-        patience: float = 0.1,
         batch_limit: int = 2000,
         backlog_limit: int = 50_000,
     ) -> None:
         self._path = Path(path)
         self._reactor = reactor
         self._gather = gather
-        self._patience = patience
         self._batch_limit = batch_limit
         self._backlog_limit = backlog_limit
         self._file: SqliteFile | None = None
@@ -93,7 +90,7 @@ class SqliteStore:
         self._in_flight = 0
         self._flushed_at = 0.0
         self._dense = False
-        self._urgent = False
+        self._patience = 0.0  # how long what is pending may wait, counted from the first of it
         self._trouble: StoreFault | None = None
         self.backlog = 0
 
@@ -127,7 +124,7 @@ class SqliteStore:
         return closed
 
     def write(
-        self, changes: Sequence[Change], done: Done | None = None, *, patient: bool = False
+        self, changes: Sequence[Change], done: Done | None = None, *, within: float = 0.0
     ) -> None:
         """Make changes, all or none of them; see :class:`~impfed.store.api.IStore`."""
         error: StoreError | None = None
@@ -148,8 +145,10 @@ class SqliteStore:
             return
         self.backlog += 1
         self._pending.append((prepared, done))
-        hurry = not patient and not self._urgent
-        self._urgent = self._urgent or hurry
+        first = len(self._pending) == 1
+        hurry = not first and within < self._patience
+        if first or hurry:
+            self._patience = within
         if self._in_flight:
             return
         if self._flush_call is None:
@@ -203,10 +202,8 @@ class SqliteStore:
     # Reactor thread: gathering and confirming.
 
     def _schedule(self) -> None:
-        delay = 0.0
-        if not self._urgent:
-            delay = self._patience
-        elif self._dense:
+        delay = self._patience
+        if not delay and self._dense:
             since = self._reactor.seconds() - self._flushed_at
             delay = min(self._gather, max(0.0, self._gather - since))
         self._flush_call = self._reactor.callLater(delay, self._flush_now)
@@ -222,7 +219,7 @@ class SqliteStore:
         )
         if not batch or self._file is None:
             return
-        self._urgent = self._urgent and bool(self._pending)
+        self._patience = 0.0
         now = self._reactor.seconds()
         # Dense: another gathering time would bring company at the pace since the flush before.
         self._dense = len(batch) * self._gather >= 2 * (now - self._flushed_at)

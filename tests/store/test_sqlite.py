@@ -98,19 +98,22 @@ class GatheringTests(SynchronousTestCase):
         self.assertEqual(self.store.backlog, 0)
 
     def test_patient_writes_wait_for_company(self) -> None:
-        """A patient write waits a tenth of a second, and goes at once with one that is pressing."""
-        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, patient=True)
+        """A write that may wait does, and goes at once with one that may not."""
+        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, within=0.1)
         self.reactor.advance(0.09)
         self.assertEqual(self.batches(), [])
         self.reactor.advance(0.02)
         self.assertEqual(self.batches(), [1])
-        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, patient=True)
+        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, within=0.1)
         self.write()
         self.reactor.advance(0)
         self.assertEqual(self.batches(), [2])
-        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, patient=True)
+        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, within=0.1)
         self.reactor.advance(0.05)
         self.assertEqual(self.batches(), [])
+        self.store.write([Delete(OutboxRecord, "0")], self.confirmed.append, within=1.0)
+        self.reactor.advance(0.06)
+        self.assertEqual(self.batches(), [2])
 
     def test_backlog_is_bounded(self) -> None:
         """Over the limit a write is refused with OVERLOADED, in a later turn; the others stay."""
