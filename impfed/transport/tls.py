@@ -132,6 +132,20 @@ class TlsStore:
             for chain in self._generation.chains
         ]
 
+    @property
+    def generation(self) -> object:
+        """What stands for the files in use: another object once new ones are."""
+        return self._generation
+
+    @property
+    def chains(self) -> list[Chain]:
+        """Our certificates with their keys, the default first."""
+        return self._generation.chains
+
+    def fresh_context(self, chain: Chain | None) -> SSL.Context:
+        """Return a new context with our versions, ciphers and trust, for users with checks of their own."""
+        return self._generation.new_context(chain)
+
     def start(self) -> None:
         """Watch the files from now on."""
         if self._reactor is not None and self._call is None:
@@ -226,7 +240,7 @@ class _Generation:
             chain = self._chain(certificate)
             if chain is None:
                 raise TlsFileError("a web page over TLS needs a certificate")
-            context = self._webs[certificate] = self._new_context(chain)
+            context = self._webs[certificate] = self.new_context(chain)
             context.set_session_id(b"impfed-web")
         return context
 
@@ -234,7 +248,7 @@ class _Generation:
         """Return the context for outgoing connections that show a certificate by name."""
         context = self._clients.get(certificate)
         if context is None:
-            context = self._new_context(self._chain(certificate))
+            context = self.new_context(self._chain(certificate))
             context.set_verify(SSL.VERIFY_PEER, self._verify_server)
             context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets are kept by ourselves
             self._clients[certificate] = context
@@ -261,7 +275,7 @@ class _Generation:
             self._fronts[mode] = front
 
     def _server_context_for(self, chain: Chain, flags: int = SSL.VERIFY_NONE) -> SSL.Context:
-        context = self._new_context(chain)
+        context = self.new_context(chain)
         context.set_verify(flags, self._verify_client)
         # One id for all, so that a session begun under one name is resumed under the same front.
         context.set_session_id(b"impfed-sip")
@@ -269,7 +283,8 @@ class _Generation:
         context.set_alpn_select_callback(_accept_alpn)
         return context
 
-    def _new_context(self, chain: Chain | None) -> SSL.Context:
+    def new_context(self, chain: Chain | None) -> SSL.Context:
+        """Return a new context with our versions, ciphers and trust."""
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(_VERSIONS[self._config.minimum])
         context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
