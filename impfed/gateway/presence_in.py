@@ -419,8 +419,8 @@ class WatchedSide:
             self.around.metrics.count("gate.user.approved")
             if self.authorizations.inbound(key) != "declined":  # in a client, meanwhile
                 self.authorizations.decide_inbound(key, "approved")
-            pair.known = False  # what a stranger was told counts no longer
             if self._pairs.get(key) is pair and pair.watchers:
+                pair.ask_state()  # what a stranger was told counts no longer
                 self._decided(key)
                 pair.when_known(pair.show)
             return

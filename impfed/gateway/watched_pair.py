@@ -18,7 +18,8 @@ from impfed.xmpp.stanza import presence
 if TYPE_CHECKING:
     from impfed.gateway.presence_in import WatchedSide
 
-#: How long an answer to a probe is waited for before the user counts as offline, in seconds.
+#: How long an answer to a probe is waited for before the user counts as offline, in seconds.  An
+#: answer that he is, or that he may not be shown, waits as long.
 PROBE_PATIENCE = 2.0
 #: How long the presences of several resources, sent in answer to one probe, are gathered.
 SETTLE = 0.05
@@ -122,12 +123,19 @@ class WatchedPair:
     def _settled(self) -> None:
         if self.settling is not None:
             self.settling.cancel()
+            self.settling = None
         if self.patience is not None:
+            if not self._is_there():
+                return  # said when the time is up, so that nobody can tell why it is said
             self.patience.cancel()
-        self.settling = self.patience = None
+            self.patience = None
         self.known = True
         self._release()
         self.show()
+
+    def _is_there(self) -> bool:
+        """Whether the foreign user is to see somebody who is available."""
+        return self.side.gates.shows(self.key) and combine(self.resources.values()).available
 
     def _release(self) -> None:
         waiting, self.waiting = self.waiting, []
@@ -149,16 +157,18 @@ class WatchedPair:
         local, foreign = self.key
         self.known = self.fresh = False
         self.probed = self.side.around.home.send(presence(local, foreign, type="probe"))
-        if self.patience is None:
-            self.patience = self.side.around.timers.after(PROBE_PATIENCE, self._no_answer)
+        if self.patience is not None:
+            self.patience.cancel()
+        self.patience = self.side.around.timers.after(PROBE_PATIENCE, self._no_answer)
 
     def _no_answer(self) -> None:
         self.patience = None
         if not self.probed and self.last is not None:
             self._release()  # the home server is out of reach: what was true last has to do
             return
-        self.fresh = True
-        self.resources.clear()
+        if not self.fresh:
+            self.fresh = True
+            self.resources.clear()
         self._settled()
 
     def hide(self) -> None:
