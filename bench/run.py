@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -80,7 +81,8 @@ class Bench:
 
     def build(self) -> None:
         """Compile the load generator and make the certificates."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.mkdir(parents=True)
         self.sipload = self.directory / "sipload"
         subprocess.run(["make", "-s", "-C", str(HERE), f"OUT={self.sipload}"], check=True, cwd=ROOT)
         authority = Authority(self.directory / "pki", "bench CA")

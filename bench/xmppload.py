@@ -1,10 +1,11 @@
 """A load at the XMPP end: a XEP-0114 component that swallows texts, or sends them at a rate.
 
-Usage: python -m bench.xmppload DOMAIN SECRET HOST:PORT
+Usage: python -m bench.xmppload DOMAIN SECRET HOST:PORT [SHOW]
 
 It imports nothing from ``impfed``. Commands on standard input, one JSON object a line:
-``send`` (to_domain, rate, pairs, seconds, body), ``report``, ``quit``. Events: ``ready``,
-``sent``, ``report`` (texts, errors, pings). Subscriptions are approved and answered with presence.
+``send`` (to_domain, rate, pairs, seconds, body), ``subscribe`` (to_domain, count, rate), ``show``
+(show), ``report``, ``quit``. Events: ``ready``, ``sent``, ``subscribing``, ``report`` (counts).
+Subscriptions are approved and answered with presence, probes with the present show.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
@@ -33,7 +35,8 @@ class Component(asyncio.Protocol):
 
     def __init__(self, domain: str, secret: str) -> None:
         self.domain, self.secret = domain, secret
-        self.counts = {"texts": 0, "errors": 0, "pings": 0, "subscriptions": 0}
+        self.counts: Counter[str] = Counter(texts=0, errors=0, pings=0, subscriptions=0)
+        self.show = ""
         self.transport: asyncio.WriteTransport | None = None
         self._depth = 0
         self._stanza: tuple[str, dict[str, str]] = ("", {})
@@ -96,14 +99,29 @@ class Component(asyncio.Protocol):
             self._answer("presence", attributes, "subscribed")
             self._answer("presence", attributes, "", "/load")
         elif name == "presence" and kind == "probe":
+            self.counts["probes"] += 1
             self._answer("presence", attributes, "", "/load")
+        elif name == "presence":
+            self.counts[{"": "presences"}.get(kind, "errors" if kind == "error" else kind)] += 1
 
     def _answer(self, name: str, to: dict[str, str], kind: str, resource: str = "") -> None:
         words = f" type='{kind}'" if kind else ""
         if "id" in to:
             words += f" id={quoteattr(to['id'])}"
         source, target = quoteattr(to["to"] + resource), quoteattr(to["from"])
-        self._out.append(f"<{name} from={source} to={target}{words}/>")
+        inner = f"<show>{self.show}</show>" if resource and self.show else ""
+        self._out.append(f"<{name} from={source} to={target}{words}>{inner}</{name}>")
+
+    async def subscribe(self, to_domain: str, count: int, rate: float) -> None:
+        """Let each user ask to see the one of the same number over there, at a rate."""
+        begin = time.monotonic()
+        for number in range(count):
+            if (pause := begin + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            self.write(
+                f"<presence from='u{number}@{self.domain}' to='c{number}@{to_domain}'"
+                " type='subscribe'/>"
+            )
 
     async def send(self, to_domain: str, rate: float, pairs: int, seconds: float, body: int) -> int:
         """Send texts at a rate, open loop, over so many pairs of users; returns the number."""
@@ -143,6 +161,14 @@ async def serve(component: Component) -> None:
         command = json.loads(line) if line else {}
         if command.get("do") == "report":
             emit("report", id=command["id"], **component.counts)
+        elif command.get("do") == "show":
+            component.show = command["show"]
+            emit("done", id=command["id"])
+        elif command.get("do") == "subscribe":
+            wave = component.subscribe(
+                command["to_domain"], int(command["count"]), float(command["rate"])
+            )
+            sending.append(asyncio.ensure_future(wave))
         elif command.get("do") == "send":
 
             async def run(command: dict[str, str] = command) -> None:
@@ -157,7 +183,7 @@ async def serve(component: Component) -> None:
 
 def main() -> None:
     """Read the arguments and serve."""
-    domain, secret, address = sys.argv[1:]
+    domain, secret, address = sys.argv[1:4]
     host, _, port = address.rpartition(":")
 
     async def run() -> None:
@@ -165,6 +191,7 @@ def main() -> None:
         _, component = await loop.create_connection(
             lambda: Component(domain, secret), host, int(port)
         )
+        component.show = "".join(sys.argv[4:])
         await serve(component)
 
     asyncio.run(run())

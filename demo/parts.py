@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,11 +29,21 @@ class PartFailed(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many TCP ports of the loopback address that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Return so many TCP ports of the loopback address that are free now.
+
+    They lie below the range that the system gives to outgoing connections, so that none of those
+    takes one in the moment before it is used.
+    """
+    sockets: list[socket.socket] = []
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        while len(sockets) < count:
+            one = socket.socket()
+            try:
+                one.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 32000)))
+            except OSError:
+                one.close()
+            else:
+                sockets.append(one)
         return [one.getsockname()[1] for one in sockets]
     finally:
         for one in sockets:
