@@ -322,7 +322,7 @@ class WatchedSide:
             if ruling is Ruling.APPROVE:
                 ruling = self._approve_unasked(pair)
             if ruling in (Ruling.SHOW, Ruling.HIDE):
-                if pair.patience is None:
+                if pair.patience is None or not pair.probed:
                     pair.ask_state()
             elif ruling is Ruling.ASK:
                 pair.ask_user()

@@ -266,6 +266,18 @@ class LikeOfflineTests(SynchronousTestCase):
 
         self.same(story)
 
+    def test_home_link_comes_back_soon(self) -> None:
+        """Not even when it comes back while the answer was still waited for."""
+
+        def story(world, by, passes) -> None:
+            world.home.up = False
+            world.subscribes(**by)
+            passes(1)
+            world.link_comes_up()
+            passes(4)
+
+        self.same(story)
+
 
 class TextTests(SynchronousTestCase):
     """A block stops messages too."""

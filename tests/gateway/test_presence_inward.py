@@ -8,6 +8,7 @@ from impfed.routing.api import Existence
 from impfed.sip.transaction import FailureCause
 from impfed.store.records import AuthorizationRecord, InboundSubscriptionRecord
 from impfed.testing.fakes import FakeFlow
+from impfed.xmpp.jid import JID
 from tests.gateway.presence_world import ROUTES, PresenceWorld, state_of
 
 OPEN = (True, "", "")
@@ -475,6 +476,22 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(state_of(sent.message), OPEN)
         self.assertEqual(sent.transaction.destination.host, "sip.lync.example")
         self.assertIn("transport=tls", sent.message.contact.uri_text)
+
+    def test_probe_that_could_not_be_sent(self) -> None:
+        """A link that comes up while the answer is waited for carries the probe after all."""
+        world = self.world
+        world.home.up = False
+        world.presence.authorizations.decide_inbound(
+            (JID.parse("alice@home.example"), JID.parse("paris@lync.example")), "approved"
+        )
+        world.subscribes(call_id="p", who="paris@lync.example")
+        world.notify()
+        world.link_comes_up()
+        probes = [each for each in world.stanzas() if each.get("from") == "paris@lync.example"]
+        self.assertEqual([each.get("type") for each in probes], ["probe"])
+        world.alice_is(to="paris@lync.example")
+        world.settle()
+        self.assertEqual(state_of(world.notify()), OPEN)
 
     def test_user_who_left_meanwhile(self) -> None:
         """A probe without an answer means that nobody is there any more."""
