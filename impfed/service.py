@@ -258,10 +258,11 @@ class Node(MultiService):
             "subscriptions": len(self.presence.view()),
             "routes": self.routing.router.status(),
             "learned_domains": self.routing.learned.view(),
-            "allow_without_asking": {
-                domain: self.home.can_write_rosters(domain)
+            "allow_without_asking": [
+                domain
                 for domain in sorted(self.config.local_domains)
-            },
+                if self.home.can_write_rosters(domain)
+            ],
             "store_backlog": self.store.backlog,
             "metrics": self.metrics.snapshot(),
         }

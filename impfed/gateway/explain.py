@@ -166,6 +166,9 @@ class Explainer:
     def _outward(self, pair: tuple[JID, JID], existence: Existence) -> Deferred[list[Line]]:
         local, foreign = pair
         lines = [_user(local, existence)]
+        if self._around.home.congested(local.domain, foreign.domain):
+            why = _NO_LINK.format(local.domain)
+            lines.append(Line("both", "home link", "not usable", why))
         domain = self._around.domain(foreign.domain)
         if domain is None:
             why = f"{foreign.domain} is not a SIP federated domain"

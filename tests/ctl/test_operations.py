@@ -155,6 +155,7 @@ class ExplainTests(OperationsCase):
         self.assertEqual(
             self.outcomes(FOREIGN, LOCAL), ("refused with 480 and Retry-After", "pending")
         )
+        self.assertEqual(self.line("home link", LOCAL, FOREIGN)["result"], "not usable")
 
     def test_outwards(self) -> None:
         """A local user's message needs an INVITE, his wish a SUBSCRIBE, over the hop of the route."""
