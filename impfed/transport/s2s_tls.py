@@ -55,6 +55,7 @@ class S2STls:
         self._generation: object = None
         self._contexts: dict[tuple[str, str], SSL.Context] = {}
         self._trust: dict[Path | None, crypto.X509Store] = {}
+        self._holder: SSL.Context | None = None
         self._dummy = Factory()
 
     @property
@@ -101,7 +102,9 @@ class S2STls:
         store = self._trust.get(path)
         if store is None:
             if path is None:
-                found = self._store.fresh_context(None).get_cert_store()
+                # The store is borrowed from its context, which therefore is kept.
+                self._holder = self._store.fresh_context(None)
+                found = self._holder.get_cert_store()
                 assert found is not None
                 store = found
             else:
