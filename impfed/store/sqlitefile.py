@@ -297,6 +297,8 @@ class SqliteFile:
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute("PRAGMA secure_delete = FAST")
         db.execute("PRAGMA cache_size = -16000")
+        # A page written many times between two checkpoints goes into the file once.
+        db.execute("PRAGMA wal_autocheckpoint = 8000")
         db.execute("BEGIN IMMEDIATE")
         for step in SCHEMA[version:]:
             for statement in step:
