@@ -277,6 +277,14 @@ class OptionsTests(WebCase):
         page = self.browser.post("/add-user", {"address": "r@lync.example", "decision": "allow"})
         self.assertIn("will still ask you once", page.body)
 
+    def test_server_that_lets_us_accept_nobody(self) -> None:
+        """Where we cannot accept for the user the page sends him to his client, and can decline."""
+        self.options.change(ALICE, waiting=[Request(ROMEO)], approves=False)
+        page = self.browser.get()
+        self.assertNotIn('value="accept"', page.body)
+        self.assertIn("To accept, answer in your chat program", page.body)
+        self.assertIn('value="decline"', page.body)
+
 
 class SecurityTests(WebCase):
     def setUp(self) -> None:
