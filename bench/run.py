@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -81,7 +80,6 @@ class Bench:
 
     def build(self) -> None:
         """Compile the load generator and make the certificates."""
-        shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.sipload = self.directory / "sipload"
         subprocess.run(["make", "-s", "-C", str(HERE), f"OUT={self.sipload}"], check=True, cwd=ROOT)
@@ -136,6 +134,7 @@ class Bench:
         node = Node(
             directory, self.prosody, self.near, self.node_port, ("127.0.0.1", self.far_port),
             name=f"fed.{LOCAL}", prefix=TESTED,
+            extra="[presence]\nnew_per_minute = 100000",
         )  # fmt: skip
         node.write()
         text = node.configuration.read_text()
@@ -334,7 +333,11 @@ def main() -> int:
         print("bench: two cores are needed, one for the load", file=sys.stderr)
         return 1
     bench = Bench(
-        ROOT / "run" / "bench", options.rate, options.seconds, options.warmup, options.pairs
+        ROOT / "run" / "bench" / str(os.getpid()),
+        options.rate,
+        options.seconds,
+        options.warmup,
+        options.pairs,
     )
     memory = None
     want = {options.only} if options.only else {"kamailio", "impfed", "memory", "parser"}
@@ -365,7 +368,7 @@ def main() -> int:
         bench.close()
     if bench.rounds or memory:
         print(table(bench, memory))
-        (bench.directory / "results.json").write_text(
+        (bench.directory.parent / "results.json").write_text(
             json.dumps({"rounds": bench.rounds, "memory": memory}, indent=1)
         )
     if "parser" in want:

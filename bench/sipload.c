@@ -473,6 +473,7 @@ static void uac_response(sipmsg *m)
         st.errors++;
         st.last_error = (uint64_t)m->status;
         if (d->state == D_INVITE) uac_send(d, "ACK", d->target, now_ns, true);
+        if (opt.subscribe) { d->state = D_NONE; return; }
         if (opt.page) { d->state = D_READY; dialog_ready(d); return; }
         dialog_start(d);
         return;

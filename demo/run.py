@@ -7,6 +7,7 @@ everything stays up afterwards, for an ordinary XMPP client and for lines typed 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import signal
 import sys
@@ -177,7 +178,7 @@ def main() -> int:
         help="how long a far user takes to accept a session",
     )
     options = parser.parse_args()
-    directory = ROOT / "run" / ("demo-check" if options.check else "demo")
+    directory = ROOT / "run" / "demo" / str(os.getpid())
     shutil.rmtree(directory, ignore_errors=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     ladder = Ladder("romeo", full=options.full)
@@ -201,6 +202,7 @@ def main() -> int:
     if failed:
         ladder.note(f"failed: {failed}", good=False)
         return 1
+    shutil.rmtree(directory, ignore_errors=True)  # the logs of a failure stay
     ladder.note(f"all {len(STORY)} steps were seen at the far end")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class PeerProsody:
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self.port:
             self.port, self.direct = free_ports(2)
+        (self.directory / "certs").mkdir(exist_ok=True)
+        for host, issued in self.hosts.items():
+            if issued is not None:  # where Prosody looks for the certificates of direct TLS
+                shutil.copy(issued.certificate, self.directory / "certs" / f"{host}.crt")
+                shutil.copy(issued.key, self.directory / "certs" / f"{host}.key")
         configuration = self.directory / "prosody.cfg.lua"
         configuration.write_text(self._configuration())
         self.part = Part("prosody", ["prosody", "-F", "--config", configuration], self.directory)
@@ -113,6 +119,7 @@ run_as_root = true
 daemonize = false
 pidfile = "{base}/prosody.pid"
 data_path = "{base}/data"
+certificates = "{base}/certs"
 plugin_paths = {{ "{MODULES}" }}
 interfaces = {{ "127.0.0.1" }}
 s2s_ports = {{ {self.port} }}

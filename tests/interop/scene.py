@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.interop.sipp import Sipp
 
 FOREIGN = "lync.example"
 HOME = "home.example"
-RUN = ROOT / "run" / "interop"
+RUN = ROOT / "run" / "interop" / str(os.getpid())
 
 
 class Scene:

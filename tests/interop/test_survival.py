@@ -8,16 +8,17 @@ import shutil
 from twisted.trial.unittest import SynchronousTestCase
 
 from demo.ladder import Ladder
-from demo.parts import ROOT, PartFailed
+from demo.parts import PartFailed
 from demo.run import Stage
 from demo.story import ALICE, ROMEO
+from tests.interop.scene import RUN
 
 
 class Killed(SynchronousTestCase):
     """A node that dies without warning, between a real Prosody and the Lync-style far side."""
 
     def setUp(self) -> None:
-        directory = ROOT / "run" / "interop" / self.id().rpartition(".")[2]
+        directory = RUN / self.id().rpartition(".")[2]
         shutil.rmtree(directory, ignore_errors=True)
         ladder = Ladder("romeo", io.StringIO())
         self.stage = Stage(directory, ladder, "prosody", 3.0)
