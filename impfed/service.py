@@ -160,6 +160,7 @@ class Node(MultiService):
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
         self.presence.watched.roster = HomeRosterWriter(self.home)
+        self.stack.closed = self.presence.watching.flow_closed
         self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.stack.user = self.gateway

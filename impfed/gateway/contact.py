@@ -66,7 +66,9 @@ class Contact:
     __slots__ = (
         "_around",
         "_asked_at",
+        "_cut",
         "_key",
+        "_partner",
         "_question",
         "_reach",
         "_sign_kept",
@@ -102,6 +104,8 @@ class Contact:
         self._stale: Timer | None = None
         self._unsent: Timer | None = None
         self._reach = ""  # why the far side could not be reached, in words; "" while it can
+        self._partner = side.partner(foreign.domain)
+        self._cut = False
         self._asked_at = 0.0  # when the local user last asked
         self._question: str | None = None  # id of his request, until he was told of trouble with it
 
@@ -109,6 +113,16 @@ class Contact:
     def live(self) -> bool:
         """Whether the far side knows the subscription."""
         return self.subscriber.phase in (Phase.PENDING, Phase.ACTIVE)
+
+    @property
+    def cut(self) -> bool:
+        """Whether a new attempt waits because the far side could not be reached."""
+        return self._cut and self.subscriber.phase is Phase.RETRY_WAIT
+
+    @property
+    def stands(self) -> bool:
+        """Whether the local user, who is there, saw the foreign one until the far side was lost."""
+        return self.wanted and (self.live or (self.cut and self.side.may_show(self)))
 
     @property
     def last_used(self) -> float:
@@ -132,10 +146,12 @@ class Contact:
         self.prepare()
         self.subscribe()
 
-    def subscribe(self) -> None:
-        """Subscribe, or refresh now."""
+    def subscribe(self) -> bool:
+        """Subscribe, or refresh now; returns whether a SUBSCRIBE was sent."""
         self.subscriber.refreshing = True
-        self.perform(self.subscriber.subscribe(self._around.timers.seconds()))
+        effects = self.subscriber.subscribe(self._around.timers.seconds())
+        self.perform(effects)
+        return any(isinstance(effect, SendSubscribe) for effect in effects)
 
     def unsubscribe(self) -> None:
         """End the subscription; the local user hears when it is over."""
@@ -179,6 +195,7 @@ class Contact:
         if request.method not in ("NOTIFY", "BENOTIFY"):
             raise RemoteError(405, "Method Not Allowed", (("Allow", "NOTIFY"),))
         self._reached()
+        self._partner.came_by(flow)
         effects = self.subscriber.notify(request, self._around.timers.seconds())
         self.perform(effects, transaction)
 
@@ -186,6 +203,7 @@ class Contact:
         """An answer to a SUBSCRIBE."""
         if response.status < 200:
             return
+        self._cut = False
         if response.status < 300:
             self._reached()
         else:
@@ -200,15 +218,18 @@ class Contact:
                 why=str(error),
                 conversation=response.call_id,
             )
-            return
-        self.perform(effects)
+        else:
+            self.perform(effects)
+        self._partner.answered(self, response.status)
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A SUBSCRIBE went unanswered."""
         assert isinstance(transaction, Errand)
         self._reach = text
+        self._cut = True
         now = self._around.timers.seconds()
         self.perform(self.subscriber.failed(transaction.request, text, now))
+        self._partner.unanswered(self, text)
 
     def _reached(self) -> None:
         self._reach = ""
@@ -364,6 +385,11 @@ class Contact:
         if self.shown is not None and self.shown.available:
             self.shown = Availability(False)
             self._around.home.send(self._stanza(self.shown))
+
+    def out_of_reach(self) -> None:
+        """The far side cannot be reached, as another contact there has found."""
+        if self.wanted:
+            self._unreachable()
 
     def _unreachable(self) -> None:
         """What is shown stays for a while, then becomes unknown."""

@@ -10,6 +10,7 @@ time, and every octet but the address are the same.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
+from impfed.core.timers import Timer
 from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.gates import Gates, Holdings, Ruling
 from impfed.gateway.presence_common import (
@@ -45,6 +47,8 @@ from impfed.xmpp.jid import JID
 
 log = EventLog("impfed.gateway")
 
+#: States that a home server that came back is asked for at once, and the pause in seconds after that.
+ASKED_AT_ONCE, ASK_PAUSE = 200, 0.05
 #: Stanza errors by which a home server says that it does not answer a stranger's probe.
 _NOT_FOR_YOU = frozenset(
     {"forbidden", "not-allowed", "not-authorized", "subscription-required", "registration-required"}
@@ -77,6 +81,8 @@ class WatchedSide:
         self.limits = ExpiresLimits(minimum=config.minimum_expires, maximum=config.expires)
         self._pairs: dict[Pair, WatchedPair] = {}
         self._by_local: dict[JID, set[JID]] = {}
+        self._to_ask: deque[Pair] = deque()
+        self._asking: Timer | None = None
 
     def _watched(self, key: Pair) -> bool:
         pair = self._pairs.get(key)
@@ -315,17 +321,29 @@ class WatchedSide:
 
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is reachable again: what was missed meanwhile is asked for."""
-        for key, pair in list(self._pairs.items()):
-            if key[0].domain not in domains:
-                continue
-            ruling = self.gates.standing(key).ruling
-            if ruling is Ruling.APPROVE:
-                ruling = self._approve_unasked(pair)
-            if ruling in (Ruling.SHOW, Ruling.HIDE):
-                if pair.patience is None or not pair.probed:
-                    pair.ask_state()
-            elif ruling is Ruling.ASK:
-                pair.ask_user()
+        self._to_ask += [key for key in self._pairs if key[0].domain in domains]
+        self._ask_some()
+
+    def _ask_some(self) -> None:
+        """Ask for some of the states; all at once would take the home server too long to answer."""
+        if self._asking is not None and self._asking.active:
+            return
+        for _ in range(min(ASKED_AT_ONCE, len(self._to_ask))):
+            pair = self._pairs.get(self._to_ask.popleft())
+            if pair is not None:
+                self._catch_up(pair)
+        if self._to_ask:
+            self._asking = self.around.timers.after(ASK_PAUSE, self._ask_some)
+
+    def _catch_up(self, pair: WatchedPair) -> None:
+        ruling = self.gates.standing(pair.key).ruling
+        if ruling is Ruling.APPROVE:
+            ruling = self._approve_unasked(pair)
+        if ruling in (Ruling.SHOW, Ruling.HIDE):
+            if pair.patience is None or not pair.probed:
+                pair.ask_state()
+        elif ruling is Ruling.ASK:
+            pair.ask_user()
 
     # -- policy ------------------------------------------------------------------------------------
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from impfed.core.log import EventLog
 from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.contact import Contact
+from impfed.gateway.partner import Partner
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Kind
 from impfed.interwork.errors import Condition
 from impfed.sip.subscription import Phase, RetryPolicy, Watching
 from impfed.store.api import Delete
 from impfed.store.records import OutboundSubscriptionRecord
+from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, error_reply, presence, presence_error
 
@@ -38,6 +39,7 @@ class WatchingSide:
         self._online: dict[JID, set[str]] = {}
         self._last_used: dict[JID, float] = {}
         self._watching: dict[str, Watching] = {}
+        self._partners: dict[str, Partner] = {}
         #: Called with a pair that the local user has begun or ceased to watch.
         self.contact_list_changed: Callable[[Pair], object] = lambda pair: None
 
@@ -52,6 +54,19 @@ class WatchingSide:
                 expires=self.around.config.presence.expires,
             )
         return watching
+
+    def partner(self, domain: str) -> Partner:
+        """Return what is known of a foreign domain."""
+        partner = self._partners.get(domain)
+        if partner is None:
+            interval = self._interval(domain)
+            partner = self._partners[domain] = Partner(self.around, domain, interval)
+        return partner
+
+    def flow_closed(self, flow: Flow) -> None:
+        """A connection that was open is gone."""
+        for partner in list(self._partners.values()):
+            partner.flow_closed(flow)
 
     def contact(self, key: Pair) -> Contact | None:
         """Return a pair's contact."""
@@ -222,11 +237,15 @@ class WatchingSide:
         local, foreign = key
         contact = Contact(self, local, foreign)
         self._contacts[key] = contact
+        self.partner(foreign.domain).add(contact)
         self._by_local.setdefault(local, {})[foreign] = contact
         return contact
 
     def forget(self, contact: Contact) -> None:
         """A contact is done with."""
+        domain = contact.foreign.domain
+        if not self.partner(domain).forget(contact):
+            self._partners.pop(domain, None)
         self._contacts.pop((contact.local, contact.foreign), None)
         contacts = self._by_local.get(contact.local, {})
         contacts.pop(contact.foreign, None)
@@ -252,30 +271,24 @@ class WatchingSide:
     def resume(self) -> None:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""
         now = self.around.timers.seconds()
-        contacts = sorted(self._contacts.values(), key=lambda contact: -contact.last_used)
-        turns: dict[str, float] = {}
-        for contact in contacts:
+        there: dict[str, list[Contact]] = {}
+        for contact in self._contacts.values():
             contact.prepare()
             if not contact.wanted or self.logged_out(contact, now):
                 contact.rest()
-                continue
-            domain = contact.foreign.domain
-            turn = turns.get(domain, 0.0)
-            self.around.timers.after(turn, partial(self._resume_one, contact))
-            turns[domain] = turn + self._interval(contact)
+            else:
+                there.setdefault(contact.foreign.domain, []).append(contact)
+        for domain, contacts in there.items():
+            self.partner(domain).refresh(contacts)
 
-    def _interval(self, contact: Contact) -> float:
-        """Return the seconds between two refreshes at a contact's domain."""
-        domain = self.around.domain(contact.foreign.domain)
+    def _interval(self, name: str) -> float:
+        """Return the seconds between two refreshes at a domain."""
+        domain = self.around.domain(name)
         pace = 0 if domain is None else domain.presence_pace
         if pace is None:
             return 0.0
-        return 1.0 / (pace or (PACE_DISCOVERED if contact.kind.refuses_by_403 else PACE))
-
-    def _resume_one(self, contact: Contact) -> None:
-        still_there = self._contacts.get((contact.local, contact.foreign)) is contact
-        if still_there and contact.wanted:
-            contact.subscribe()
+        discovered = self.around.kind_of(name).refuses_by_403
+        return 1.0 / (pace or (PACE_DISCOVERED if discovered else PACE))
 
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is reachable again: its users are shown what they may have missed."""

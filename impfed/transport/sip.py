@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -41,9 +41,11 @@ class SipStack(Dispatch):
     :param user: provider of :class:`ISipUser`; may be put in its place until the service starts.
     :param limits: time-outs and bounds.
     :ivar ports: bound port of each listener by its name, once started.
+    :ivar closed: called with each connection that was open and is gone; None for nobody.
     """
 
     name = "sip"
+    closed: Callable[[Flow], None] | None = None
 
     # For the transaction user
 
@@ -194,6 +196,8 @@ class SipStack(Dispatch):
             self.pool.lost(flow, reason)
         self._gauge()
         self._log_loss(flow, reason)
+        if flow.opened is not None and self.running and self.closed is not None:
+            self.closed(flow)
         hopeless = flow.opened is None or flow.refused or flow.unsent or not self.running
         waiting = [each for each in flow.transactions if each.state in WAITING]
         if waiting and hopeless:

@@ -518,7 +518,7 @@ class RestartTests(SynchronousTestCase):
             fresh = world.crash()
             fresh.clock.advance(0.1)
             self.assertEqual(len(fresh.stack.sent), at_once)
-            fresh.clock.advance(4)
+            fresh.clock.pump([0.25] * 16)
             order = [sent.message.from_.uri.user for sent in fresh.stack.sent]
             self.assertEqual(order, [f"u{number}" for number in range(7, -1, -1)])
 

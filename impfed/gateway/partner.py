@@ -1,0 +1,189 @@
+"""One foreign domain as our subscriptions there see it: reachable or not, and refreshed in order.
+
+Refreshes of a whole domain go out as a *wave*: those of users who were there last first, at the
+domain's pace, and only so many unanswered at a time.  There is a wave when the node starts, when a
+domain that could not be reached can be again, and when it has forgotten our subscriptions.
+
+Whether it has is found out with one refresh, the *canary*, after a connection over which its
+NOTIFYs came is gone: a peer that merely closed an idle connection answers 200 and nothing follows;
+one that was restarted answers 481.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.gateway.surroundings import Surroundings
+from impfed.transport.flow import Flow
+
+if TYPE_CHECKING:
+    from impfed.gateway.contact import Contact
+
+log = EventLog("impfed.gateway")
+
+#: Refreshes of a wave that may be unanswered at one time.
+WINDOW = 200
+#: Seconds between a lost connection and the canary, and between two canaries of that reason.
+GRACE, CHECK_EVERY = 1.0, 30.0
+#: Seconds between two canaries while the domain cannot be reached: at first, and at most.
+RETRY, LAST_RETRY = 3.0, 15.0
+#: Seconds of a wave that a busy node may catch up at once.
+BURST = 1.0
+
+
+class Reach(Enum):
+    """What is known of a domain."""
+
+    UP = "reachable"
+    CHECKING = "being checked"
+    DOWN = "out of reach"
+
+
+class Partner:
+    """The state of one domain.
+
+    :param interval: seconds between two refreshes of a wave; 0 for no limit.
+    """
+
+    __slots__ = (
+        "_around",
+        "_contacts",
+        "_domain",
+        "_failures",
+        "_flows",
+        "_flying",
+        "_interval",
+        "_last_check",
+        "_next_at",
+        "_pump_timer",
+        "_queue",
+        "_timer",
+        "reach",
+    )
+
+    def __init__(self, around: Surroundings, domain: str, interval: float) -> None:
+        self._around = around
+        self._domain = domain
+        self._interval = interval
+        self.reach = Reach.UP
+        self._contacts: dict[Contact, None] = {}
+        self._flows: set[Flow] = set()
+        self._queue: deque[Contact] = deque()
+        self._flying: set[Contact] = set()
+        self._failures = 0
+        self._last_check = 0.0
+        self._next_at = 0.0
+        self._timer: Timer | None = None
+        self._pump_timer: Timer | None = None
+
+    # -- who belongs to it -------------------------------------------------------------------------
+
+    def add(self, contact: Contact) -> None:
+        """A contact of this domain."""
+        self._contacts[contact] = None
+
+    def forget(self, contact: Contact) -> bool:
+        """A contact is done with; returns whether there is another one."""
+        self._contacts.pop(contact, None)
+        if contact in self._flying:
+            self._flying.discard(contact)
+            self._pump()
+        if not self._contacts:
+            for timer in (self._timer, self._pump_timer):
+                if timer is not None:
+                    timer.cancel()
+        return bool(self._contacts)
+
+    # -- waves -------------------------------------------------------------------------------------
+
+    def refresh(self, contacts: Iterable[Contact]) -> None:
+        """Refresh contacts: those of users who were there last first."""
+        self._queue = deque(sorted(contacts, key=lambda contact: -contact.last_used))
+        self._next_at = max(self._next_at, self._around.timers.seconds())
+        self._pump()
+
+    def _pump(self) -> None:
+        now = self._around.timers.seconds()
+        while self._queue and len(self._flying) < WINDOW:
+            if self._interval and now < self._next_at:
+                if self._pump_timer is None or not self._pump_timer.active:
+                    self._pump_timer = self._around.timers.after(self._next_at - now, self._pump)
+                return
+            contact = self._queue.popleft()
+            if contact not in self._contacts or not contact.wanted:
+                continue
+            self._next_at = max(now - BURST, self._next_at) + self._interval
+            self._flying.add(contact)
+            if not contact.subscribe():  # it is being set up at this very moment
+                self._flying.discard(contact)
+
+    # -- what happens to it ------------------------------------------------------------------------
+
+    def came_by(self, flow: Flow) -> None:
+        """A NOTIFY came over a flow."""
+        self._flows.add(flow)
+
+    def flow_closed(self, flow: Flow) -> None:
+        """A connection is gone: if NOTIFYs came over it, see whether we are still known there."""
+        if flow not in self._flows:
+            return
+        self._flows.discard(flow)
+        if self.reach is not Reach.UP:
+            return
+        self.reach = Reach.CHECKING
+        earliest = self._last_check + CHECK_EVERY - self._around.timers.seconds()
+        pause = max(GRACE * self._around.ids.uniform(1.0, 1.5), earliest)
+        self._timer = self._around.timers.after(pause, self._canary)
+
+    def answered(self, contact: Contact, status: int) -> None:
+        """A SUBSCRIBE of a contact was answered, whatever the answer."""
+        self._flying.discard(contact)
+        was, self.reach = self.reach, Reach.UP
+        self._failures = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        if was is Reach.DOWN:
+            log.info("partner_back", "{domain} can be reached again", domain=self._domain)
+            self.refresh(each for each in self._contacts if each.live or each.cut)
+        elif was is Reach.CHECKING and status == 481:
+            log.info("forgotten", "{domain} has forgotten our subscriptions", domain=self._domain)
+            self.refresh(each for each in self._contacts if each.live)
+        else:
+            self._pump()
+
+    def unanswered(self, contact: Contact, why: str) -> None:
+        """A SUBSCRIBE of a contact could not be sent, or met silence."""
+        self._flying.discard(contact)
+        if self.reach is not Reach.DOWN:
+            log.warn(
+                "partner_lost",
+                "{domain} cannot be reached: {why}",
+                domain=self._domain,
+                why=why,
+            )
+            self.reach = Reach.DOWN
+            self._queue.clear()
+            for each in list(self._contacts):
+                each.out_of_reach()
+        if self._timer is None or not self._timer.active:
+            pause = min(LAST_RETRY, RETRY * 2.0 ** min(self._failures // 10, 8))
+            self._failures += 1
+            self._timer = self._around.timers.after(pause, self._canary)
+
+    def _canary(self) -> None:
+        """Refresh one subscription and see what comes of it."""
+        self._last_check = self._around.timers.seconds()
+        there = [each for each in self._contacts if each.stands]
+        if not there:  # first requests have a back-off of their own
+            if self.reach is Reach.CHECKING:
+                self.reach = Reach.UP
+            return
+        contact = max(there, key=lambda each: each.last_used)
+        if not contact.subscribe():
+            # Its answer is under way, and will tell as much.
+            self._timer = self._around.timers.after(LAST_RETRY, self._canary)
