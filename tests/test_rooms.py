@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import impfed
 
-PURE = ("core", "sip", "xmpp", "interwork")
+PURE = ("core", "sip", "xmpp", "interwork", "proxy")
 FORBIDDEN = (
     "twisted.internet",
     "twisted.words",
