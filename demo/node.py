@@ -112,6 +112,7 @@ secret = "{home.secret}"
             return not part.alive or all(word in said for word in UP)
 
         if not wait_until(up, 20) or not part.alive:
+            part.stop()
             raise PartFailed(f"the node did not start\n{part.tail()}")
         return self
 

@@ -176,9 +176,10 @@ class Part:
         return "\n".join(f"    {self.name}: {line}" for line in text[-lines:])
 
     def await_port(self, port: int, seconds: float = 15.0) -> None:
-        """Wait until the process listens; raises PartFailed."""
+        """Wait until the process listens; ends it and raises PartFailed when it does not."""
         ready = wait_until(lambda: not self.alive or listening(port), seconds)
         if not ready or not self.alive:
+            self.stop()
             raise PartFailed(f"{self.name} does not listen on port {port}\n{self.tail()}")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -403,5 +404,9 @@ def xmpp_user(
         directory,
         listener,
     )  # fmt: skip
-    user.expect(event="online")
+    try:
+        user.expect(event="online")
+    except PartFailed:
+        user.stop()
+        raise
     return user
