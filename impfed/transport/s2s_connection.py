@@ -268,7 +268,10 @@ class S2SConnection(Protocol):
         top: Any = self._tls if self._tls is not None else self.transport
         top.unregisterProducer()
         self.transport.resumeProducing()  # or a closed socket would not be noticed
-        top.loseConnection()
+        # Octets that nobody reads would make the kernel reset the connection, and the peer might
+        # never see our last words: so only our half is closed, and what comes is thrown away.
+        half = None if self._tls is not None else getattr(top, "loseWriteConnection", None)
+        (half or top.loseConnection)()
         self._set_timer(CLOSE_TIMEOUT, self._abort_transport)
 
     def _abort_transport(self) -> None:

@@ -48,6 +48,17 @@ Next = tuple[Input, Any] | None
 _LASTING = {"policy-violation", "not-allowed", "forbidden", "not-authorized", "item-not-found"}
 
 
+#: Stream errors that the same attempt would meet again.
+_LASTING_ERRORS = {
+    "host-gone",
+    "host-unknown",
+    "invalid-from",
+    "not-authorized",
+    "policy-violation",
+    "unsupported-version",
+}
+
+
 class State(Enum):
     """Where an outgoing stream stands."""
 
@@ -394,6 +405,14 @@ class OutgoingStream(S2SStream):
             return Input.BROKEN, ("invalid-from", words)
         return Input.BROKEN, ("not-authorized", "this stream carries stanzas the other way")
 
+    def _refused_by_peer(self, item: StreamError) -> Next:
+        """The peer ends a stream that was not open yet."""
+        self._output.append(CLOSE)
+        words = f"{item.condition}: {item.text}" if item.text else item.condition
+        again = Retry.NEVER if item.condition in _LASTING_ERRORS else Retry.LATER
+        self._finish(item.condition, f"the peer ended the stream: {words}", False, again)
+        return None
+
     def _give_up(self, item: tuple[str, str]) -> Next:
         """End the stream because of what the peer is, or offers, or answers."""
         condition, words = item
@@ -447,7 +466,7 @@ _OUT = OutgoingStream
 _C = State.CLOSED
 
 _ENDINGS: dict[Input, tuple[State, Callable[..., Next]]] = {
-    Input.ERROR: (_C, _OUT._peer_error),
+    Input.ERROR: (_C, _OUT._refused_by_peer),
     Input.END: (_C, _OUT._peer_end),
     Input.BROKEN: (_C, _OUT._break_out),
     Input.REFUSED: (_C, _OUT._give_up),
@@ -537,6 +556,7 @@ OutgoingStream.TABLE = {
     },
     State.OPEN: {
         **_odd(State.OPEN),
+        Input.ERROR: (_C, _OUT._peer_error),
         Input.RESULT_ANSWER: (State.OPEN, _OUT._pair_answered),
         Input.VERIFY_ANSWER: (State.OPEN, _OUT._verify_answered),
         Input.ENABLED: (State.OPEN, _OUT._acks_agreed),
