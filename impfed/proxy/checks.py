@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from hashlib import blake2s
 
 from impfed.core.errors import RemoteError
 from impfed.proxy.way import Way
@@ -61,21 +60,21 @@ def fingerprint(request: SipRequest, way: Way) -> str:
     """Return a hash of whatever decides where a request goes (RFC 5393 section 4.2).
 
     A request that comes again with the same one is in a loop; one that comes again with another is
-    on a spiral, which is allowed.
+    on a spiral, which is allowed.  The hash is the interpreter's, which is keyed by chance: it means
+    something to this process alone, as it should, and nobody outside can foresee it.
     """
     parts = (
         way.uri,
         way.next,
-        *way.routes,
+        way.routes,
         request.from_tag,
         request.to_tag,
         request.call_id,
-        str(request.cseq.number),
-        *request.get_all("proxy-require"),
-        *request.get_all("proxy-authorization"),
+        request.cseq.number,
+        request.get("proxy-require"),
+        request.get("proxy-authorization"),
     )
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return blake2s(text, digest_size=8).hexdigest()
+    return f"{hash(parts) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def branch(unique: str, fingerprint: str) -> str:

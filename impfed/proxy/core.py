@@ -8,6 +8,7 @@ anything is looked up; nothing passes that it does not permit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from impfed.core.errors import RemoteError
@@ -69,13 +70,15 @@ class Proxy:
         self._ours = ours
         self._own_sent_by = own_sent_by
         self._permit = permit
-        self._ids = ids
         self._known = frozenset(known)
         self._timer_c = timer_c
         self._heap = TimerHeap()
         self._now = 0.0
         self._out: list[Effect] = []
         self._open: set[Context] = set()
+        # With the fingerprint after it a number is enough to be unique, and nobody can foresee it.
+        self._life = ids.token(4)
+        self._numbers = count()
 
     def __len__(self) -> int:
         """Return how many requests are under way."""
@@ -113,7 +116,7 @@ class Proxy:
         leg = legs(question)
         if leg is None:
             return [Drop("ACK not forwarded: no next hop")]
-        branch = checks.branch(self._ids.token(8), print_)
+        branch = checks.branch(self._unique(), print_)
         data = forwarded_request(request, _changes(question.way, leg, branch, "", "", None))
         return [SendAck(data, leg.hop)]
 
@@ -328,7 +331,7 @@ class Proxy:
     def _do(self, branch: Branch, work: Do, now: float) -> None:
         context = branch.context
         if work is Do.SEND:
-            branch.branch = checks.branch(self._ids.token(8), context.fingerprint)
+            branch.branch = checks.branch(self._unique(), context.fingerprint)
             changes = _changes(
                 context.question.way,
                 branch.leg,
@@ -360,6 +363,9 @@ class Proxy:
         timer, branch.timer = branch.timer, None
         if timer is not None:
             timer.cancel()
+
+    def _unique(self) -> str:
+        return f"{self._life}{next(self._numbers):x}"
 
     def _taken(self) -> list[Effect]:
         out, self._out = self._out, []

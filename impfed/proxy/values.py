@@ -14,6 +14,12 @@ from impfed.sip.message import SipRequest, SipResponse
 from impfed.sip.uri import SipUri
 
 
+class _Fast(Enum):
+    """Members are their own keys: Python's Enum would hash the name, in Python, each time."""
+
+    __hash__ = object.__hash__
+
+
 class ProxyStateError(LocalError):
     """A branch was told something that cannot happen in its state."""
 
@@ -66,7 +72,7 @@ class Question:
 Permit = Callable[[SipRequest, Any, Question], RemoteError | None]
 
 
-class State(Enum):
+class State(_Fast):
     """Life of one branch."""
 
     WAITING = "waiting"
@@ -76,7 +82,7 @@ class State(Enum):
     DONE = "done"
 
 
-class Input(Enum):
+class Input(_Fast):
     """What happens to a branch."""
 
     START = "start"
@@ -87,7 +93,7 @@ class Input(Enum):
     FAIL = "fail"
 
 
-class Do(Enum):
+class Do(_Fast):
     """What a branch does."""
 
     SEND = "send"
