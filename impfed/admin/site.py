@@ -76,10 +76,6 @@ class _Site(Site):
         self._metrics = metrics
         self._connections = 0
 
-    def acceptableProtocols(self) -> list[bytes]:
-        """Twisted: what may be negotiated by ALPN."""
-        return [b"http/1.1"]
-
     def log(self, request: object) -> None:
         """Twisted: a request was answered."""
         self._metrics.count("admin.requests")

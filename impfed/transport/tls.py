@@ -231,7 +231,7 @@ class _Generation:
         return self._fronts[client_certificates]
 
     def web_context(self, certificate: str) -> SSL.Context:
-        """Return the context that greets browsers; whoever serves them negotiates the protocol.
+        """Return the context that greets browsers; without ALPN they speak HTTP/1.1.
 
         :raises TlsFileError: when no such certificate is configured.
         """
