@@ -66,6 +66,7 @@ class PeerProsody:
     """A Prosody whose people echo.
 
     :ivar hosts: its domains, each with its certificate.
+    :ivar component: a domain of an external component, secret "secret".
     """
 
     directory: Path
@@ -78,6 +79,9 @@ class PeerProsody:
     disabled: tuple[str, ...] = ()
     port: int = 0
     direct: int = 0
+    component: str = ""
+    log_level: str = "debug"
+    component_port: int = 0
     part: Part | None = field(default=None, repr=False)
 
     def start(self) -> PeerProsody:
@@ -126,11 +130,12 @@ s2s_ports = {{ {self.port} }}
 s2s_direct_tls_ports = {{ {self.direct} }}
 c2s_ports = {{ }}
 c2s_direct_tls_ports = {{ }}
-component_ports = {{ }}
+component_ports = {{ {self.component_port or ""} }}
+component_interfaces = {{ "127.0.0.1" }}
 http_ports = {{ }}
 https_ports = {{ }}
 network_settings = {{ nagle = false }}
-log = {{ debug = "{base}/prosody.log" }}
+log = {{ {self.log_level} = "{base}/prosody.log" }}
 storage = "memory"
 modules_enabled = {{ {names((*MODULES_ENABLED, *self.modules))} }}
 modules_disabled = {{ {names(("s2s_auth_dane_in", "http", "c2s", *self.disabled))} }}
@@ -146,4 +151,6 @@ unbound = {{ resolvconf = false, hoststxt = false, forward = "127.0.0.1@{self.dn
             if issued is not None:
                 text += f'  ssl = {{ key = "{issued.key}", certificate = "{issued.certificate}",'
                 text += f' cafile = "{self.ca}" }}\n'
+        if self.component:
+            text += f'Component "{self.component}"\n  component_secret = "secret"\n'
         return text
