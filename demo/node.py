@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parts import Certificate, Part, PartFailed, Prosody, wait_until
+from .parts import Certificate, HomeServer, Part, PartFailed, wait_until
 
 TWISTD: tuple[str | Path, ...] = (Path(sys.executable).with_name("twistd"),)
 
@@ -23,7 +23,7 @@ class Node:
     """
 
     directory: Path
-    prosody: Prosody
+    home: HomeServer
     certificate: Certificate
     port: int
     peer: tuple[str, int]
@@ -48,11 +48,12 @@ class Node:
     def write(self) -> None:
         """Write the configuration."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        home = self.prosody
+        home = self.home
         link = "prosody" if home.module else "component"
         users = self.directory / "users"
         users.write_text("".join(f"{name}@{home.domain}\n" for name in home.users))
-        link_lines = f'address = "{home.module}"' if home.module else f'users = "{users}"'
+        link_lines = f'address = "{home.module}"\n' if home.module else ""
+        link_lines += "" if home.knows_users else f'users = "{users}"\n'
         tls_name = f'tls_name = "sip.{self.foreign}"' if self.transport == "tls" else ""
         advertised = self.name if self.transport == "tls" else "127.0.0.1"
         self.configuration.write_text(f"""\

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 Event = dict[str, Any]
@@ -299,6 +299,31 @@ def matches(event: Event, wanted: dict[str, Any]) -> bool:
 # ------------------------------------------------------------------- home server
 
 
+class HomeServer(Protocol):
+    """What the demo needs of a home server.
+
+    :ivar components: foreign domains that are components of their own.
+    :ivar module: address of the one component that carries all foreign domains; "" where each
+        domain is a component of its own.
+    :ivar knows_users: whether it tells the node who exists.
+    """
+
+    domain: str
+    users: dict[str, str]
+    secret: str
+    components: tuple[str, ...]
+    module: str
+    c2s_port: int
+    component_port: int
+
+    @property
+    def knows_users(self) -> bool: ...
+
+    def start(self) -> HomeServer: ...
+
+    def stop(self) -> None: ...
+
+
 @dataclass
 class Prosody:
     """A Prosody home server on loopback.
@@ -318,6 +343,11 @@ class Prosody:
     c2s_port: int = 0
     component_port: int = 0
     part: Part | None = None
+
+    @property
+    def knows_users(self) -> bool:
+        """Whether it says who exists: the module does."""
+        return bool(self.module)
 
     def start(self) -> Prosody:
         """Write the configuration and the users, start, wait until it listens."""
@@ -390,7 +420,7 @@ VirtualHost "{self.domain}"
 
 def xmpp_user(
     directory: Path,
-    prosody: Prosody,
+    home: HomeServer,
     name: str,
     listener: Callable[[str, Event], None] | None = None,
 ) -> Talker:
@@ -398,8 +428,8 @@ def xmpp_user(
     user = Talker(
         name,
         [
-            sys.executable, "-m", "demo.xmppuser", f"{name}@{prosody.domain}",
-            prosody.users[name], f"127.0.0.1:{prosody.c2s_port}",
+            sys.executable, "-m", "demo.xmppuser", f"{name}@{home.domain}",
+            home.users[name], f"127.0.0.1:{home.c2s_port}",
         ],
         directory,
         listener,

@@ -17,13 +17,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+from .ejabberd import Ejabberd
 from .ladder import Ladder
 from .node import Node
-from .parts import ROOT, Authority, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from .parts import (
+    ROOT,
+    Authority,
+    HomeServer,
+    PartFailed,
+    Prosody,
+    Talker,
+    free_ports,
+    xmpp_user,
+)
 from .story import STORY, Cast
 
 NODE_NAME = "fed.home.example"
 FAR_NAME = "sip.lync.example"
+#: Home servers to choose from.
+HOMES = ("prosody", "component", "ejabberd", "ejabberd-plain")
 
 HELP = """\
 Everything is up; Ctrl-C ends it.
@@ -48,6 +60,19 @@ Everything is up; Ctrl-C ends it.
 """
 
 
+def home_server(kind: str, directory: Path) -> HomeServer:
+    """Return a home server that has not been started.
+
+    :param kind: one of HOMES.
+    """
+    foreign = ("lync.example",)
+    if kind.startswith("ejabberd"):
+        return Ejabberd(directory / "ejabberd", components=foreign, ours=kind == "ejabberd")
+    if kind == "component":
+        return Prosody(directory / "prosody", components=foreign)
+    return Prosody(directory / "prosody", module="federation.home.example")
+
+
 class Stage:
     """The parts, in the order in which they start; closed in reverse."""
 
@@ -55,16 +80,11 @@ class Stage:
         self.directory, self.ladder = directory, ladder
         self.stack = ExitStack()
         authority = Authority(directory / "pki")
-        module = home == "prosody"
-        self.prosody = Prosody(
-            directory / "prosody",
-            module="federation.home.example" if module else "",
-            components=() if module else ("lync.example",),
-        )
+        self.home = home_server(home, directory)
         node_port, far_port = free_ports(2)
         self.node = Node(
             directory / "node",
-            self.prosody,
+            self.home,
             authority.issue(NODE_NAME, "home.example"),
             node_port,
             ("127.0.0.1", far_port),
@@ -74,17 +94,21 @@ class Stage:
 
     def start(self) -> Cast:
         """Start everything."""
-        self.prosody.start()
-        self.stack.callback(self.prosody.stop)
+        self.home.start()
+        self.stack.callback(self.home.stop)
         far = self._far_side()
         self.node.start()
         self.stack.callback(self.node.stop)
         users = []
         for name in ("alice", "carol"):
-            user = xmpp_user(self.directory, self.prosody, name, self.ladder)
-            self.stack.callback(user.stop)
-            users.append(user)
+            users.append(self.log_in(name))
         return Cast(far, users[0], users[1], self.ladder)
+
+    def log_in(self, name: str) -> Talker:
+        """Log a user of the home server in."""
+        user = xmpp_user(self.directory, self.home, name, self.ladder)
+        self.stack.callback(user.stop)
+        return user
 
     def _far_side(self) -> Talker:
         certificate = self._far_certificate
@@ -108,7 +132,8 @@ class Stage:
     def tails(self) -> str:
         """Return the ends of the logs."""
         logs = [self.directory / "node" / "node.log", self.directory / "farside.log",
-                self.directory / "prosody" / "prosody.info.log"]  # fmt: skip
+                self.directory / "prosody" / "prosody.info.log",
+                self.directory / "ejabberd" / "ejabberd.out.log"]  # fmt: skip
         tails = []
         for log in logs:
             if log.exists():
@@ -139,11 +164,11 @@ def play(cast: Cast, stage: Stage) -> str:
 
 def stay(cast: Cast, stage: Stage) -> NoReturn:
     """Hand every line that is typed to the far side, until Ctrl-C."""
-    prosody = stage.prosody
+    home = stage.home
     stage.ladder.say(
         HELP.format(
-            **prosody.users,
-            port=prosody.c2s_port,
+            **home.users,
+            port=home.c2s_port,
             ctl=Path(sys.executable).with_name("impfedctl"),
             socket=stage.node.socket,
             directory=stage.directory,
@@ -166,9 +191,10 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="show whole messages")
     parser.add_argument(
         "--home",
-        choices=("prosody", "component"),
+        choices=HOMES,
         default="prosody",
-        help="home link: our Prosody module, or a component for each foreign domain",
+        help="home server: Prosody with our module, Prosody with a component for each foreign "
+        "domain, ejabberd with our module, ejabberd as it comes",
     )
     parser.add_argument(
         "--accept-delay",

@@ -36,7 +36,7 @@ class MenuCase(SynchronousTestCase):
             self.stage.stack.close()
             raise
         self.cast.alice.stop()
-        prosody = self.stage.prosody
+        prosody = self.stage.home
         self.alice = Talker(
             "menu",
             [
@@ -146,7 +146,7 @@ class PlainComponents(MenuCase):
     home = "component"
 
     def prepare(self) -> None:
-        prosody, node = self.stage.prosody, self.stage.node
+        prosody, node = self.stage.home, self.stage.node
         prosody.components = (*prosody.components, OWN)
         written = node.write
 
