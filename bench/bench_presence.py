@@ -231,7 +231,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="only fill, then kill and restart")
     options = parser.parse_args()
     cores = (("taskset", "-c", "1"), ("taskset", "-c", "0"))
-    stage = PresenceStage(ROOT / "run" / "bench-presence", options.count, options.pace, cores)
+    stage = PresenceStage(
+        ROOT / "run" / "bench-presence" / str(os.getpid()), options.count, options.pace, cores
+    )
     found: dict[str, Figures] = {}
     try:
         stage.start()

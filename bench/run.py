@@ -318,6 +318,13 @@ def parser_figures() -> None:
         subprocess.run([*TESTED, sys.executable, "-m", "bench.bench_parser"], cwd=ROOT, check=False)
 
 
+def presence_figures() -> None:
+    """Run the benchmarks of presence through restarts."""
+    for module in ("bench.bench_presence", "bench.bench_records"):
+        print(f"\n{module}", flush=True)
+        subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=False)
+
+
 def main() -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -327,7 +334,7 @@ def main() -> int:
     parser.add_argument("--warmup", type=float, default=4)
     parser.add_argument("--pairs", type=int, default=100, help="sessions at the same time")
     parser.add_argument("--subscriptions", type=int, default=10000)
-    parser.add_argument("--only", choices=("kamailio", "impfed", "memory", "parser"))
+    parser.add_argument("--only", choices=("kamailio", "impfed", "memory", "presence", "parser"))
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         print("bench: two cores are needed, one for the load", file=sys.stderr)
@@ -340,7 +347,9 @@ def main() -> int:
         options.pairs,
     )
     memory = None
-    want = {options.only} if options.only else {"kamailio", "impfed", "memory", "parser"}
+    want = (
+        {options.only} if options.only else {"kamailio", "impfed", "memory", "presence", "parser"}
+    )
     try:
         if want & {"kamailio", "impfed", "memory"}:
             bench.build()
@@ -371,6 +380,8 @@ def main() -> int:
         (bench.directory.parent / "results.json").write_text(
             json.dumps({"rounds": bench.rounds, "memory": memory}, indent=1)
         )
+    if "presence" in want:
+        presence_figures()
     if "parser" in want:
         parser_figures()
     return 0

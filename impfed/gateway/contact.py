@@ -14,8 +14,8 @@ from impfed.gateway.presence_common import (
     Errand,
     contact_for,
     decode_state,
+    dialog_of,
     dialog_record,
-    dialog_values,
     encode_state,
     in_words,
     nick,
@@ -467,7 +467,7 @@ class Contact:
             "phase": record.state,
             "expires_at": record.expires_at,
             "retry_at": None,
-            "dialog": None if record.dialog is None else dialog_values(record.dialog),
+            "dialog": None if record.dialog is None else dialog_of(record.dialog),
         }
         self.subscriber = Subscriber.restore(self.subscriber.watching, values, now)
         if self.subscriber.dialog is not None:

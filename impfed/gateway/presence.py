@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
@@ -114,6 +115,19 @@ class PresenceGateway:
     @inlineCallbacks
     def load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
         """Take in what the store kept; before the first request or stanza arrives."""
+        # What is made here stays: looking for garbage among it would take longer than making it.
+        collecting = gc.isenabled()
+        gc.disable()
+        JID.remember(everything=True)
+        try:
+            yield from self._load(store)
+        finally:
+            JID.remember(everything=False)
+            gc.freeze()
+            if collecting:
+                gc.enable()
+
+    def _load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
         self.authorizations.load((yield store.load(AuthorizationRecord)))
         entries = yield store.load(PolicyEntryRecord)
         self.policies.load(entries, (yield store.load(PolicyDefaultRecord)))

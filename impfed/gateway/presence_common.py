@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
+from sys import intern
 from typing import Protocol
 
 import msgspec
@@ -14,6 +15,7 @@ from impfed.interwork.address import uri_of
 from impfed.interwork.availability import Availability
 from impfed.routing.api import Reject, RouteQuery
 from impfed.routing.router import Resolution
+from impfed.sip.dialog import Dialog
 from impfed.sip.message import OutgoingRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import FailureCause
@@ -123,7 +125,7 @@ def contact_for(around: Surroundings, local: JID, foreign: JID, transport: str) 
     user = sip_user(uri_of(around.aliases.to_outside(local)))
     for choice in (transport, "tls", "tcp"):
         try:
-            return around.stack.contact(user, choice)
+            return intern(around.stack.contact(user, choice))
         except LocalError:  # no listener for it
             continue
     return around.stack.contact(user, "udp")
@@ -141,6 +143,7 @@ def encode_state(availability: Availability) -> str:
     return msgspec.json.encode(values).decode("utf-8")
 
 
+@lru_cache(4096)
 def decode_state(text: str) -> Availability | None:
     """Return the availability that :func:`encode_state` wrote, None for "" or anything else."""
     try:
@@ -164,11 +167,19 @@ def dialog_record(values: dict[str, object]) -> DialogRecord:
     return msgspec.convert(values, DialogRecord)
 
 
-def dialog_values(record: DialogRecord) -> dict[str, object]:
-    """Return a record as a dialog's snapshot."""
-    values = msgspec.structs.asdict(record)
-    del values["v"]
-    return values
+def dialog_of(record: DialogRecord) -> Dialog:
+    """Return the dialog that a record keeps."""
+    return Dialog(
+        record.call_id,
+        record.local_tag,
+        record.remote_tag,
+        record.local,
+        record.remote,
+        record.remote_target,
+        record.route_set,
+        record.local_cseq,
+        record.remote_cseq,
+    )
 
 
 def nick(display_name: str) -> str:

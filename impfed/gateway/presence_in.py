@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from sys import intern
 
 from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
@@ -26,7 +27,7 @@ from impfed.gateway.presence_common import (
     CSEQ_GAP,
     contact_for,
     decode_state,
-    dialog_values,
+    dialog_of,
     encode_state,
 )
 from impfed.gateway.roster import IRosterWriter, NoRosterWriter
@@ -461,7 +462,7 @@ class WatchedSide:
             pair.asked = self.authorizations.inbound(key) != "none"
             event = f"presence;id={record.event_id}" if record.event_id else "presence"
             values = {
-                "dialog": dialog_values(record.dialog),
+                "dialog": dialog_of(record.dialog),
                 "contact": "",
                 "event": event,
                 "expires_at": record.expires_at,
@@ -470,7 +471,7 @@ class WatchedSide:
             notifier = Notifier.restore(values, self.limits)
             notifier.dialog.skip_numbers(CSEQ_GAP)
             watcher = Watcher(pair, notifier, None, record.accept)
-            watcher.shown = record.last_state
+            watcher.shown = intern(record.last_state)
             watcher.enter()
 
     def resume(self) -> None:

@@ -6,6 +6,7 @@ keep what the scheme promises.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote_to_bytes
 
 from impfed.core.errors import RemoteError
@@ -18,6 +19,10 @@ _USER_SAFE = "!$&'()*+,-./;=?_~"
 
 #: Characters that stand for themselves in a URI parameter (RFC 3261 section 25.1, "pvalue").
 _PARAMETER_SAFE = "-_.!~*'()[]/:&+$"
+
+
+#: A local part that is its own user part: nothing in it is escaped on either side.
+_as_it_is = re.compile(r"[A-Za-z0-9._-]+\Z").match
 
 
 class AddressError(RemoteError):
@@ -68,6 +73,8 @@ def uri_of(jid: JID) -> str:
         such JIDs would share one SIP address.
     """
     host = _ascii_host(jid.domain)
+    if not jid.resource and _as_it_is(jid.local):
+        return f"sip:{jid.local}@{host}"
     if not jid.local:
         return f"sip:{host}"
     try:

@@ -307,7 +307,7 @@ class Notifier:
         if it is not sure that the watcher has it.
         """
         notifier = cls(
-            Dialog.restore(values["dialog"]),
+            Dialog.restored(values["dialog"]),
             contact=values["contact"],
             event=values["event"],
             expires_at=values["expires_at"],

@@ -45,6 +45,8 @@ from impfed.sip.transaction_tables import StateError
 LONGEST_EXPIRES = 86400
 """A Min-Expires above this (seconds) is not followed."""
 
+_OURS = End(EndCause.UNSUBSCRIBED)
+
 
 class Subscriber:
     """One subscription of ours.
@@ -107,7 +109,7 @@ class Subscriber:
         self._refresh_at: float | None = None
         self._n_at: float | None = None
         self._retry_at: float | None = None
-        self._end = End(EndCause.UNSUBSCRIBED)  # what the event at hand says, should it be the end
+        self._end = _OURS  # what the event at hand says, should it be the end
 
     @property
     def key(self) -> tuple[str, str]:
@@ -138,7 +140,7 @@ class Subscriber:
 
     def unsubscribe(self, now: float) -> list[SubscriberEffect]:
         """End the subscription; it is over when :class:`SubscriptionEnded` comes."""
-        self._end = End(EndCause.UNSUBSCRIBED)
+        self._end = _OURS
         return self._step(Event.UNSUBSCRIBE, now)
 
     def forget(self) -> None:
@@ -457,7 +459,7 @@ class Subscriber:
         phase = Phase[values["phase"]]
         expires_at = values["expires_at"]
         if phase in (Phase.PENDING, Phase.ACTIVE) and values["dialog"] is not None:
-            dialog = subscriber.dialog = Dialog.restore(values["dialog"])
+            dialog = subscriber.dialog = Dialog.restored(values["dialog"])
             subscriber.call_id, subscriber.local_tag = dialog.key
             subscriber._cseq = dialog.local_cseq
             subscriber.phase = subscriber._told = phase

@@ -19,12 +19,13 @@ class ReactorTimers:
     :param reactor: provider of ``IReactorTime``; a ``Clock`` in tests.
     """
 
-    __slots__ = ("_call", "_heap", "_reactor")
+    __slots__ = ("_call", "_due", "_heap", "_reactor")
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._heap = TimerHeap()
         self._call: IDelayedCall | None = None
+        self._due = 0.0  # what the call was made for; its own time is a little later
 
     def seconds(self) -> float:
         """Return the time in seconds since the epoch."""
@@ -48,10 +49,11 @@ class ReactorTimers:
         if due is None:
             return
         if call is not None and call.active():
-            if call.getTime() <= due:
+            if self._due <= due:
                 return
             call.cancel()
         delay = max(0.0, due - self._reactor.seconds())
+        self._due = due
         self._call = self._reactor.callLater(delay, self._run)
 
     def _run(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from sys import intern
 
 import idna
 from precis_i18n import get_profile
@@ -22,6 +23,8 @@ from impfed.xmpp.xmltext import xml_attr
 PART_LIMIT = 1023
 
 _CACHE_LIMIT = 32768
+#: The same while everything is loaded: whoever appears in several records is one object.
+_LOAD_LIMIT = 2_000_000
 
 _username = get_profile("UsernameCaseMapped")
 _opaque = get_profile("OpaqueString")
@@ -121,13 +124,14 @@ class JID:
     attribute: str
 
     _cache: dict[str, JID] = {}
+    _limit = _CACHE_LIMIT
 
     def __init__(self, local: str, domain: str, resource: str = "") -> None:
         text = f"{local}@{domain}" if local else domain
         if resource:
             text = f"{text}/{resource}"
         self.local = local
-        self.domain = domain
+        self.domain = intern(domain)
         self.resource = resource
         self.text = text
         self.attribute = xml_attr(text)
@@ -150,10 +154,17 @@ class JID:
         if slash and not resource:
             raise JidError(text, "empty resource part")
         jid = cls._prepared(local, domain, resource, text)
-        if len(cls._cache) >= _CACHE_LIMIT:
+        if len(cls._cache) >= cls._limit:
             cls._cache.clear()
         cls._cache[text] = jid
         return cls._cache.setdefault(jid.text, jid) if jid.text != text else jid
+
+    @classmethod
+    def remember(cls, everything: bool) -> None:
+        """Keep every JID at hand while a store is loaded, or no more than usual from now on."""
+        cls._limit = _LOAD_LIMIT if everything else _CACHE_LIMIT
+        if len(cls._cache) > cls._limit:
+            cls._cache.clear()
 
     @classmethod
     def of(cls, local: str, domain: str, resource: str = "") -> JID:
