@@ -188,6 +188,7 @@ class Transactions(Engine):
         reliable: bool,
         now: float,
         user: object,
+        proxied: bool = False,
     ) -> tuple[ClientTransaction, list[Action]]:
         """Begin a client transaction.  Not for ACK and CANCEL.
 
@@ -195,8 +196,10 @@ class Transactions(Engine):
         :param destination: where it goes; comes back in :class:`Send`.
         :param reliable: whether the transport to there is.
         :param user: kept with the transaction.
+        :param proxied: whether it is a forwarded request.
         """
         transaction = ClientTransaction(request, data, branch, destination, reliable, user)
+        transaction.proxied = proxied
         out: list[Action] = []
         if len(self._clients) >= self.limit:
             self.refused += 1

@@ -139,8 +139,9 @@ class Engine:
 
     def _start_l(self, tx: ServerTransaction, now: float, out: list[Action], message: Any) -> None:
         request = tx.request
-        tx.ack_key = (request.call_id, request.from_tag, request.cseq.number)
-        self._accepted[tx.ack_key] = tx
+        if not tx.proxied:
+            tx.ack_key = (request.call_id, request.from_tag, request.cseq.number)
+            self._accepted[tx.ack_key] = tx
         self._limit(tx, now, Input.TIMER_L, self.timers.limit)
 
     def _start_m(self, tx: Any, now: float, out: list[Action], message: Any) -> None:
@@ -150,6 +151,8 @@ class Engine:
         self._limit(tx, now, Input.TIMER_100, self.timers.trying)
 
     def _start_repeat_2xx(self, tx: Any, now: float, out: list[Action], message: Any) -> None:
+        if tx.proxied:
+            return
         # Over TLS too: the reliable hop may be followed by one that is not (section 13.3.1.4).
         self._repeat(tx, now, Input.REPEAT_2XX, self.timers.t2, always=True)
 
@@ -243,6 +246,9 @@ class Engine:
     def _pass_2xx(
         self, tx: ClientTransaction, now: float, out: list[Action], message: SipResponse
     ) -> None:
+        if tx.proxied:
+            out.append(ResponseArrived(tx, message))
+            return
         tag = message.to_tag
         if tx.acks is None:
             tx.acks = {}
@@ -263,7 +269,8 @@ class Engine:
         self._failed(tx, out, FailureCause.TRANSPORT, message or "transport failed")
 
     def _fail_no_ack(self, tx: Any, now: float, out: list[Action], message: Any) -> None:
-        self._failed(tx, out, FailureCause.NO_ACK, "our 2xx was never acknowledged")
+        if not tx.proxied:
+            self._failed(tx, out, FailureCause.NO_ACK, "our 2xx was never acknowledged")
 
     def _end(self, tx: Any, now: float, out: list[Action], message: Any) -> None:
         self._stop_timers(tx, now, out, None)

@@ -68,6 +68,8 @@ class Transaction:
     :ivar machine: which of the four it is.
     :ivar reliable: whether its transport is.
     :ivar user: the transaction user's own; the layer never looks at it.
+    :ivar proxied: whether a proxy uses it: then it is the user agents who repeat a 2xx and acknowledge
+        it, so every 2xx and every ACK of one passes, and the layer adds none (RFC 3261 section 16.7).
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class Transaction:
         "interval_cap",
         "limit_timer",
         "machine",
+        "proxied",
         "quiet",
         "reliable",
         "repeat_input",
@@ -88,6 +91,7 @@ class Transaction:
         self.state = State.NEW
         self.reliable = reliable
         self.user = user
+        self.proxied = False
         self.quiet = False  # the layer's own (CANCEL, 482): the transaction user hears nothing
         self.repeat_timer: Timer | None = None
         self.limit_timer: Timer | None = None

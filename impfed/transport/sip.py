@@ -18,7 +18,7 @@ from impfed.sip.message import (
     check_response,
 )
 from impfed.sip.target import Hop
-from impfed.sip.transaction import ClientTransaction, State
+from impfed.sip.transaction import ClientTransaction, Send, ServerTransaction, State
 from impfed.transport.dispatch import ALLOW, WAITING, Dispatch
 from impfed.transport.flow import Flow, NoFlow, SipLimits, bracketed
 from impfed.transport.listen import listen
@@ -67,6 +67,45 @@ class SipStack(Dispatch):
             flow.transactions.add(transaction)
         self._perform(actions, late=True)
         return transaction
+
+    def forward(
+        self,
+        request: OutgoingRequest,
+        data: bytes,
+        branch: str,
+        destination: Hop | Flow,
+        user: object,
+    ) -> ClientTransaction:
+        """Send a forwarded request; its user is told of every answer as that of :meth:`request` is.
+
+        :param request: method, URI and the headers that its ACK and CANCEL repeat.
+        :param data: the octets, with our Via on top.
+        :param branch: the branch of that Via.
+        """
+        flow = self._flow_to(destination)
+        transaction, actions = self.transactions.send_request(
+            data, request, branch, flow, flow.reliable, self._reactor.seconds(), user, True
+        )
+        if transaction.state in WAITING:
+            flow.transactions.add(transaction)
+        self._perform(actions, late=True)
+        return transaction
+
+    def relay(self, transaction: ServerTransaction, status: int, data: bytes) -> None:
+        """Send a forwarded response.
+
+        :param data: the octets, without our Via.
+        """
+        if transaction.state is State.ACCEPTED:
+            # The first 2xx has ended the transaction's part; others just pass (RFC 6026 section 7.1).
+            self._perform([Send(data, transaction.source, transaction)])
+            return
+        now = self._reactor.seconds()
+        self._perform(self.transactions.respond(transaction, status, data, now))
+
+    def send(self, data: bytes, destination: Hop | Flow) -> None:
+        """Send octets without any transaction: a forwarded ACK."""
+        self._perform([Send(data, self._flow_to(destination), None)])
 
     def acknowledge(
         self,

@@ -1,0 +1,240 @@
+"""The proxy on a SIP stack: transactions to events, effects to transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from zope.interface import implementer
+
+from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.core.timers import Timer
+from impfed.proxy.core import Proxy
+from impfed.proxy.values import (
+    Branch,
+    Cancel,
+    Context,
+    Drop,
+    Effect,
+    Leg,
+    Locate,
+    Question,
+    Relay,
+    Reply,
+    SendAck,
+    Start,
+    Target,
+)
+from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse, parse_head
+from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
+from impfed.transport.flow import Flow
+from impfed.transport.sip import ISipUser, SipStack
+from impfed.transport.timers import ReactorTimers
+
+log = EventLog("impfed.proxy")
+
+#: The answer to "where does this go": targets, or a refusal.
+Decision: TypeAlias = Sequence[Target] | RemoteError
+
+#: Finds out where a request goes; the function is called once, perhaps at once.
+Locator = Callable[[Question, Callable[[Decision], None]], None]
+
+_REPEATED = ("From", "To", "Call-ID", "Route")
+
+
+@implementer(ISipUser)
+class ProxyAgent:
+    """A user of a SIP stack that proxies what it is given.
+
+    :param locate: finds targets.
+    :param leg: finds the next hop of an ACK at once; None when there is none.
+    """
+
+    def __init__(
+        self,
+        stack: SipStack,
+        proxy: Proxy,
+        locate: Locator,
+        leg: Callable[[Question], Leg | None],
+        timers: ReactorTimers,
+        metrics: Metrics,
+    ) -> None:
+        self._stack = stack
+        self._proxy = proxy
+        self._locate = locate
+        self._leg = leg
+        self._timers = timers
+        self._metrics = metrics
+        self._timer: Timer | None = None
+        self._contexts: dict[ServerTransaction, Context] = {}
+        self._perform_one: dict[type, Callable[[Any], None]] = {
+            Locate: self._located,
+            Start: self._start,
+            Cancel: self._cancel,
+            Relay: self._relay,
+            Reply: self._reply,
+            SendAck: self._send_ack,
+            Drop: self._drop,
+        }
+
+    # The stack's user
+
+    def request_arrived(
+        self, transaction: ServerTransaction, request: SipRequest, flow: Flow
+    ) -> None:
+        """Proxy a request."""
+        transaction.proxied = True
+        received = _received(request, flow)
+        self._perform(
+            self._proxy.request(request, transaction, flow, self._timers.seconds(), received)
+        )
+
+    def ack_arrived(
+        self, request: SipRequest, transaction: ServerTransaction | None, flow: Flow
+    ) -> None:
+        """Forward the ACK of a 2xx."""
+        self._perform(self._proxy.ack(request, flow, self._leg))
+
+    def cancel_arrived(self, transaction: ServerTransaction, request: SipRequest) -> None:
+        """Cancel what was forwarded."""
+        context = self._contexts.get(transaction)
+        if context is not None:
+            self._perform(self._proxy.cancelled(context, self._timers.seconds()))
+
+    def no_ack(self, transaction: ServerTransaction) -> None:
+        """Never comes: the user agents see to the ACK of a 2xx."""
+
+    def stray_response(self, response: SipResponse) -> None:
+        """Drop a response that belongs to nothing."""
+        self._perform(self._proxy.stray(response))
+
+    # The user of each forwarded request's transaction
+
+    def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
+        """Take an answer."""
+        branch: Branch = transaction.user.branch
+        self._perform(self._proxy.response(branch, response, self._timers.seconds()))
+        self._forget(branch.context)
+
+    def request_failed(
+        self, transaction: ClientTransaction, cause: FailureCause, text: str
+    ) -> None:
+        """Take it that there will be no answer."""
+        branch: Branch = transaction.user.branch
+        status = 408 if cause is FailureCause.TIMEOUT else 503
+        self._metrics.count("proxy.legs_failed")
+        log.info(
+            "leg_failed",
+            "{method} not forwarded to {hop}: {why}",
+            method=branch.context.request.method,
+            hop=str(branch.leg.hop),
+            why=text,
+            conversation=branch.context.request.call_id,
+        )
+        self._perform(self._proxy.failed(branch, status, self._timers.seconds()))
+        self._forget(branch.context)
+
+    # Effects
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            self._perform_one[type(effect)](effect)
+        self._arm()
+
+    def _located(self, effect: Locate) -> None:
+        context = effect.context
+        self._contexts[context.server] = context
+
+        def decided(decision: Decision) -> None:
+            self._perform(self._proxy.decided(context, decision, self._timers.seconds()))
+            self._forget(context)
+
+        self._locate(effect.question, decided)
+
+    def _start(self, effect: Start) -> None:
+        self._metrics.count("proxy.forwarded")
+        branch = effect.branch
+        request = branch.context.request
+        method = request.method
+        copy = _repeatable(effect.data) if method == "INVITE" else _bare(request)
+        user = _BranchUser(self, branch)
+        branch.user = self._stack.forward(copy, effect.data, branch.branch, effect.hop, user)
+
+    def _cancel(self, effect: Cancel) -> None:
+        if effect.branch.user is not None:
+            self._stack.cancel(effect.branch.user)
+
+    def _relay(self, effect: Relay) -> None:
+        self._stack.relay(effect.server, effect.status, effect.data)
+
+    def _reply(self, effect: Reply) -> None:
+        self._metrics.count("proxy.refused")
+        error = effect.error
+        self._stack.respond(effect.server, error.status, error.reason, headers=error.headers)
+
+    def _send_ack(self, effect: SendAck) -> None:
+        self._stack.send(effect.data, effect.hop)
+
+    def _drop(self, effect: Drop) -> None:
+        self._metrics.count("proxy.dropped")
+        log.debug("dropped", "{why}", why=effect.reason)
+
+    def _forget(self, context: Context) -> None:
+        if context.closed:
+            self._contexts.pop(context.server, None)
+
+    # Timers
+
+    def _arm(self) -> None:
+        due = self._proxy.next_timer
+        if due is None or (self._timer is not None and self._timer.active):
+            return
+        self._timer = self._timers.after(max(0.0, due - self._timers.seconds()), self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self._perform(self._proxy.handle_timers(self._timers.seconds()))
+        for context in [each for each in self._contexts.values() if each.closed]:
+            self._forget(context)
+
+
+class _BranchUser:
+    """Finds the branch of a client transaction; the transaction may end before it is known."""
+
+    __slots__ = ("_agent", "branch")
+
+    def __init__(self, agent: ProxyAgent, branch: Branch) -> None:
+        self._agent = agent
+        self.branch = branch
+
+    def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
+        """Hand an answer on."""
+        self._agent.response_arrived(transaction, response)
+
+    def request_failed(
+        self, transaction: ClientTransaction, cause: FailureCause, text: str
+    ) -> None:
+        """Hand a failure on."""
+        self._agent.request_failed(transaction, cause, text)
+
+
+def _received(request: SipRequest, flow: Flow) -> str:
+    """Return what ``received`` has to say (section 18.2.1); over UDP the listener has said it."""
+    host: str = flow.remote[0]
+    if flow.transport == "udp" or request.via.host.strip("[]").lower() == host.lower():
+        return ""
+    return "" if request.via.param("received") is not None else host
+
+
+def _repeatable(data: bytes) -> OutgoingRequest:
+    """Return of a forwarded INVITE what its ACK and CANCEL have to repeat."""
+    sent = parse_head(data[: data.index(b"\r\n\r\n") + 2])
+    assert isinstance(sent, SipRequest)  # it was one when it came
+    headers = [(name, value) for name in _REPEATED for value in sent.get_all(name.lower())]
+    return OutgoingRequest(sent.method, sent.uri_text, headers, b"", sent.cseq.number, sent.call_id)
+
+
+def _bare(request: SipRequest) -> OutgoingRequest:
+    return OutgoingRequest(request.method, request.uri_text, ())
