@@ -39,9 +39,9 @@ def bad_stanza_reply(bad: BadStanza) -> OutStanza | None:
     except JidError:
         return None
     id = get("id", "")
-    # The reply comes from the address as it was written: the sender has to recognise it.
+    # The address itself cannot stand in a stanza, so its domain answers.
     xml = (
-        f"<{bad.kind} type='error' from='{xml_attr(get('to', ''))}' to='{sender.attribute}'"
+        f"<{bad.kind} type='error' from='{local.attribute}' to='{sender.attribute}'"
         f" id='{xml_attr(id)}'><error type='modify'><jid-malformed xmlns='{NS_STANZAS}'/>"
         f"<text xmlns='{NS_STANZAS}'>{xml_text(bad.problem)}</text></error></{bad.kind}>"
     )
