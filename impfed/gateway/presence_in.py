@@ -291,6 +291,8 @@ class WatchedSide:
         if pair is None:
             return
         if any(watcher.pending for watcher in pair.watchers):
+            if not pair.resources:
+                pair.known = False  # what a stranger was told, such as Prosody's "unavailable"
             pair.when_known(partial(self._approve, pair))
         elif pair.known:
             pair.show()

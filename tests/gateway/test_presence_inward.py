@@ -81,6 +81,20 @@ class FirstSubscriptionTests(SynchronousTestCase):
         self.assertEqual(notify.get("content-type"), "application/pidf+xml")
         self.assertEqual(world.stack.sent, [])
 
+    def test_approved_after_a_strangers_answer(self) -> None:
+        """What a home server says while the user has not decided does not flash up afterwards."""
+        world = self.world
+        world.subscribes()
+        world.notify()
+        world.alice_is(type="unavailable", resource="")  # as Prosody acknowledges the question
+        world.settle()
+        world.alice_says("subscribed")
+        self.assertEqual(world.stack.sent, [])
+        world.alice_is("away")
+        world.settle()
+        self.assertEqual(state_of(world.notify()), (True, "away", ""))
+        self.assertEqual(world.stack.sent, [])
+
     def test_approved_without_answer(self) -> None:
         """A home server that does not answer the probe leaves the user offline."""
         world = self.world

@@ -105,6 +105,10 @@ class Sipp:
             code, successful, failed, tuple(self._lines(".log")), "\n".join(self._trouble())
         )
 
+    def lines(self, name: str) -> list[str]:
+        """Return what was logged under a name so far, while the scenario goes on."""
+        return Outcome(0, 0, 0, tuple(self._lines(".log")), "").logged(name)
+
     def stop(self) -> None:
         """End the run now."""
         if self.process.poll() is None:
