@@ -101,6 +101,8 @@ class HomeLinks(Service):
         self._dirty: list[HomeLink] = []
         self._timers = ReactorTimers(reactor)
         limits = limits or LinkLimits(acceptance=acceptance_timeout)
+        self._gather = limits.gather
+        self._flushed_at = 0.0
         context = LinkContext(self._dial, self._timers, ids, metrics, tracer, limits)
         self.own_domains = frozenset(
             JID.parse(home.address).domain for home in homes if home.address
@@ -264,12 +266,18 @@ class HomeLinks(Service):
     # -- for the links -------------------------------------------------------------------------
 
     def flush_later(self, link: HomeLink) -> None:
-        """Write what the link has gathered, at the end of this reactor turn."""
+        """Write what the link has gathered: at the end of this reactor turn, or a little later.
+
+        Where stanzas come densely they wait for company, so that one write, one barrier and one
+        answer serve several.
+        """
         if not self._dirty:
-            self._reactor.callLater(0, self._flush)
+            dense = self._reactor.seconds() - self._flushed_at < self._gather
+            self._reactor.callLater(self._gather if dense else 0, self._flush)
         self._dirty.append(link)
 
     def _flush(self) -> None:
+        self._flushed_at = self._reactor.seconds()
         dirty, self._dirty = self._dirty, []
         for link in dirty:
             link.flush()

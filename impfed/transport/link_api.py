@@ -34,6 +34,7 @@ class LinkLimits:
     :ivar connect: how long a connection may take.
     :ivar congested: messages without confirmation from which the SIP side is asked to wait.
     :ivar queue: octets that may wait for the home server to read; beyond, messages are refused.
+    :ivar gather: how long a stanza may wait for others while they come densely.
     :ivar stable: how long a link must have stood for its back-off to start afresh.
     """
 
@@ -43,6 +44,7 @@ class LinkLimits:
     congested: int = 1000
     queue: int = 4 * 1024 * 1024
     stable: float = 30.0
+    gather: float = 0.002
     reader: ReaderLimits = field(default_factory=ReaderLimits)
 
 

@@ -82,7 +82,7 @@ class HomeCase(unittest.SynchronousTestCase):
 
     kind = "prosody"
     foreign: tuple[str, ...] = ("lync.example", "simple.example")
-    limits = LinkLimits()
+    limits = LinkLimits(gather=0.0)
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()

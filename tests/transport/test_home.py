@@ -170,6 +170,29 @@ class LifeTests(HomeCase):
         self.assertEqual(self.links.status()[0]["state"], "stopped")
 
 
+class GatheringTests(HomeCase):
+    """Where messages come densely, one write and one barrier serve several of them."""
+
+    limits = LinkLimits(gather=0.002)
+
+    def test_dense_messages_share_a_barrier(self) -> None:
+        """A message after a quiet time goes at once, those right behind it go together."""
+        wire = self.up()
+        self.reactor.advance(1)
+        self.deliver("0")
+        self.reactor.advance(0)
+        self.assertEqual(len(wire.writes), 1)
+        self.pong(self.ping_id(wire.writes[0].decode()))
+        wire.writes.clear()
+        self.deliver("1")
+        self.reactor.advance(0.001)
+        self.deliver("2")
+        self.assertEqual(wire.writes, [])
+        self.reactor.advance(0.001)
+        (write,) = wire.writes
+        self.assertEqual(re.findall(r"<message [^>]* id='(\d)'", write.decode()), ["1", "2"])
+
+
 class BarrierTests(HomeCase):
     """Messages and what became of them."""
 
@@ -285,7 +308,7 @@ class BarrierTests(HomeCase):
 class PressureTests(HomeCase):
     """Nobody is asked to take more than he can."""
 
-    limits = LinkLimits(congested=3, queue=2000)
+    limits = LinkLimits(congested=3, queue=2000, gather=0.0)
 
     def test_reading_pauses(self) -> None:
         """While the gateway is behind nothing is read, on a new connection neither."""
