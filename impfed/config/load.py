@@ -143,8 +143,9 @@ class Loader:
         return _made(model.ListenerConfig, found, sections.LISTENER)
 
     def _domains(self) -> tuple[model.SipDomainConfig, ...]:
-        found = self._tables((), "domain", sections.DOMAIN, ("next_hop",))
+        found = self._tables((), "domain", sections.DOMAIN, ("next_hop", "budget"))
         for position, raw in enumerate(self._raw_tables((), "domain")):
+            self._budget(position, raw, found[position])
             if "next_hop" not in raw:
                 continue
             where = ("domain", position, "next_hop")
@@ -156,6 +157,15 @@ class Loader:
             if "host" in hop:
                 found[position]["next_hop"] = model.NextHopConfig(**hop)
         return _made(model.SipDomainConfig, found, sections.DOMAIN)
+
+    def _budget(self, position: int, raw: dict[str, Any], found: dict[str, Any]) -> None:
+        where = ("domain", position, "budget")
+        given = raw.get("budget", {})
+        if isinstance(given, dict):
+            found["budget"] = model.BudgetConfig(**self._table(where, sections.BUDGET))
+        else:
+            hint = f"write budget = {{ rate = {shown(given)} }}"
+            self.report(where, f"found {shown(given)}", "a table", hint)
 
     def _homes(self) -> tuple[model.HomeConfig, ...]:
         found = self._tables((), "home", sections.HOME)

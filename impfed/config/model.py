@@ -84,6 +84,22 @@ class NextHopConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetConfig:
+    """How much we send to a domain; 0 is what its kind bears, None no limit.
+
+    :ivar rate: requests a second.
+    :ivar burst: requests at once after a pause.
+    :ivar addresses: distinct addresses in a day.
+    :ivar unknown_users: seconds for which a user whom the domain does not know is not asked for.
+    """
+
+    rate: int | None = 0
+    burst: int = 0
+    addresses: int | None = 0
+    unknown_users: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class SipDomainConfig:
     """A SIP federated domain.
 
@@ -93,6 +109,7 @@ class SipDomainConfig:
     :ivar text_limit: characters after which an outgoing text is split.
     :ivar presence_pace: SUBSCRIBEs a second after a restart; None for no limit, 0 for what the kind
         bears.
+    :ivar listed: whether the domain's administrator has allowed us by name.
     """
 
     name: str
@@ -103,6 +120,8 @@ class SipDomainConfig:
     client_certificate: str = ""
     text_limit: int = 8000
     presence_pace: int | None = 0
+    listed: bool = False
+    budget: BudgetConfig = BudgetConfig()
 
 
 @dataclass(frozen=True, slots=True)

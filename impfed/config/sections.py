@@ -162,6 +162,45 @@ DOMAIN = Section(
             " were there last first.",
             default="10 for Microsoft's kinds, 100 for `simple`",
         ),
+        Key(
+            "listed",
+            values.BOOLEAN,
+            "Whether its administrator has allowed us by name (docs/partner-budget.md): then there"
+            " is no budget unless one is given below.",
+        ),
+    ),
+)
+
+BUDGET = Section(
+    "domain.budget",
+    False,
+    model.BudgetConfig,
+    "How much we send to the domain, so that it has no reason to slow us down or to block us"
+    " (docs/partner-budget.md).",
+    (
+        Key(
+            "rate",
+            values.limit(1, 100_000),
+            "Requests a second.",
+            default="18 for Microsoft's kinds that have not listed us, else no limit",
+        ),
+        Key(
+            "burst",
+            values.whole(1, 100_000),
+            "Requests that may go at once after a pause.",
+            default="2 with the 18 above, else a tenth of `rate`",
+        ),
+        Key(
+            "addresses",
+            values.limit(1, 10_000_000),
+            "Different people there whom we write to, or ask for their presence, in a day.",
+            default="1000 for Microsoft's kinds that have not listed us, else no limit",
+        ),
+        Key(
+            "unknown_users",
+            values.duration(0, 86400),
+            "How long a user whom the domain does not know (404) is not asked for again.",
+        ),
     ),
 )
 
@@ -491,6 +530,7 @@ SECTIONS = (
     LISTENER,
     DOMAIN,
     NEXT_HOP,
+    BUDGET,
     ROUTE,
     DNS,
     OPEN_FEDERATION,

@@ -49,7 +49,9 @@ class FailureCause(Enum):
     NO_ACK = "no ACK"
     """Our 2xx to an INVITE was never acknowledged: the session should get a BYE."""
     OVERLOAD = "overload"
-    """Too many transactions are pending; it was not sent."""
+    """Too many requests are pending, or the partner's budget is used up; it was not sent."""
+    PAUSED = "paused"
+    """The next hop has asked for a pause that is not over; it was not sent."""
 
 
 class HasReliable(Protocol):

@@ -299,6 +299,27 @@ class LearnedDomainRecord(Record, gc=False):
         return self.domain
 
 
+class PauseRecord(Record, gc=False):
+    """A next hop that asked for a pause.
+
+    :ivar hop: "transport:host:port".
+    :ivar domain: for whose sake it was asked.
+    :ivar until: when it may be asked again.
+    :ivar refusals: how often it has refused in a row.
+    """
+
+    kind: ClassVar[str] = "pause"
+    hop: str
+    domain: str
+    until: float
+    refusals: int = 1
+
+    @property
+    def key(self) -> str:
+        """The hop."""
+        return self.hop
+
+
 class LedgerEntry(msgspec.Struct, gc=False):
     """What became of one message; never its body.
 
@@ -345,6 +366,8 @@ KINDS: dict[str, type[Record]] = {
         AuthorizationRecord,
         PolicyEntryRecord,
         PolicyDefaultRecord,
+        LearnedDomainRecord,
+        PauseRecord,
     )
 }
 

@@ -1,0 +1,485 @@
+"""The partner budget in the way of every request that the gateway sends (SPEC section 8).
+
+:class:`PacedStack` stands where the gateway expects the SIP stack.  A request whose partner has
+budget left goes straight on; any other waits its turn.  Responses, ACK and CANCEL never wait.
+
+What is not sent fails exactly once, never before :meth:`PacedStack.request` has returned:
+
+* with ``OVERLOAD`` if it would wait, or has waited, too long, or if its partner gets no more
+  addresses today;
+* with ``PAUSED`` if the next hop has asked for a pause (503 with Retry-After);
+* by a 404 that says so in a Warning, if the partner does not know the user, as it said lately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from impfed.config.model import SipDomainConfig
+from impfed.core.errors import LocalError
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.core.timers import Timer
+from impfed.interwork.typing import ISCOMPOSING_TYPE
+from impfed.policy.budget import (
+    NO_SUCH_USER,
+    PartnerBudget,
+    Person,
+    address_of,
+    limits_of,
+    urgency_of,
+)
+from impfed.policy.pauses import Pause, Pauses, retry_after
+from impfed.policy.waiting import Ticket, WaitingRoom
+from impfed.sip.message import OutgoingRequest, SipResponse, parse_message
+from impfed.sip.target import Hop
+from impfed.sip.transaction import ClientTransaction, FailureCause
+from impfed.store.api import Change, Delete, Done, Put
+from impfed.store.records import PauseRecord
+from impfed.transport.flow import Flow
+from impfed.transport.sip import SipStack
+from impfed.transport.stream import StreamFlow
+from impfed.transport.timers import ReactorTimers
+
+log = EventLog("impfed.gateway")
+
+#: To values that are kept with the person they name, for speed.
+_KNOWN = 50_000
+#: Seconds between two lines in the log about requests of one domain that were not sent.
+_SAY_AGAIN = 60.0
+
+
+class Records(Protocol):
+    """The part of the store that is used here."""
+
+    def load(self, kind: type[PauseRecord]) -> Deferred[list[PauseRecord]]:
+        """Return every record of a kind."""
+        ...
+
+    def write(
+        self, changes: list[Change], done: Done | None = None, *, within: float = 0.0
+    ) -> None:
+        """Make changes."""
+        ...
+
+
+class Outgoing:
+    """One request, from the moment when the gateway wants it sent.
+
+    :ivar transaction: what became of it in the SIP stack; None while it waits, or if it never went.
+    """
+
+    __slots__ = ("_paced", "destination", "lane", "person", "request", "transaction", "user")
+
+    def __init__(
+        self,
+        paced: PacedStack,
+        lane: Lane,
+        person: Person,
+        request: OutgoingRequest,
+        destination: Hop | Flow,
+        user: Any,
+    ) -> None:
+        self._paced = paced
+        self.lane = lane
+        self.person = person
+        self.request = request
+        self.destination = destination
+        self.user = user
+        self.transaction: ClientTransaction | None = None
+
+    def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
+        """Learn from an answer, and hand it on."""
+        status = response.status
+        if status >= 200:
+            if status >= 300 or self.person.unknown_until or self._paced.pauses.known:
+                self._paced.answered(self, response)
+            else:
+                self.lane.budget.answers += 1
+        self.user.response_arrived(transaction, response)
+
+    def request_failed(
+        self, transaction: ClientTransaction, cause: FailureCause, text: str
+    ) -> None:
+        """Hand a failure on."""
+        self.user.request_failed(transaction, cause, text)
+
+
+class Lane:
+    """The way to one domain.
+
+    :ivar failed: requests that were not sent, since the start.
+    """
+
+    __slots__ = ("budget", "failed", "room", "said_at", "tickets", "timer")
+
+    def __init__(self, budget: PartnerBudget) -> None:
+        self.budget = budget
+        self.room: WaitingRoom[Outgoing] = WaitingRoom()
+        self.tickets: dict[Outgoing, Ticket[Outgoing]] = {}
+        self.timer: Timer | None = None
+        self.failed = 0
+        self.said_at = float("-inf")
+
+
+class PacedStack:
+    """The SIP stack as the gateway sees it: within the budgets of all partners.
+
+    ``respond``, ``acknowledge``, ``advertised`` and ``contact`` are the stack's own.
+
+    :param domain: finds a foreign SIP domain's configuration by name.
+    :ivar pauses: next hops that asked for a pause.
+    """
+
+    def __init__(
+        self,
+        stack: SipStack,
+        domain: Callable[[str], SipDomainConfig | None],
+        store: Records,
+        timers: ReactorTimers,
+        metrics: Metrics,
+    ) -> None:
+        self.respond = stack.respond
+        self.acknowledge = stack.acknowledge
+        self.advertised = stack.advertised
+        self.contact = stack.contact
+        self.pauses = Pauses()
+        self._stack = stack
+        self._domain = domain
+        self._store = store
+        self._timers = timers
+        self._seconds = timers.seconds
+        self._metrics = metrics
+        self._lanes: dict[str, Lane] = {}
+        self._people: dict[str, tuple[Lane, Person]] = {}
+        self._waiting = 0
+        self._share = 1.0
+        self._over = False
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def load(self) -> Deferred[None]:
+        """Read the pauses that an earlier life was asked for."""
+
+        def loaded(records: list[PauseRecord]) -> None:
+            self.pauses = Pauses(
+                Pause(each.hop, each.domain, each.until, each.refusals) for each in records
+            )
+
+        return self._store.load(PauseRecord).addCallback(loaded)
+
+    def stop(self) -> None:
+        """Send nothing that waits; what matters of it is in the store."""
+        self._over = True
+        for lane in self._lanes.values():
+            if lane.timer is not None:
+                lane.timer.cancel()
+
+    # -- what the gateway calls --------------------------------------------------------------------
+
+    def request(self, request: OutgoingRequest, destination: Hop | Flow, user: Any) -> Outgoing:
+        """Send a request as soon as its partner's budget allows, and tell its user what comes of it.
+
+        :param user: hears ``response_arrived`` and ``request_failed`` as from the SIP stack; the
+            transaction is the value returned here if the request was never sent.
+        :raises LocalError: when the request cannot be written, or no listener is named in its Via.
+        """
+        to = ""
+        for name, value in request.headers:
+            if name == "To":
+                to = value
+                break
+        end = to.rfind(">") + 1
+        found = self._people.get(to[:end] or to)
+        lane, person = found if found is not None else self._meet(to, end)
+        now = self._seconds()
+        outgoing = Outgoing(self, lane, person, request, destination, user)
+        if self.pauses.known and (pause := self.pauses.of(_hop(destination), now)) is not None:
+            self._paused(outgoing, pause, now)
+        elif (
+            not person.counted_until > now > person.unknown_until
+            and to.find(";tag=", end) < 0
+            and not self._admitted(outgoing, now)
+        ):
+            pass  # it has been seen to
+        elif not lane.tickets and lane.budget.take(now):
+            outgoing.transaction = self._stack.request(request, destination, outgoing)
+        else:
+            self._wait(outgoing, now)
+        return outgoing
+
+    def cancel(self, transaction: Outgoing | ClientTransaction) -> None:
+        """Cancel an INVITE of ours: one that was sent by a CANCEL, one that waits by not sending it."""
+        if not isinstance(transaction, Outgoing):
+            self._stack.cancel(transaction)
+        elif transaction.transaction is not None:
+            self._stack.cancel(transaction.transaction)
+        elif self._take_out(transaction):
+            self._fail_later(transaction, FailureCause.TRANSPORT, "called off before it was sent")
+
+    def maybe_delivered(self, transaction: Outgoing | ClientTransaction) -> bool:
+        """Whether a failed request may have reached the peer all the same."""
+        if isinstance(transaction, Outgoing):
+            if transaction.transaction is None:
+                return False
+            transaction = transaction.transaction
+        return self._stack.maybe_delivered(transaction)
+
+    # -- before it is sent -------------------------------------------------------------------------
+
+    def _meet(self, to: str, end: int) -> tuple[Lane, Person]:
+        """Return the lane and the person of a To value that was not seen lately."""
+        address, domain = address_of(to)
+        lane = self._lane(domain)
+        if len(self._people) >= _KNOWN:
+            self._people.clear()
+        found = self._people[to[:end] or to] = (lane, lane.budget.person(address))
+        return found
+
+    def _lane(self, domain: str) -> Lane:
+        lane = self._lanes.get(domain)
+        if lane is None:
+            now = self._seconds()
+            budget = PartnerBudget(domain, limits_of(self._domain(domain)), now)
+            if self._share < 1.0:
+                budget.share(self._share, now)
+            lane = self._lanes[domain] = Lane(budget)
+        return lane
+
+    def _admitted(self, outgoing: Outgoing, now: float) -> bool:
+        """Whether a request may begin something with its address; it has been answered if not."""
+        person, budget = outgoing.person, outgoing.lane.budget
+        if person.unknown_until:
+            if person.unknown_until > now:
+                self._metrics.count("budget.unknown_user")
+                self._timers.after(0.0, self._nobody_there, outgoing, now)
+                return False
+            budget.exists(person)
+        if budget.admit(person, urgency_of(outgoing.request.method), now):
+            return True
+        words = (
+            f"{budget.address_limit} different people of {budget.domain} have been written to or"
+            f" asked for in a day, and it does not take more from us"
+        )
+        self._refuse(outgoing, "budget.addresses", words, now)
+        return False
+
+    def _wait(self, outgoing: Outgoing, now: float) -> None:
+        lane, request = outgoing.lane, outgoing.request
+        budget, urgency = lane.budget, urgency_of(request.method)
+        rate = budget.rate or 1e6
+        user, _ = address_of(_value(request, "From"))
+        if _is_typing(request):
+            self._metrics.count("budget.typing")  # worth nothing later, and nobody misses it
+            words = "a typing notice does not wait"
+            self._fail_later(outgoing, FailureCause.OVERLOAD, words)
+        elif lane.room.has_room(urgency, user, rate):
+            if not lane.tickets:
+                budget.held_since = now
+            lane.tickets[outgoing] = lane.room.push(outgoing, urgency, user, request.call_id, now)
+            self._metrics.count("budget.waited")
+            self._count(1)
+            self._arm(lane, now)
+        else:
+            wait = lane.room.wait(urgency, rate)
+            words = f"too many requests wait for {budget.domain}: about {wait:.0f} s"
+            self._refuse(outgoing, "budget.overflow", words, now)
+
+    def _refuse(self, outgoing: Outgoing, counter: str, words: str, now: float) -> None:
+        lane = outgoing.lane
+        lane.failed += 1
+        self._metrics.count(counter)
+        if now - lane.said_at >= _SAY_AGAIN:
+            lane.said_at = now
+            log.warn(
+                "over_budget",
+                "{method} to {domain} is not sent: {why}; {advice}",
+                method=outgoing.request.method,
+                domain=lane.budget.domain,
+                why=words,
+                advice=lane.budget.advice(now) or "see impfedctl budget",
+            )
+        self._fail_later(outgoing, FailureCause.OVERLOAD, words)
+
+    def _paused(self, outgoing: Outgoing, pause: Pause, now: float) -> None:
+        self._metrics.count("budget.paused")
+        words = f"{pause.hop} asked us to send nothing for {pause.until - now:.0f} s more"
+        self._fail_later(outgoing, FailureCause.PAUSED, words)
+
+    def _fail_later(self, outgoing: Outgoing, cause: FailureCause, words: str) -> None:
+        self._timers.after(0.0, outgoing.user.request_failed, outgoing, cause, words)
+
+    def _nobody_there(self, outgoing: Outgoing, now: float) -> None:
+        """Answer in the partner's place that it does not know the user."""
+        request, budget = outgoing.request, outgoing.lane.budget
+        ago = round((now + budget.limits.unknown - outgoing.person.unknown_until) / 60)
+        warning = (
+            f'399 impfed "{budget.domain} said so {ago} minutes ago, and was not asked again'
+            ' (impfedctl budget)"'
+        )
+        lines = ["SIP/2.0 404 Not Found\r\n", "Via: SIP/2.0/TLS budget.invalid\r\n"]
+        for name, value in request.headers:
+            if name in ("From", "Call-ID", "CSeq"):
+                lines.append(f"{name}: {value}\r\n")
+            elif name == "To":
+                lines.append(f"To: {value};tag=budget\r\n")
+        lines.append(f"Warning: {warning}\r\nContent-Length: 0\r\n\r\n")
+        response = parse_message("".join(lines).encode("utf-8", "surrogateescape"))
+        assert isinstance(response, SipResponse)
+        outgoing.user.response_arrived(outgoing, response)
+
+    # -- what waits --------------------------------------------------------------------------------
+
+    def _count(self, more: int) -> None:
+        self._waiting += more
+        self._metrics.gauge("budget.waiting", self._waiting)
+
+    def _take_out(self, outgoing: Outgoing) -> bool:
+        ticket = outgoing.lane.tickets.pop(outgoing, None)
+        if ticket is None:
+            return False
+        outgoing.lane.room.remove(ticket)
+        self._count(-1)
+        return True
+
+    def _arm(self, lane: Lane, now: float) -> None:
+        if self._over or (lane.timer is not None and lane.timer.active):
+            return
+        due = lane.budget.ready_at(now)
+        if (expiry := lane.room.next_expiry) is not None:
+            due = min(due, expiry)
+        lane.timer = self._timers.after(max(0.0, due - now), self._pump, lane)
+
+    def _pump(self, lane: Lane) -> None:
+        """Send what the budget allows, and give up what has waited too long."""
+        now = self._seconds()
+        for outgoing in lane.room.expired(now):
+            self._left(lane, outgoing)
+            words = f"it has waited too long for its turn: {lane.budget.domain} takes no more"
+            self._refuse(outgoing, "budget.expired", words, now)
+        while lane.tickets and lane.budget.take(now):
+            outgoing = lane.room.pop()
+            self._left(lane, outgoing)
+            self._send(outgoing, now)
+        if lane.tickets:
+            self._arm(lane, now)
+        else:
+            lane.budget.held_since = None
+
+    def _left(self, lane: Lane, outgoing: Outgoing) -> None:
+        del lane.tickets[outgoing]
+        self._count(-1)
+
+    def _send(self, outgoing: Outgoing, now: float) -> None:
+        destination = outgoing.destination
+        pause = self.pauses.of(_hop(destination), now) if self.pauses.known else None
+        if pause is not None:
+            self._paused(outgoing, pause, now)
+            return
+        try:
+            outgoing.transaction = self._stack.request(outgoing.request, destination, outgoing)
+        except LocalError as error:
+            log.error("unsendable", "a request cannot be sent: {why}", why=str(error))
+            self._fail_later(outgoing, FailureCause.TRANSPORT, str(error))
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def answered(self, outgoing: Outgoing, response: SipResponse) -> None:
+        """Learn from a final answer; plain successes never come here."""
+        status, now = response.status, self._seconds()
+        budget, person = outgoing.lane.budget, outgoing.person
+        if status < 300:
+            budget.answers += 1
+            budget.exists(person)
+        else:
+            if budget.refused(status, now):
+                self._slowed(budget)
+            if status in NO_SUCH_USER and not _in_dialog(outgoing.request):
+                budget.no_such_user(person, now)
+        if status == 503:
+            self._asked_for_pause(outgoing, response, now)
+        elif self.pauses.known and self.pauses.served(_hop(outgoing.destination)) is not None:
+            self._store.write([Delete(PauseRecord, _hop(outgoing.destination))])
+
+    def _slowed(self, budget: PartnerBudget) -> None:
+        self._metrics.count("budget.slowed")
+        log.warn(
+            "slowed_down",
+            "{percent} % of our requests to {domain} fail: from now on {rate} a second, before the"
+            " partner slows us down; see impfedctl budget {domain}",
+            percent=round(100 * budget.failure_ratio),
+            domain=budget.domain,
+            rate=budget.rate,
+        )
+
+    def _asked_for_pause(self, outgoing: Outgoing, response: SipResponse, now: float) -> None:
+        seconds = retry_after(response.get("retry-after"))
+        domain = outgoing.lane.budget.domain
+        pause = self.pauses.refused(_hop(outgoing.destination), domain, seconds, now)
+        if pause.until <= now:
+            return
+        self._metrics.count("budget.pauses")
+        log.warn(
+            "partner_paused",
+            "{hop} ({domain}) answered 503: nothing is sent there for {seconds} s",
+            hop=pause.hop,
+            domain=domain,
+            seconds=round(pause.until - now),
+        )
+        record = PauseRecord(
+            hop=pause.hop, domain=domain, until=pause.until, refusals=pause.refusals
+        )
+        self._store.write([Put(record)])
+
+    # -- for whoever shows it, or shares it out -----------------------------------------------------
+
+    def lane(self, domain: str) -> Lane:
+        """Return the way to a domain, made anew if nothing was sent there yet."""
+        return self._lane(domain)
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """The domains that something was sent to."""
+        return self._lanes
+
+    def forget_pauses(self, domain: str) -> int:
+        """Send to a domain's hops again at once; returns how many had asked for a pause."""
+        ended = self.pauses.end(domain)
+        if ended:
+            self._store.write([Delete(PauseRecord, pause.hop) for pause in ended])
+        return len(ended)
+
+    def share(self, share: float) -> None:
+        """Use only a part of every budget; see :meth:`PartnerBudget.share`."""
+        now, self._share = self._seconds(), share
+        for lane in self._lanes.values():
+            lane.budget.share(share, now)
+
+
+def _hop(destination: Hop | Flow) -> str:
+    """Return what a pause is kept under; a flow that we opened is the hop it leads to."""
+    if isinstance(destination, Hop):
+        return str(destination)
+    target = destination.target if isinstance(destination, StreamFlow) else None
+    if target is not None:
+        return str(target)
+    return f"{destination.transport}:{destination.remote[0]}"
+
+
+def _value(request: OutgoingRequest, name: str) -> str:
+    return request.get(name) or ""
+
+
+def _in_dialog(request: OutgoingRequest) -> bool:
+    to = _value(request, "To")
+    return to.find(";tag=", to.rfind(">") + 1) >= 0
+
+
+def _is_typing(request: OutgoingRequest) -> bool:
+    if request.method == "INFO":
+        return True
+    kind = _value(request, "Content-Type") if request.method == "MESSAGE" else ""
+    return kind.startswith(ISCOMPOSING_TYPE)
