@@ -7,6 +7,7 @@ keep what the scheme promises.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote_to_bytes
 
 from impfed.core.errors import RemoteError
@@ -58,6 +59,7 @@ def _other_jid(uri: OtherUri) -> JID:
     return _make_jid(user, host, "")
 
 
+@lru_cache(maxsize=8192)  # the same few people write again and again
 def _make_jid(user: str, host: str, resource: str) -> JID:
     try:
         plain = unquote_to_bytes(user.encode("utf-8", "surrogateescape")).decode("utf-8")
