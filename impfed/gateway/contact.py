@@ -143,18 +143,19 @@ class Contact:
         """
         self._asked_at = self._around.timers.seconds()
         self._question = stanza_id
-        self.prepare()
         self.subscribe()
 
     def subscribe(self) -> bool:
         """Subscribe, or refresh now; returns whether a SUBSCRIBE was sent."""
         self.subscriber.refreshing = True
+        self.prepare()
         effects = self.subscriber.subscribe(self._around.timers.seconds())
         self.perform(effects)
         return any(isinstance(effect, SendSubscribe) for effect in effects)
 
     def unsubscribe(self) -> None:
         """End the subscription; the local user hears when it is over."""
+        self.prepare()
         self.perform(self.subscriber.unsubscribe(self._around.timers.seconds()))
 
     def come_back(self) -> None:
@@ -229,7 +230,10 @@ class Contact:
         self._cut = True
         now = self._around.timers.seconds()
         self.perform(self.subscriber.failed(transaction.request, text, now))
-        self._partner.unanswered(self, text)
+        if cause is FailureCause.OVERLOAD:
+            self._partner.held_back(self)
+        else:
+            self._partner.unanswered(self, text)
 
     def _reached(self) -> None:
         self._reach = ""
@@ -420,6 +424,7 @@ class Contact:
         if not self.wanted and self.subscriber.phase is Phase.RETRY_WAIT:
             return
         if due is not None and due <= now:
+            self.prepare()
             self.perform(self.subscriber.handle_timer(now))
         if self._timer is None:
             self._arm()

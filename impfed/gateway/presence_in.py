@@ -477,13 +477,11 @@ class WatchedSide:
             watcher.enter()
 
     def resume(self) -> None:
-        """The listeners stand: our Contact is known; states are asked for as the links come up."""
+            watcher.arm()
+        """The listeners stand: what was decided but perhaps not told is told now."""
         for pair in self._pairs.values():
-            for watcher in pair.watchers:
-                watcher.notifier.contact = contact_for(self.around, *pair.key, "")
-                watcher.arm()
             if pair.last not in (None, OFFLINE) and not self.gates.shows(pair.key):
-                pair.hide()  # decided by the last run, but perhaps not told any more
+                pair.hide()
 
     def view(self) -> list[dict[str, object]]:
         """Return all subscriptions, for ``impfedctl subscriptions``."""

@@ -273,7 +273,6 @@ class WatchingSide:
         now = self.around.timers.seconds()
         there: dict[str, list[Contact]] = {}
         for contact in self._contacts.values():
-            contact.prepare()
             if not contact.wanted or self.logged_out(contact, now):
                 contact.rest()
             else:

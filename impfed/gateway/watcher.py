@@ -10,6 +10,7 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.presence_common import (
     Errand,
+    contact_for,
     decode_state,
     dialog_record,
     encode_state,
@@ -124,6 +125,7 @@ class Watcher:
             return
         visible = self.pair.visible()
         self.shown = encode_state(visible) if visible is not None else ""
+        self._prepare()
         document = self.pair.document()
         self.perform(self.notifier.approve(self._around.timers.seconds(), document))
 
@@ -136,11 +138,17 @@ class Watcher:
     def perform(
         self, effects: list[NotifierEffect], transaction: ServerTransaction | None = None
     ) -> None:
+    def _prepare(self) -> None:
+        """Give the notifier our Contact value, which is not known before the listeners stand."""
+        if not self.notifier.contact:
+            self.notifier.contact = contact_for(self._around, *self.pair.key, "")
+
         """Carry out what the notifier wants, then write down how it stands."""
         ended = False
         for effect in effects:
             if isinstance(effect, SendNotify):
                 self._send(effect.request)
+        self._prepare()
             elif isinstance(effect, AnswerSubscribe):
                 if transaction is not None:
                     self._around.stack.respond(
@@ -148,6 +156,7 @@ class Watcher:
                         effect.status,
                         effect.reason,
                         to_tag=effect.to_tag,
+        self._prepare()
                         headers=effect.headers,
                     )
             elif isinstance(effect, NotifyFailed):
@@ -155,6 +164,7 @@ class Watcher:
             elif isinstance(effect, WatchEnded):
                 ended = True
                 self._leave(effect.reason)
+        self._prepare()
         if effects and not ended:
             self.arm()
             self._write()
@@ -235,6 +245,7 @@ class Watcher:
         record = self.record()
         self.forget_record(self._around, record)
         pair = self.pair
+        self._prepare()
         if self in pair.watchers:
             pair.watchers.remove(self)
         if not pair.watchers:
@@ -257,6 +268,7 @@ class Watcher:
         return InboundSubscriptionRecord(
             local=str(local),
             foreign=str(foreign),
+        self._prepare()
             dialog=dialog_record(notifier.dialog.snapshot()),
             state="pending" if self.pending else "active",
             event_id=notifier.event.partition(";id=")[2],
