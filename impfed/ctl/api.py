@@ -45,12 +45,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "remove LOCAL-USER | rename LOCAL-USER NEW-ADDRESS",
         "end or move the subscriptions, list and ledger entries of a user who left or was renamed",
     ),
+    "budget": (
+        "[DOMAIN [unknown | forget [USER] | resume]]",
+        "what may be sent to partners, and what waits; their unknown users, asked for again by"
+        " forget; resume ends the pauses that its next hops asked for",
+    ),
     "limits": ("", "local users at a limit, and foreign domains that were refused by one"),
     "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
 }
 
 #: Commands that :meth:`NodeView.perform` answers, with any number of arguments.
-OPERATIONS = frozenset({"explain", "policy", "user", "limits"})
+OPERATIONS = frozenset({"explain", "policy", "user", "budget", "limits"})
 
 
 class ControlError(ImpfedError):

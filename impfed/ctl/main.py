@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[common], help=text)
         if name in OPERATIONS and argument:
             command.usage = f"impfedctl {name} [-h] [--json] {argument}"
-            command.add_argument("arguments", metavar="ARGUMENT", nargs="+")
+            number = "*" if argument.startswith("[") else "+"
+            command.add_argument("arguments", metavar="ARGUMENT", nargs=number)
         elif argument:
             command.add_argument("text", metavar=argument)
         if name == "trace":

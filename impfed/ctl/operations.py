@@ -1,4 +1,4 @@
-"""The commands about people: explain, policy, user and limits, as a running node answers them."""
+"""The commands about people and partners, as a running node answers them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 from twisted.internet.defer import Deferred
 
 from impfed.ctl.api import COMMANDS, ControlError
+from impfed.gateway.budgets import Budgets
 from impfed.gateway.explain import Explainer, ExplainError
 from impfed.gateway.people import Done, People, PeopleError
 from impfed.gateway.presence import PresenceGateway
@@ -22,6 +23,7 @@ class Operations:
     """Answers by command name; what is wrong with a request is a :class:`ControlError`.
 
     :param local_domains: exact names, lower case.
+    :param budgets: what may be sent to each partner.
     """
 
     def __init__(
@@ -30,15 +32,18 @@ class Operations:
         people: People,
         presence: PresenceGateway,
         local_domains: frozenset[str],
+        budgets: Budgets | None = None,
     ) -> None:
         self._explainer = explainer
         self._people = people
         self._presence = presence
         self._local_domains = local_domains
+        self._budgets = budgets
         self._answers: dict[str, Callable[[Sequence[str]], Items | Deferred[Items]]] = {
             "explain": self._explain,
             "policy": self._policy,
             "user": self._user,
+            "budget": self._budget,
             "limits": self._limits,
         }
 
@@ -62,6 +67,27 @@ class Operations:
         if arguments:
             raise _usage("limits")
         return cast(Items, self._presence.limits())
+
+    # -- partners ----------------------------------------------------------------------------------
+
+    def _budget(self, arguments: Sequence[str]) -> Items:
+        budgets = self._budgets
+        if budgets is None:
+            raise ControlError("this node has no budgets")
+        if not arguments:
+            return budgets.status()
+        domain, action = arguments[0].lower(), " ".join(arguments[1:2])
+        if not budgets.known(domain):
+            raise ControlError(f"{domain} is no domain that this node federates with over SIP")
+        if len(arguments) == 1:
+            return budgets.status(domain)
+        if action == "unknown" and len(arguments) == 2:
+            return budgets.unknown_users(domain)
+        if action == "forget" and len(arguments) <= 3:
+            return [{"domain": domain, "forgotten": budgets.forget_unknown(domain, *arguments[2:])}]
+        if action == "resume" and len(arguments) == 2:
+            return [{"domain": domain, "resumed": budgets.end_pauses(domain)}]
+        raise _usage("budget")
 
     # -- lists -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What ``explain``, ``policy``, ``user`` and ``limits`` tell, in words."""
+"""What ``explain``, ``policy``, ``user``, ``budget`` and ``limits`` tell, in words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
+from impfed.ctl import budget
 from impfed.ctl.client import ControlClient
 from impfed.ctl.words import listing, printable
 
@@ -58,6 +59,8 @@ def command(name: str, width: Callable[[], int]) -> Callable[..., int]:
             out.write(explanation(items))
         elif name == "user":
             out.write("".join(map(gone, items)))
+        elif name == "budget":
+            out.write(budget.words(items))
         else:
             out.write(listing(items, "nobody is at a limit", width()))
         return 0 if all(item.get("passes", True) for item in items) else 1

@@ -16,6 +16,9 @@ _TIMES = (
     "changed_at",
     "received_at",
     "learned_at",
+    "slowed_since",
+    "waiting_since",
+    "until",
 )
 
 _OUTCOMES = {

@@ -10,10 +10,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from impfed.core.errors import ImpfedError
+from impfed.gateway.budgets import Budgets
 from impfed.gateway.gates import Ruling
 from impfed.gateway.im import ImGateway
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
+from impfed.policy.budget import Urgency
 from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import Existence
 from impfed.xmpp.jid import JID, JidError
@@ -60,6 +62,7 @@ class Explainer:
     """Answers ``impfedctl explain FROM TO``, in both directions.
 
     :param route: tells the route from the local to the foreign address.
+    :param budgets: what may be sent to each partner; None where nothing is limited.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Explainer:
         im: ImGateway,
         presence: PresenceGateway,
         route: RouteStory,
+        budgets: Budgets | None = None,
     ) -> None:
         self._around = around
         self._peers = peers
@@ -76,6 +80,7 @@ class Explainer:
         self._presence = presence
         self._gates = presence.watched.gates
         self._route = route
+        self._budgets = budgets
 
     def explain(self, sender: str, recipient: str) -> Deferred[list[Line]]:
         """Fire with the steps of a message and of a subscription from one address to the other.
@@ -214,6 +219,10 @@ class Explainer:
             return [*lines, _ends("message", "returned with an error", story["why"])]
         else:
             lines.append(Line("message", "session", "none", "an INVITE goes first"))
+            lines += self._budget("message", foreign)
+            if not lines[-1].passes:
+                words = "item-not-found" if "404" in lines[-1].result else "resource-constraint"
+                return [*lines, _ends("message", "returned with an error", words)]
         words = "when the far side takes it; its answer decides"
         return [*lines, Line("message", "outcome", "delivered", words)]
 
@@ -239,8 +248,20 @@ class Explainer:
             return [*lines, Line("subscription", "outcome", "approved", "answered by this node")]
         if not story["used"]:
             return [*lines, _ends("subscription", "tried again later", story["why"])]
+        if contact is None or not contact.live:
+            lines += self._budget("subscription", pair[1])
+            if not lines[-1].passes:
+                return [*lines, _ends("subscription", "tried again later", lines[-1].why)]
         words = "the far side decides; its user may be asked"
         return [*lines, Line("subscription", "outcome", "SUBSCRIBE is sent", words)]
+
+    def _budget(self, about: str, foreign: JID) -> list[Line]:
+        """Say what the partner's budget does to the request that comes first."""
+        if self._budgets is None:
+            return []
+        urgency = Urgency.IM if about == "message" else Urgency.SUBSCRIBE
+        outlook = self._budgets.outlook(foreign.text, foreign.domain, urgency)
+        return [Line(about, "budget", *outlook)]
 
 
 _GATES = {"limits": "limits", "user": "user policy", "ask": "authorization"}

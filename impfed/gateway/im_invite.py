@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.im_dialog import ImDialog
+from impfed.gateway.paced import NOT_SENT, Outgoing
 from impfed.interwork.address import uri_of
 from impfed.routing.api import Reject, RouteQuery
 from impfed.routing.router import Resolution
@@ -36,6 +37,7 @@ class InviteAttempt:
     """
 
     __slots__ = (
+        "_held_back",
         "_hops",
         "_session",
         "_tag",
@@ -49,7 +51,8 @@ class InviteAttempt:
         self._session = session
         self._hops: list[Hop] = []
         self._tag = session.around.ids.tag()
-        self._transaction: ClientTransaction | None = None
+        self._transaction: Outgoing | None = None
+        self._held_back = False  # whether the last hop's INVITE was kept from being sent
         self._timer: Timer | None = None
         self.nick = record.nick if record is not None else ""
         self.over = False
@@ -103,6 +106,7 @@ class InviteAttempt:
 
     def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
         """An answer: the first 2xx makes the dialog, a further one is acknowledged and ended."""
+        self._held_back = False
         if response.status < 200:
             return
         if response.status < 300:
@@ -118,6 +122,7 @@ class InviteAttempt:
         self, transaction: ClientTransaction, cause: FailureCause, words: str
     ) -> None:
         """No answer, or no connection: the next hop."""
+        self._held_back = cause in NOT_SENT
         if not self.over:
             self._next(None, words)
 
@@ -148,7 +153,7 @@ class InviteAttempt:
             words=words if response is None else f"{response.status} {response.reason}",
             conversation=self._session.conversation,
         )
-        self._session.not_invited(response, words)
+        self._session.not_invited(response, words, self._held_back)
 
     def _finish(self) -> None:
         self.over = True

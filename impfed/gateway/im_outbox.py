@@ -131,6 +131,10 @@ class Outbox:
         """The far side could not be reached, or never answered."""
         self.give_back(text, sip_to_xmpp(408), 0, words)
 
+    def held_back(self, text: OutText, words: str) -> None:
+        """The partner's budget did not allow it: the sender may try again later."""
+        self.give_back(text, Condition("resource-constraint", "wait"), 0, words)
+
     def give_back(self, text: OutText, condition: Condition, status: int, words: str) -> None:
         """Return a text to its sender; it stays written down until his server has the error."""
         record = text.record

@@ -13,6 +13,7 @@ from impfed.core.timers import Timer
 from impfed.gateway.im_dialog import ImDialog
 from impfed.gateway.im_invite import InviteAttempt
 from impfed.gateway.im_text import OutText
+from impfed.gateway.paced import NOT_SENT
 from impfed.interwork.address import uri_of
 from impfed.interwork.availability import Kind
 from impfed.interwork.text import IncomingText
@@ -243,6 +244,11 @@ class ImSession:
         if self.on_its_way is None:
             return
         dialog, self.on_its_way = self.on_its_way, None
+        if cause in NOT_SENT:  # the dialog is as good as before
+            self.gateway.outbox.held_back(self.queue.popleft(), words)
+            self._end_superseded()
+            self.pump()
+            return
         unsure = self.around.stack.maybe_delivered(transaction)
         self._send_again(self.queue[0], dialog, unsure, None, words)
         self.pump()
@@ -282,7 +288,9 @@ class ImSession:
         self.add(dialog)
         self.confirmed(dialog)
 
-    def not_invited(self, response: SipResponse | None, words: str) -> None:
+    def not_invited(
+        self, response: SipResponse | None, words: str, held_back: bool = False
+    ) -> None:
         """Our INVITE failed at every next hop: unless the peer has opened a dialog, all are told."""
         self.attempt = None
         if self.current is not None:
@@ -295,6 +303,8 @@ class ImSession:
                 continue
             if response is not None:
                 self.gateway.outbox.refused(text, response)
+            elif held_back:
+                self.gateway.outbox.held_back(text, words)
             else:
                 self.gateway.outbox.unanswered(text, words)
         if not self.dialogs and not self.queue:

@@ -48,6 +48,8 @@ log = EventLog("impfed.gateway")
 
 #: To values that are kept with the person they name, for speed.
 _KNOWN = 50_000
+#: Why a request was kept from being sent; another one may go later.
+NOT_SENT = frozenset({FailureCause.OVERLOAD, FailureCause.PAUSED})
 #: Seconds between two lines in the log about requests of one domain that were not sent.
 _SAY_AGAIN = 60.0
 

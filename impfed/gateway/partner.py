@@ -32,6 +32,8 @@ WINDOW = 200
 GRACE, CHECK_EVERY = 1.0, 30.0
 #: Seconds between two canaries while the domain cannot be reached: at first, and at most.
 RETRY, LAST_RETRY = 3.0, 15.0
+#: Seconds after which a wave goes on that the partner's budget did not allow.
+HELD_BACK = 5.0
 #: Seconds of a wave that a busy node may catch up at once.
 BURST = 1.0
 
@@ -155,6 +157,14 @@ class Partner:
             self.refresh(each for each in self._contacts if each.live)
         else:
             self._pump()
+
+    def held_back(self, contact: Contact) -> None:
+        """A SUBSCRIBE of a contact was not sent, for the partner's budget is used up."""
+        self._flying.discard(contact)
+        if self._pump_timer is None or not self._pump_timer.active:
+            self._pump_timer = self._around.timers.after(HELD_BACK, self._pump)
+        if self.reach is not Reach.UP and (self._timer is None or not self._timer.active):
+            self._timer = self._around.timers.after(LAST_RETRY, self._canary)
 
     def unanswered(self, contact: Contact, why: str) -> None:
         """A SUBSCRIBE of a contact could not be sent, or met silence."""

@@ -10,13 +10,13 @@ from impfed.config.model import Config, SipDomainConfig
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.dialogs import DialogTable
+from impfed.gateway.paced import PacedStack
 from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kind
 from impfed.routing.api import Existence, RouteQuery
 from impfed.routing.router import Resolution
 from impfed.store.api import Change, Done
 from impfed.transport.home import HomeLinks
-from impfed.transport.sip import SipStack
 from impfed.transport.timers import ReactorTimers
 
 
@@ -39,6 +39,7 @@ class Writes(Protocol):
 class Surroundings:
     """The collaborators of one node's gateway.
 
+    :ivar stack: sends within each partner's budget.
     :ivar resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
     :ivar lookup: asks whether a local user exists.
     :ivar domain: finds a foreign SIP domain's configuration by name.
@@ -46,7 +47,7 @@ class Surroundings:
     """
 
     config: Config
-    stack: SipStack
+    stack: PacedStack
     home: HomeLinks
     store: Writes
     resolve: Callable[[RouteQuery, Callable[[Resolution], None]], None]
