@@ -80,6 +80,7 @@ advertised = "{advertised}:{self.port}"
 name = "{self.foreign}"
 kind = "{self.kind}"
 description = "the far side of the demo"
+listed = true  # it bears any load, which the benchmarks need
 
 [domain.next_hop]
 address = "{self.peer[0]}:{self.peer[1]}"

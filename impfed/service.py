@@ -25,11 +25,13 @@ from impfed.ctl.api import INodeView
 from impfed.ctl.operations import Operations
 from impfed.ctl.server import ControlServer
 from impfed.gateway.admission import Admission
+from impfed.gateway.budgets import Budgets
 from impfed.gateway.dialogs import DialogTable
 from impfed.gateway.explain import Explainer
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.home_roster import HomeRosterWriter
 from impfed.gateway.im import ImGateway
+from impfed.gateway.paced import PacedStack
 from impfed.gateway.people import People
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.surroundings import Surroundings
@@ -134,9 +136,11 @@ class Node(MultiService):
             },
             metrics,
         )
+        self.paced = PacedStack(self.stack, peers.domain, self.store, self.timers, metrics)
+        self.budgets = Budgets(self.paced, peers.domain, self.timers.seconds)
         around = Surroundings(
             config=config,
-            stack=self.stack,
+            stack=self.paced,
             home=self.home,
             store=self.store,
             resolve=router.resolve,
@@ -168,10 +172,10 @@ class Node(MultiService):
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
         )
-        explainer = Explainer(around, peers, self.im, self.presence, self.route)
+        explainer = Explainer(around, peers, self.im, self.presence, self.route, self.budgets)
         local_domains = config.local_domains
         people = People(self.im, self.presence, self.store, local_domains)
-        self._operations = Operations(explainer, people, self.presence, local_domains)
+        self._operations = Operations(explainer, people, self.presence, local_domains, self.budgets)
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _directory(self, home: HomeConfig) -> Any:
@@ -191,6 +195,7 @@ class Node(MultiService):
         self.started_at = self.reactor.seconds()
         yield self.store.start()
         yield self.routing.start()
+        yield self.paced.load()
         outbox = yield self.store.load(OutboxRecord)
         held = yield self.store.load(HeldTextRecord)
         yield self.presence.load(self.store)
@@ -224,6 +229,7 @@ class Node(MultiService):
         yield super().stopService()  # type: ignore[no-untyped-call]
         self.im.stop()
         self.presence.stop()
+        self.paced.stop()
         yield self.control.stop()
         yield self.users.stop()
         yield self.home.stopService()
@@ -258,6 +264,7 @@ class Node(MultiService):
             "sessions": len(self.im.view()),
             "subscriptions": len(self.presence.view()),
             "routes": self.routing.router.status(),
+            "budgets": self.budgets.status(),
             "learned_domains": self.routing.learned.view(),
             "allow_without_asking": [
                 domain
