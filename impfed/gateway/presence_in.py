@@ -475,9 +475,9 @@ class WatchedSide:
             watcher = Watcher(pair, notifier, None, record.accept)
             watcher.shown = intern(record.last_state)
             watcher.enter()
+            watcher.arm()
 
     def resume(self) -> None:
-            watcher.arm()
         """The listeners stand: what was decided but perhaps not told is told now."""
         for pair in self._pairs.values():
             if pair.last not in (None, OFFLINE) and not self.gates.shows(pair.key):
