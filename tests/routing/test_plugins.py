@@ -33,6 +33,7 @@ from impfed.routing.router import Router
 from impfed.routing.setup import Routing
 from impfed.sip.target import Hop
 from impfed.store.memory import MemoryStore
+from impfed.tap import Options, makeService
 from tests.config.samples import GOOD, Workshop
 
 ROOT = Path(impfed.__file__).resolve().parent.parent
@@ -294,6 +295,22 @@ class RoutingTests(SynchronousTestCase):
         self.assertTrue(issubclass(OverXmpp, Reject))
 
 
+class StartTests(SynchronousTestCase):
+    """What twistd says of a plugin that is not there."""
+
+    def test_missing_plugin(self) -> None:
+        """The start ends with the file, the plugin's name, and what is installed."""
+        shop = Workshop(self.mktemp())
+        plain = GOOD[GOOD.index("[[listener]]") :].replace('"tls"', '"tcp"')
+        plain = plain.replace('next_hop = { address = "sip.lync.example:5061" }', "")
+        shop.put("impfed.toml", plain + '\n[plugins]\nroutes = ["acme"]\n')
+        options = Options()
+        options.parseOptions(["--config", str(shop.path)])
+        error = self.assertRaises(SystemExit, makeService, options)
+        self.assertIn("impfed.toml cannot be used", str(error))
+        self.assertIn('no route plugin named "acme"; installed are: local', str(error))
+
+
 class ExamplePackageTests(TestCase):
     """The example package, installed and used from outside the source tree."""
 
@@ -352,6 +369,7 @@ from impfed.core.metrics import Metrics
 from impfed.routing.plugins import PluginError
 from impfed.routing.setup import Routing
 from impfed.store.memory import MemoryStore
+from impfed.tap import Options, makeService
 
 config = load(sys.argv[1])
 store = MemoryStore()
