@@ -101,6 +101,7 @@ class Watcher:
         """
         if request.method != "SUBSCRIBE":
             raise RemoteError(405, "Method Not Allowed", (("Allow", "SUBSCRIBE"),))
+        self._prepare()
         pair = self.pair
         effects = self.notifier.resubscribe(request, self._around.timers.seconds(), pair.document())
         self.path = flow
@@ -111,11 +112,17 @@ class Watcher:
         if not pair.known and not self.pending and self in pair.watchers:
             pair.when_known(pair.show)
 
+    def _prepare(self) -> None:
+        """Give the notifier our Contact value, which is not known before the listeners stand."""
+        if not self.notifier.contact:
+            self.notifier.contact = contact_for(self._around, *self.pair.key, "")
+
     def show(self, state: str) -> None:
         """Send the pair's state unless it is what was sent last."""
         if self.notifier.state is not Watch.ACTIVE or state == self.shown:
             return
         self.shown = state
+        self._prepare()
         document = self.pair.document()
         self.perform(self.notifier.publish(document, self._around.timers.seconds()))
 
@@ -123,14 +130,15 @@ class Watcher:
         """The local user has decided: the subscription is active, whatever the decision shows."""
         if not self.pending:
             return
+        self._prepare()
         visible = self.pair.visible()
         self.shown = encode_state(visible) if visible is not None else ""
-        self._prepare()
         document = self.pair.document()
         self.perform(self.notifier.approve(self._around.timers.seconds(), document))
 
     def end(self, reason: str) -> None:
         """End the subscription from our side."""
+        self._prepare()
         self.perform(self.notifier.end(reason, self._around.timers.seconds()))
 
     # -- effects -----------------------------------------------------------------------------------
@@ -138,17 +146,11 @@ class Watcher:
     def perform(
         self, effects: list[NotifierEffect], transaction: ServerTransaction | None = None
     ) -> None:
-    def _prepare(self) -> None:
-        """Give the notifier our Contact value, which is not known before the listeners stand."""
-        if not self.notifier.contact:
-            self.notifier.contact = contact_for(self._around, *self.pair.key, "")
-
         """Carry out what the notifier wants, then write down how it stands."""
         ended = False
         for effect in effects:
             if isinstance(effect, SendNotify):
                 self._send(effect.request)
-        self._prepare()
             elif isinstance(effect, AnswerSubscribe):
                 if transaction is not None:
                     self._around.stack.respond(
@@ -156,7 +158,6 @@ class Watcher:
                         effect.status,
                         effect.reason,
                         to_tag=effect.to_tag,
-        self._prepare()
                         headers=effect.headers,
                     )
             elif isinstance(effect, NotifyFailed):
@@ -164,7 +165,6 @@ class Watcher:
             elif isinstance(effect, WatchEnded):
                 ended = True
                 self._leave(effect.reason)
-        self._prepare()
         if effects and not ended:
             self.arm()
             self._write()
@@ -211,6 +211,7 @@ class Watcher:
     def _again(self) -> None:
         if self.notifier.state is not Watch.ACTIVE or self.notifier.busy:
             return
+        self._prepare()
         visible = self.pair.visible()
         self.shown = encode_state(visible) if visible is not None else ""
         document = self.pair.document()
@@ -233,6 +234,7 @@ class Watcher:
         self._timer = self._around.timers.after(delay, self._due)
 
     def _due(self) -> None:
+        self._prepare()
         self.perform(self.notifier.handle_timer(self._around.timers.seconds()))
         self.arm()
 
@@ -245,7 +247,6 @@ class Watcher:
         record = self.record()
         self.forget_record(self._around, record)
         pair = self.pair
-        self._prepare()
         if self in pair.watchers:
             pair.watchers.remove(self)
         if not pair.watchers:
@@ -268,7 +269,6 @@ class Watcher:
         return InboundSubscriptionRecord(
             local=str(local),
             foreign=str(foreign),
-        self._prepare()
             dialog=dialog_record(notifier.dialog.snapshot()),
             state="pending" if self.pending else "active",
             event_id=notifier.event.partition(";id=")[2],
