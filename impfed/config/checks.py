@@ -11,6 +11,7 @@ from impfed.config.lines import Path
 from impfed.config.model import SIP_KINDS, Config
 from impfed.config.problems import Unsuitable, did_you_mean
 from impfed.config.route_checks import check_directories, check_own_addresses, check_routes
+from impfed.config.s2s_checks import check_peers
 from impfed.config.values import domain_name, read_address, show_address
 
 
@@ -295,4 +296,5 @@ _CHECKS = (
     check_routes,
     check_own_addresses,
     check_directories,
+    check_peers,
 )

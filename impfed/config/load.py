@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from impfed.config import lines, model, sections
+from impfed.config import lines, model, s2s, sections
 from impfed.config.checks import check
 from impfed.config.problems import ConfigErrors, Problem, Unsuitable, did_you_mean, shown
 from impfed.config.sections import Key, Section
@@ -17,6 +17,8 @@ from impfed.config.sections import Key, Section
 __all__ = ["ConfigErrors", "Loader", "load"]
 
 _Model = TypeVar("_Model")
+
+_SECRETS = ("secret_file", "secret_env", "secret")
 
 #: Sections at the top of the file, by name.
 _TOP = {section.name: section for section in sections.SECTIONS if "." not in section.name}
@@ -126,7 +128,17 @@ class Loader:
             mappings=_made(
                 model.MappingConfig, self._tables((), "mapping", sections.MAPPING), sections.MAPPING
             ),
+            s2s=self._s2s(),
         )
+
+    def _s2s(self) -> s2s.S2SConfig | None:
+        if "s2s" not in self._document:
+            return None
+        fields = self._table(("s2s",), s2s.S2S, ("domain",))
+        self._secret(("s2s",), fields)
+        domains = self._tables(("s2s",), "domain", s2s.S2S_DOMAIN)
+        made = _made(s2s.S2SDomainConfig, domains, s2s.S2S_DOMAIN)
+        return s2s.S2SConfig(**fields, domains=made)
 
     def _web(self) -> model.WebConfig | None:
         if "web" not in self._document:
@@ -171,19 +183,23 @@ class Loader:
         found = self._tables((), "home", sections.HOME)
         for position, fields in enumerate(found):
             where = ("home", position)
-            given = [name for name in ("secret_file", "secret_env", "secret") if name in fields]
-            file, variable = fields.pop("secret_file", None), fields.pop("secret_env", None)
             raw = self._raw_tables((), "home")[position]
-            if len(given) > 1:
-                self.report((*where, given[1]), f"{given[0]} is there too", "one of them")
-            elif not any(name in raw for name in ("secret_file", "secret_env", "secret")):
+            self._secret(where, fields)
+            if not any(name in raw for name in _SECRETS):
                 allowed = "secret_file, secret_env or secret"
                 self.report(where, "the component's secret is missing", allowed)
-            elif file is not None:
-                fields["secret"] = self._secret_in_file((*where, "secret_file"), file)
-            elif variable is not None:
-                fields["secret"] = self._secret_in_environment((*where, "secret_env"), variable)
         return _made(model.HomeConfig, found, sections.HOME)
+
+    def _secret(self, where: lines.Path, fields: dict[str, Any]) -> None:
+        """Take a secret from the one place that is given."""
+        given = [name for name in _SECRETS if name in fields]
+        file, variable = fields.pop("secret_file", None), fields.pop("secret_env", None)
+        if len(given) > 1:
+            self.report((*where, given[1]), f"{given[0]} is there too", "one of them")
+        elif file is not None:
+            fields["secret"] = self._secret_in_file((*where, "secret_file"), file)
+        elif variable is not None:
+            fields["secret"] = self._secret_in_environment((*where, "secret_env"), variable)
 
     def _secret_in_file(self, where: lines.Path, path: Path) -> str:
         try:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from impfed.config.s2s import S2SConfig
 
 from impfed.config.patterns import Pattern
 
@@ -325,6 +328,7 @@ class Config:
     plugins: PluginsConfig = PluginsConfig()
     ldap: tuple[LdapConfig, ...] = ()
     mappings: tuple[MappingConfig, ...] = ()
+    s2s: S2SConfig | None = None
 
     @property
     def local_domains(self) -> frozenset[str]:

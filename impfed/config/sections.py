@@ -6,51 +6,12 @@ can know of a key that the other does not.  Defaults come from :mod:`impfed.conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from impfed.config import model, values
+from impfed.config.keys import Key, Section
 from impfed.config.mapping import MAPPING_FILE
-from impfed.config.values import Kind
+from impfed.config.s2s import S2S, S2S_DOMAIN
 
-
-@dataclass(frozen=True)
-class Key:
-    """One key of a section.
-
-    :ivar name: as the file spells it.
-    :ivar kind: what it may hold.
-    :ivar text: what it is for.
-    :ivar fields: the model's fields that it fills, when not one of the same name.
-    :ivar required: whether it must be there.
-    :ivar default: what holds without it, in words, when the model's default does not say it.
-    """
-
-    name: str
-    kind: Kind
-    text: str
-    fields: tuple[str, ...] = ()
-    required: bool = False
-    default: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section.
-
-    :ivar name: as the file spells it, with dots.
-    :ivar repeated: whether it is written ``[[name]]`` and may stand several times.
-    :ivar model: the dataclass it becomes.
-    :ivar text: what it is for.
-    :ivar keys: its keys.
-    """
-
-    name: str
-    repeated: bool
-    model: type[Any]
-    text: str
-    keys: tuple[Key, ...]
-
+__all__ = ["SECTIONS", "Key", "Section"]
 
 NODE = Section(
     "node",
@@ -537,6 +498,8 @@ SECTIONS = (
     PLUGINS,
     HOME,
     LDAP,
+    S2S,
+    S2S_DOMAIN,
     IM,
     PRESENCE,
     MAPPING,
