@@ -223,7 +223,7 @@ class WatchedSide:
         watcher.enter()
         visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
         watcher.shown = encode_state(visible) if approved and visible is not None else ""
-        watcher.perform(effects, transaction)
+        watcher.begin(effects, transaction)
         log.info(
             "watched",
             "{foreign} watches {local}: {state}",
@@ -345,7 +345,9 @@ class WatchedSide:
         if ruling in (Ruling.SHOW, Ruling.HIDE):
             if pair.patience is None or not pair.probed:
                 pair.ask_state()
-        elif ruling is Ruling.ASK:
+        elif not pair.approving:
+            # Perhaps he has answered meanwhile, and his server says so once more; if he has not,
+            # it knows that he was asked, and asks nothing.
             pair.ask_user()
 
     # -- policy ------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Watcher:
     __slots__ = (
         "_around",
         "_failures",
+        "_held",
         "_retry",
         "_timer",
         "_trouble",
@@ -78,6 +79,7 @@ class Watcher:
         self._retry: Timer | None = None
         self._failures = 0
         self._trouble = ""
+        self._held: list[tuple[list[NotifierEffect], ServerTransaction | None]] | None = None
 
     @property
     def foreign(self) -> JID:
@@ -94,6 +96,28 @@ class Watcher:
         self.pair.watchers.append(self)
         self._around.dialogs.add(self.notifier.key, self)
 
+    def begin(self, effects: list[NotifierEffect], transaction: ServerTransaction) -> None:
+        """Answer the first SUBSCRIBE, once the subscription would outlive the process.
+
+        Whoever is told that he watches does not ask again for hours.
+        """
+        if self.notifier.state not in (Watch.PENDING, Watch.ACTIVE):
+            self.perform(effects, transaction)
+            return
+        self._held = [(effects, transaction)]
+        self._around.store.write([Put(self.record())], self._kept)
+
+    def _kept(self, error: BaseException | None) -> None:
+        """The subscription is written down, or cannot be: then it stands without."""
+        held, self._held = self._held or [], None
+        ended = False
+        for effects, transaction in held:
+            ended = self._carry_out(effects, transaction) or ended
+        if not ended:
+            self.arm()
+            if len(held) > 1:
+                self._write()
+
     def in_dialog(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
         """Take a refresh, or the end.
 
@@ -109,7 +133,9 @@ class Watcher:
             visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
             self.shown = encode_state(visible) if visible is not None else ""
         self.perform(effects, transaction)
-        if not pair.known and not self.pending and self in pair.watchers:
+        # Nobody asks for the state while the user has not decided, not even when the watcher goes:
+        # a home server would answer such a probe as if the user had declined.
+        if not pair.known and self.notifier.state is Watch.ACTIVE and self in pair.watchers:
             pair.when_known(pair.show)
 
     def _prepare(self) -> None:
@@ -147,6 +173,16 @@ class Watcher:
         self, effects: list[NotifierEffect], transaction: ServerTransaction | None = None
     ) -> None:
         """Carry out what the notifier wants, then write down how it stands."""
+        if self._held is not None:
+            self._held.append((effects, transaction))
+        elif effects and not self._carry_out(effects, transaction):
+            self.arm()
+            self._write()
+
+    def _carry_out(
+        self, effects: list[NotifierEffect], transaction: ServerTransaction | None
+    ) -> bool:
+        """Carry out; returns whether that was the end."""
         ended = False
         for effect in effects:
             if isinstance(effect, SendNotify):
@@ -165,9 +201,7 @@ class Watcher:
             elif isinstance(effect, WatchEnded):
                 ended = True
                 self._leave(effect.reason)
-        if effects and not ended:
-            self.arm()
-            self._write()
+        return ended
 
     def _send(self, request: OutgoingRequest) -> None:
         if self.pending and self.pair.kind.pending_document:

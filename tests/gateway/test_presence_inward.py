@@ -520,7 +520,11 @@ class RestartTests(SynchronousTestCase):
         self.world.notify()
         fresh = self.world.crash()
         fresh.link_comes_up()
-        self.assertEqual([each.get("type") for each in fresh.stanzas()], ["probe"])
+        asked = [(each.get("type"), each.get("from")) for each in fresh.stanzas()]
+        self.assertCountEqual(
+            asked, [("probe", "romeo@lync.example"), ("subscribe", "paris@lync.example")]
+        )
+        self.assertEqual(fresh.stack.sent, [])
         fresh.alice_says("subscribed", to="paris@lync.example")
         fresh.alice_is(to="paris@lync.example")
         fresh.alice_is("away", "Lunch")
