@@ -3,8 +3,10 @@
 Usage: python -m demo.xmppuser JID PASSWORD HOST:PORT
 
 Commands: ``message`` (to, body), ``typing`` (to, state), ``subscribe``, ``approve``, ``decline``,
-``unsubscribe`` (to), ``presence`` (show, status, type), ``raw`` (xml), ``quit``.
-Events: ``online``, ``message``, ``typing``, ``presence``, ``asked``, ``wire`` (every stanza).
+``unsubscribe`` (to), ``presence`` (show, status, type), ``raw`` (xml), ``quit``, and ``answer``
+(how: approve or decline), from which on it answers by itself whoever asks.
+Events: ``online``, ``message``, ``typing``, ``presence``, ``asked``, ``answers`` (it does so from
+now on), ``wire`` (every stanza).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from slixmpp.xmlstream import ET, tostring
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
+#: Presence type of an answer.
+ANSWERS: dict[str, Any] = {"approve": "subscribed", "decline": "unsubscribed"}
 STATES = "http://jabber.org/protocol/chatstates"
 XHTML = "http://www.w3.org/1999/xhtml"
 
@@ -31,12 +35,13 @@ def emit(event: str, **details: Any) -> None:
 
 
 class User(ClientXMPP):
-    """The client; it approves nobody by itself."""
+    """The client; it approves nobody by itself unless it is told to."""
 
     def __init__(self, jid: str, password: str) -> None:
         super().__init__(jid, password)
         self.auto_authorize = None
         self.auto_subscribe = False
+        self._answer = ""
         self.add_event_handler("session_start", self._started)
         self.add_event_handler("failed_all_auth", lambda _: emit("error", text="login refused"))
         self.add_event_handler("disconnected", lambda reason: emit("offline", reason=str(reason)))
@@ -81,6 +86,8 @@ class User(ClientXMPP):
             sender=str(presence["from"].bare), resource=presence["from"].resource, kind=raw,
             show=presence.xml.findtext("{jabber:client}show") or "", status=presence["status"],
         )  # fmt: skip
+        if raw == "subscribe" and self._answer:
+            self.send_presence(pto=presence["from"].bare, ptype=ANSWERS[self._answer])
 
     def run(self, command: dict[str, str]) -> None:
         """Do what a command says."""
@@ -94,6 +101,9 @@ class User(ClientXMPP):
             message = self.make_message(mto=to, mtype="chat")
             message.append(ET.Element(f"{{{STATES}}}{command.get('state', 'composing')}"))
             message.send()
+        elif do == "answer":
+            self._answer = command["how"]
+            emit("answers", how=self._answer)
         elif do == "raw":
             self.send_raw(command["xml"])
         elif do == "presence":
@@ -101,8 +111,7 @@ class User(ClientXMPP):
             show: Any = command.get("show") or None
             self.send_presence(pshow=show, pstatus=command.get("status") or None, ptype=kind)
         else:
-            kinds: dict[str, Any] = {"approve": "subscribed", "decline": "unsubscribed"}
-            self.send_presence(pto=to, ptype=kinds.get(do, do))
+            self.send_presence(pto=to, ptype=ANSWERS.get(do, do))
 
 
 async def serve(user: User, host: str, port: int) -> None:
