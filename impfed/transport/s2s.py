@@ -30,6 +30,7 @@ from impfed.transport.s2s_route import Route
 from impfed.transport.s2s_targets import Found, ITargetFinder, Target
 from impfed.transport.s2s_tls import S2STls
 from impfed.transport.s2s_verify import Verifier
+from impfed.transport.s2s_world import NodeWorld
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
 from impfed.xmpp.dialback import DialbackKeys
@@ -67,31 +68,6 @@ log = EventLog("impfed.s2s")
 
 #: Connections that may wait to be accepted.
 _BACKLOG = 511
-
-
-class _World:
-    """What the stream machines ask (:class:`impfed.xmpp.s2s_parts.S2SWorld`)."""
-
-    def __init__(
-        self,
-        domains: frozenset[str],
-        settings: S2SSettings,
-        keys: DialbackKeys,
-        ids: IdSource,
-        tls: S2STls,
-        limits: S2SLimits,
-    ) -> None:
-        self.domains = domains
-        self.keys = keys
-        self.ids = ids
-        self.limits = limits.stream
-        self.refusal = settings.refusal
-        self.security = settings.security
-        self._tls = tls
-
-    def serves(self, domain: str) -> bool:
-        """Say whether a domain is one of ours."""
-        return domain in self.domains
 
 
 class _Incoming(Factory):
@@ -149,7 +125,7 @@ class S2S(Service):
         self._limits = limits
         self._timers = ReactorTimers(reactor)
         self._tls = S2STls(tls, settings.anchors)
-        world = _World(self.domains, settings, DialbackKeys(secret), ids, self._tls, limits)
+        world = NodeWorld(self.domains, settings, DialbackKeys(secret), ids, self._tls, limits)
         self._live = LiveConnections()
         self._context = S2SContext(
             reactor,

@@ -42,6 +42,9 @@ from impfed.xmpp.stanza import Stanza
 
 Next = tuple[Input, Any] | None
 
+#: How a pair is proven that nobody negotiated: a certificate proves its domain to all of ours.
+IMPLIED = "certificate, for another domain of ours"
+
 
 class State(Enum):
     """Where an incoming stream stands."""
@@ -137,7 +140,7 @@ class IncomingStream(S2SStream):
         security = self._world.security(self.local, self.remote)
         features = ""
         if not self.secured:
-            offer = starttls_offer(security)
+            offer = starttls_offer(security) if self._world.offers_tls else Offer.NONE
             if offer is not Offer.NONE:
                 must = "<required/>" if offer is Offer.REQUIRED else ""
                 features = f"<starttls xmlns='{NS_TLS}'>{must}</starttls>"
@@ -166,7 +169,8 @@ class IncomingStream(S2SStream):
 
     def _judge_tls(self, item: Element) -> Next:
         security = self._world.security(self.local, self.remote)
-        if not self.secured and starttls_offer(security) is not Offer.NONE:
+        offered = self._world.offers_tls and starttls_offer(security) is not Offer.NONE
+        if offered and not self.secured:
             return Input.GO_TLS, None
         return Input.DENIED, "TLS is on already" if self.secured else "TLS is off here"
 
@@ -330,7 +334,9 @@ class IncomingStream(S2SStream):
 
     def _announce(self, local: str, remote: str, method: str) -> None:
         self._prove(local, remote)
-        self._events.append(PairProven(local, remote, True, self.bidi, method))
+        # Back go only the reverse of what was negotiated (XEP-0288 section 2.4).
+        back = self.bidi and (method != IMPLIED)
+        self._events.append(PairProven(local, remote, True, back, method))
 
     # -- an open stream ------------------------------------------------------------------------
 
@@ -364,7 +370,7 @@ class IncomingStream(S2SStream):
         if remote not in self._certified or self._world.refusal(local, remote, True):
             return Input.BROKEN, ("invalid-from", f"{remote} is not proven towards {local}")
         # A certificate proves its domain towards every domain of ours.
-        self._announce(local, remote, "certificate")
+        self._announce(local, remote, IMPLIED)
         self._events.append(item)
         return None
 

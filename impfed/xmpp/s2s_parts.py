@@ -69,8 +69,12 @@ class NoCertificate:
 
 
 class S2SWorld(Protocol):
-    """What the streams ask the node."""
+    """What the streams ask the node.
 
+    :ivar offers_tls: whether there is a certificate to greet TLS clients with.
+    """
+
+    offers_tls: bool
     ids: IdSource
     keys: DialbackKeys
     limits: StreamLimits
@@ -113,7 +117,7 @@ class PairProven:
 
     :ivar receiving: whether stanzas from ``remote`` may come.
     :ivar sending: whether stanzas to ``remote`` may be sent.
-    :ivar method: "SASL EXTERNAL", "certificate" or "dialback".
+    :ivar method: "SASL EXTERNAL", "certificate" (XEP-0344), "dialback", or what it is implied by.
     """
 
     local: str

@@ -49,6 +49,7 @@ class World:
         self.settings = security or Security()
         self.domains = domains
         self.refused: dict[str, str] = {}
+        self.offers_tls = True
 
     def serves(self, domain: str) -> bool:
         return domain in self.domains

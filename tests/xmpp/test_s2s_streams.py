@@ -163,11 +163,24 @@ class NegotiationTests(unittest.SynchronousTestCase):
         self.assertTrue(pipe.up)
 
     def test_certificate_speaks_to_all_of_ours(self) -> None:
-        """Who has proven a domain by certificate may write to each domain of ours."""
+        """Who has proven a domain by certificate may write to each domain of ours; none writes back."""
         pipe = self.up(Pipe(STRICT, STRICT))
         pipe.out.send(text("x@a.example", "y@b2.example"))
         pipe.exchange()
         self.assertIsInstance(pipe.in_events[-1], Stanza)
+        proven = [event for event in pipe.in_events if isinstance(event, PairProven)]
+        self.assertEqual([event.sending for event in proven], [True, False])
+
+    def test_no_certificate_of_our_own(self) -> None:
+        """Without a certificate TLS is not offered, and a request for it denied."""
+        world = World("b.example", security=OPTIONAL)
+        world.offers_tls = False
+        stream = IncomingStream(world)
+        stream.connected(1.0)
+        stream.receive(header("a.example", "b.example"), 1.0)
+        self.assertNotIn(b"starttls", stream.output())
+        (closed,) = stream.receive(b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", 1.0)
+        self.assertIn("TLS is off here", closed.words)
 
     def test_international_domains(self) -> None:
         """A-labels and U-labels are one domain."""
