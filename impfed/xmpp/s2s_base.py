@@ -148,6 +148,7 @@ class S2SStream:
 
     TABLE: ClassVar[dict[Any, dict[Input, tuple[Any, Any]]]]
     CLOSED: ClassVar[Any]
+    SECURING: ClassVar[Any]
 
     def __init__(self, world: S2SWorld, state: Enum) -> None:
         self.state = state
@@ -195,6 +196,8 @@ class S2SStream:
         self._begin(now)
         self._heard = now
         events = self._events
+        if self.state is self.SECURING:
+            return events  # octets in clear where only TLS may come
         reader = self._reader
         try:
             items = reader.feed(data)

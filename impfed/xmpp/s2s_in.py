@@ -63,6 +63,7 @@ class IncomingStream(S2SStream):
 
     state: State
     CLOSED = State.CLOSED
+    SECURING = State.SECURING
 
     def __init__(self, world: S2SWorld) -> None:
         super().__init__(world, State.IDLE)
@@ -170,8 +171,10 @@ class IncomingStream(S2SStream):
     def _judge_tls(self, item: Element) -> Next:
         security = self._world.security(self.local, self.remote)
         offered = self._world.offers_tls and starttls_offer(security) is not Offer.NONE
-        if offered and not self.secured:
+        if offered and not self.secured and self.state is State.UNPROVEN:
             return Input.GO_TLS, None
+        if self.state is State.PROVEN and not self.secured:
+            return Input.DENIED, "a domain is proven already"
         return Input.DENIED, "TLS is on already" if self.secured else "TLS is off here"
 
     def _deny_tls(self, words: str) -> Next:
@@ -186,6 +189,7 @@ class IncomingStream(S2SStream):
     def _agree_tls(self, item: Any) -> Next:
         self._output.append(f"<proceed xmlns='{NS_TLS}'/>")
         self._restart(False)  # and with it goes whatever came in clear after the request
+        self._pending.clear()
         self._events.append(BeginTls(self.local))
         return None
 

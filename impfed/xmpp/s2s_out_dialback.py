@@ -44,6 +44,7 @@ class AskingStream(S2SStream):
 
     state: State
     CLOSED = State.CLOSED
+    SECURING = State.SECURING
 
     def __init__(self, world: S2SWorld) -> None:
         super().__init__(world, State.IDLE)
