@@ -81,6 +81,7 @@ class PeerProsody:
     direct: int = 0
     component: str = ""
     log_level: str = "debug"
+    dialback_secret: str = "the secret of this Prosody"
     component_port: int = 0
     part: Part | None = field(default=None, repr=False)
 
@@ -141,7 +142,7 @@ modules_enabled = {{ {names((*MODULES_ENABLED, *self.modules))} }}
 modules_disabled = {{ {names(("s2s_auth_dane_in", "http", "c2s", *self.disabled))} }}
 s2s_require_encryption = {lua(self.require_encryption)}
 s2s_secure_auth = {lua(self.secure_auth)}
-dialback_secret = "the secret of this Prosody"
+dialback_secret = "{self.dialback_secret}"
 ssl = {{ cafile = "{self.ca}" }}
 unbound = {{ resolvconf = false, hoststxt = false, forward = "127.0.0.1@{self.dns_port}",
   options = {{ ["do-not-query-localhost:"] = "no" }} }}

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.threads import deferToThread
 
 from impfed.core.ids import IdSource
 from impfed.testing.pki import Issued
@@ -14,6 +15,7 @@ from impfed.transport.s2s import Security, Tls
 from impfed.transport.s2s_targets import DnsTargets
 from tests.interop.s2s_peer import PeerProsody, Zone, serve_dns
 from tests.transport.s2s_kit import Node, S2SCase, reactor, text
+from tests.transport.s2s_raw import RawPeer
 
 Steps = Generator[Deferred[Any], Any, None]
 OURS, THEIRS = "ours.example", "peer.example"
@@ -158,6 +160,42 @@ class ProofTests(ProsodyCase):
         for local in (OURS, "zweite.example"):
             for remote in (THEIRS, "second.peer.example"):
                 yield self.echo(node, local, remote)
+
+    @inlineCallbacks
+    def test_second_domain_on_a_stream(self) -> Steps:
+        """A second domain of ours is proven by dialback on the stream of the first, both ways round."""
+        prosody = self.prosody(require_encryption=False, secure_auth=False)
+        node = self.ours(OURS, "zweite.example", security=CLEAR, secret="ours")
+
+        def piggyback(port: int, to: str, first: str, second: str, secret: str) -> str:
+            peer = RawPeer(port, from_=first, to=to)
+            stream_id = peer.open()
+            got = peer.prove(secret, stream_id).decode()
+            peer.from_ = second
+            got += peer.prove(secret, stream_id).decode()
+            peer.send(
+                f"<message from='alice@{second}' to='bob@{to}' type='chat'>"
+                "<body>second</body></message>".encode()
+            )
+            peer.read(0.3)
+            peer.close()
+            return got
+
+        got = yield deferToThread(piggyback, prosody.port, THEIRS, OURS, "zweite.example", "ours")
+        self.assertEqual(got.count("'valid'"), 2, got)
+        yield self.until(lambda: node.user.bodies == ["echo: second"])
+        self.assertEqual(node.user.stanzas[0].to.domain, "zweite.example")
+        # And the same towards us: Prosody answers for its keys.
+        peers = self.prosody(
+            hosts=("p1.example", "p2.example"), require_encryption=False, secure_auth=False
+        )
+        secret = peers.dialback_secret
+        got = yield deferToThread(
+            piggyback, node.s2s.ports[0], OURS, "p1.example", "p2.example", secret
+        )
+        self.assertEqual(got.count("'valid'"), 2, got)
+        yield self.until(lambda: node.user.bodies[-1] == "second")
+        self.assertEqual(node.user.stanzas[-1].from_.domain, "p2.example")
 
     @inlineCallbacks
     def test_acknowledged(self) -> Steps:
