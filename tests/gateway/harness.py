@@ -84,9 +84,10 @@ class World:
         self.routes = [LocalRoute(config.local_domains), StaticRoute(config.domains)]
         self.resolve = Router(self.routes, self.metrics).resolve
         peers = PeerPolicy(config.domains)
+        timers = ReactorTimers(self.clock)
         self.around = Surroundings(
             config=config,
-            stack=self.stack,
+            stack=self.make_stack(peers, timers),
             home=self.home,
             store=self.store,
             resolve=lambda query, done: self.resolve(query, done),
@@ -94,7 +95,7 @@ class World:
             domain=peers.domain,
             aliases=Aliases(),
             ids=counting_ids(),
-            timers=ReactorTimers(self.clock),
+            timers=timers,
             metrics=self.metrics,
             dialogs=self.dialogs,
         )
@@ -108,6 +109,10 @@ class World:
 
     def make_presence(self):
         return NoPresence()
+
+    def make_stack(self, peers, timers):
+        """What the gateway sends by: as if every partner had listed us."""
+        return self.stack
 
     def directory(self, address, done) -> None:
         done(self.existing.get(address, Existence.UNKNOWN))
