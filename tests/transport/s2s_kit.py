@@ -71,10 +71,11 @@ class World:
         return make_certificate(None, self.directory, names[0], names, file=f"c{self._count}")
 
 
-def tls_store(world: World, issued: Issued | None) -> TlsStore:
-    chains = ()
-    if issued is not None:
-        chains = (CertificateConfig("own", issued.certificate, issued.key),)
+def tls_store(world: World, issued: Sequence[Issued]) -> TlsStore:
+    chains = tuple(
+        CertificateConfig(f"own{number}", one.certificate, one.key)
+        for number, one in enumerate(issued)
+    )
     return TlsStore(TlsConfig(chains, world.ca.path))
 
 
@@ -86,14 +87,15 @@ class Node:
         world: World,
         *domains: str,
         security: Security | None = None,
-        certificate: Issued | bool | None = True,
+        certificate: Issued | Sequence[Issued] | bool | None = True,
         limits: S2SLimits | None = None,
         secret: str = "",
         settings: FixedSettings | None = None,
         listeners: Sequence[bool] = (False, True),
         direct: bool = False,
     ) -> None:
-        issued = world.issue(*domains) if certificate is True else certificate or None
+        issued = world.issue(*domains) if certificate is True else certificate or ()
+        self.tls = tls_store(world, (issued,) if isinstance(issued, Issued) else issued)
         self.user = User()
         self.metrics = Metrics()
         self.tracer = Tracer()
@@ -101,7 +103,7 @@ class Node:
             reactor,
             [S2SListener("127.0.0.1", 0, kind) for kind in listeners],
             domains,
-            tls_store(world, issued),
+            self.tls,
             secret or f"secret of {domains[0]}",
             world.targets,
             IdSource(),

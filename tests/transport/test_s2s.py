@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
-from impfed.transport.s2s import Security, Target, Tls
+from impfed.transport.s2s import FixedSettings, Security, Target, Tls
 from tests.transport.s2s_kit import Node, S2SCase, text
 
 OPTIONAL = Security(Tls.OPTIONAL, certificates=False)
@@ -91,3 +91,53 @@ class PairTests(S2SCase):
         self.assertEqual(error.from_.text, "y@nowhere.example")
         self.assertIn("remote-server-not-found", error.to_xml())
         self.assertEqual(error.text("body"), "lost?")
+
+
+class CertificateTests(S2SCase):
+    """Which certificate is shown and trusted."""
+
+    @inlineCallbacks
+    def test_one_for_each_domain(self) -> Steps:
+        """By SNI, direct or not, each local domain shows the certificate that carries it."""
+        for direct in (False, True):
+            issued = [self.world.issue(name) for name in ("b.example", "b2.example")]
+            b = self.node("b.example", "b2.example", certificate=issued, direct=direct)
+            a = self.node("a.example")
+            for to in ("b.example", "b2.example"):
+                a.s2s.send(text("x@a.example", f"y@{to}", to))
+                yield self.until(lambda b=b, to=to: b.user.bodies[-1:] == [to])
+                b.s2s.send(text(f"y@{to}", "x@a.example", f"from {to}"))
+                yield self.until(lambda a=a, to=to: a.user.bodies[-1:] == [f"from {to}"])
+            for node in (a, b):
+                self.nodes.remove(node)
+                yield node.stop()
+
+    @inlineCallbacks
+    def test_partner_with_his_own_authority(self) -> Steps:
+        """A partner's own roots make his certificate good, and nobody else's."""
+        roots = {"b.example": self.world.other_ca.path}
+        settings = FixedSettings(roots=roots)
+        a = self.node("a.example", settings=settings)
+        for name in ("b.example", "c.example"):
+            issued = self.world.issue(name, ca=self.world.other_ca)
+            node = self.node(name, certificate=issued)
+            a.s2s.send(text("x@a.example", f"y@{name}", name))
+            if name == "b.example":
+                yield self.until(lambda node=node: node.user.bodies == ["b.example"])
+        yield self.until(lambda: a.user.errors)
+        self.assertIn("Unknown CA", a.user.errors[0].to_xml())
+
+    @inlineCallbacks
+    def test_replaced_file(self) -> Steps:
+        """A certificate that is replaced is in use for the next stream, without a restart."""
+        issued = self.world.issue("b.example", days=-1)
+        a, b = self.node("a.example"), self.node("b.example", certificate=issued)
+        a.s2s.send(text("x@a.example", "y@b.example", "expired"))
+        yield self.until(lambda: a.user.errors)
+        self.assertIn("it expired on", a.user.errors[0].to_xml())
+        fresh = self.world.issue("b.example")
+        issued.certificate.write_bytes(fresh.certificate.read_bytes())
+        issued.key.write_bytes(fresh.key.read_bytes())
+        self.assertTrue(b.tls.check())
+        b.s2s.send(text("y@b.example", "x@a.example", "fresh"))
+        yield self.until(lambda: a.user.bodies == ["fresh"])
