@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from impfed.config.lines import Path
 from impfed.config.model import SIP_KINDS, Config
+from impfed.config.neighbours import check_neighbours
 from impfed.config.problems import Unsuitable, did_you_mean
 from impfed.config.route_checks import check_directories, check_own_addresses, check_routes
 from impfed.config.s2s_checks import check_peers
@@ -61,7 +62,7 @@ def _repeated(
 
 
 def _names(config: Config, document: dict[str, Any], report: Report) -> None:
-    for path in (("tls", "certificate"), ("listener",), ("home",), ("domain",)):
+    for path in (("tls", "certificate"), ("listener",), ("home",), ("domain",), ("neighbour",)):
         found = [
             ((*where, "name"), _clean(raw.get("name")) or str(raw.get("name", "")))
             for where, raw in _tables(document, *path)
@@ -138,7 +139,7 @@ def _domains(config: Config, document: dict[str, Any], report: Report) -> None:
 
 
 def _homes(config: Config, document: dict[str, Any], report: Report) -> None:
-    if not config.homes and not _tables(document, "home"):
+    if not (config.homes or _tables(document, "home") or config.neighbours):
         report.report((), "there is no [[home]]", "", "add the server that your users log in to")
     for where, raw in _tables(document, "home"):
         if raw.get("kind") == "prosody" and "address" not in raw:
@@ -297,4 +298,5 @@ _CHECKS = (
     check_own_addresses,
     check_directories,
     check_peers,
+    check_neighbours,
 )

@@ -129,6 +129,11 @@ class Loader:
                 model.MappingConfig, self._tables((), "mapping", sections.MAPPING), sections.MAPPING
             ),
             s2s=self._s2s(),
+            neighbours=_made(
+                model.NeighbourConfig,
+                self._tables((), "neighbour", sections.NEIGHBOUR),
+                sections.NEIGHBOUR,
+            ),
         )
 
     def _s2s(self) -> s2s.S2SConfig | None:

@@ -24,13 +24,18 @@ MAPPED_KINDS = (*SIP_KINDS, "xmpp", "sametime", "webex")
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """The node itself: its name, where it keeps its state, where it can be talked to."""
+    """The node itself: its name, where it keeps its state, where it can be talked to.
+
+    :ivar trusted_upstreams: certificate names of who stands before this node (an edge, a balancer,
+        a routing node); their word on who the far side is is taken.
+    """
 
     name: str = "node1"
     state_directory: Path = Path("/var/lib/impfed")
     control_socket: Path = Path("/run/impfed/control.sock")
     log_format: str = "text"  # or "json"
     log_level: str = "info"
+    trusted_upstreams: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +244,26 @@ class HomeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourConfig:
+    """Another node, or the way into another cluster, of the same organisation.
+
+    :ivar domains: local domains that it hosts.
+    :ivar host: where we connect to, over TLS.
+    :ivar tls_name: name that its certificate must carry; the host when empty.
+    :ivar peer_names: names by which it is known when it connects to us; ``tls_name`` when empty.
+    :ivar advertised: (host, port) that it tells peers; where we connect to when empty.
+    """
+
+    name: str
+    domains: tuple[str, ...]
+    host: str
+    port: int
+    tls_name: str = ""
+    peer_names: tuple[str, ...] = ()
+    advertised: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ImConfig:
     """Instant messages (SPEC section 3).
 
@@ -329,8 +354,15 @@ class Config:
     ldap: tuple[LdapConfig, ...] = ()
     mappings: tuple[MappingConfig, ...] = ()
     s2s: S2SConfig | None = None
+    neighbours: tuple[NeighbourConfig, ...] = ()
 
     @property
     def local_domains(self) -> frozenset[str]:
-        """Every local domain, lower case."""
+        """Every domain whose users are at home here, lower case."""
         return frozenset(domain for home in self.homes for domain in home.domains)
+
+    @property
+    def own_domains(self) -> frozenset[str]:
+        """Every domain of the organisation, those of its other nodes included, lower case."""
+        there = {domain for neighbour in self.neighbours for domain in neighbour.domains}
+        return self.local_domains | there

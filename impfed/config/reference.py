@@ -43,6 +43,8 @@ A component's secret is taken from the first line of `secret_file`, from the env
 * `client_certificate` names a certificate; `peer_names` hold no wildcard.
 * A `[[route]]` has a pattern or a plugin; its pattern is reversed the right way round and is no local
   domain; its next hop is not this node itself, and over TLS it is a name or has a `tls_name`.
+* A `[[neighbour]]` hosts no domain of a `[[home]]` or `[[domain]]`, has addresses of its own, and no name
+  that a partner's certificate may carry; there is a listener over TLS.
 * With `[web]` a home server has an `address`, and there is the certificate that the page shows.
 * A home server of kind `prosody` has an `address`, which is neither a local nor a foreign domain.
 """

@@ -142,13 +142,15 @@ def _covered(where: Path, pattern: Pattern, document: dict[str, Any], report: An
     foreign = [str(raw.get("name", "")).lower() for raw in _entries(document, "domain")]
     local = [
         str(name).lower()
-        for raw in _entries(document, "home")
+        for section in ("home", "neighbour")
+        for raw in _entries(document, section)
         if isinstance(raw.get("domains"), list)
         for name in raw["domains"]
     ]
     if pattern.breadth is Breadth.EXACT and pattern.domain in local:
         report.report(
-            (*where, "pattern"), f'"{pattern.domain}" is a local domain; its users are at home here'
+            (*where, "pattern"),
+            f'"{pattern.domain}" is a local domain; its users are at home with us',
         )
     if pattern.breadth is not Breadth.REVERSED:
         return

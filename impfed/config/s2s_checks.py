@@ -32,7 +32,7 @@ def check_peers(config: Config, document: dict[str, Any], report: Report) -> Non
                 f'"{name}" is federated over SIP; a domain is SIP or XMPP, never both',
                 suggestion="take out this entry, or the [[domain]] of that name",
             )
-        elif name in config.local_domains:
+        elif name in config.own_domains:
             report.report((*where, "name"), f'"{name}" is a local domain')
         wanted = raw.get("certificate", "")
         if isinstance(wanted, str) and wanted not in ("", "none", *certificates):

@@ -446,5 +446,10 @@ SETTINGS = Kind("a table; what it holds is the plugin's business", _settings)
 SERVERS = Kind(
     'a list of addresses such as ["192.0.2.53", "[2001:db8::53]:5353"]', _list_of(read_server), str
 )
+ADDRESSES = Kind(
+    'a list of addresses such as ["203.0.113.10:45062"]',
+    _list_of(read_address),
+    lambda found: "[" + ", ".join(f'"{show_address(*one)}"' for one in found) + "]",
+)
 NAMES = Kind('a list of names such as ["acme"]', _list_of(_filled), str)
 LDAP_URL = Kind('"ldap://host:port" or "ldaps://host:port"', _ldap_url)

@@ -1,0 +1,142 @@
+"""``[[neighbour]]``: its keys, and what it must say together with the other sections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from impfed.config import model, values
+from impfed.config.keys import Key, Section
+from impfed.config.model import Config, SipDomainConfig
+
+if TYPE_CHECKING:
+    from impfed.config.checks import Report
+
+NEIGHBOUR = Section(
+    "neighbour",
+    True,
+    model.NeighbourConfig,
+    "Another node, or the way into another cluster, of the same organisation (docs/topologies.md)."
+    " Requests of federated domains for users of its domains are proxied to it, and it may send us"
+    " those of its users. Connections are mutual TLS.",
+    (
+        Key("name", values.NAME, "Name of the node in logs and status.", required=True),
+        Key("domains", values.DOMAINS, "The local domains that it hosts.", required=True),
+        Key(
+            "address",
+            values.ADDRESS,
+            "Where we connect to; over TLS.",
+            ("host", "port"),
+            required=True,
+        ),
+        Key(
+            "tls_name",
+            values.HOST,
+            "Name that its certificate must carry.",
+            default="the host",
+        ),
+        Key(
+            "peer_names",
+            values.PEER_NAMES,
+            "Certificate names by which it is known when it connects to us.",
+            default="`tls_name`",
+        ),
+        Key(
+            "advertised",
+            values.ADDRESSES,
+            "What its listeners tell peers (their `advertised`), so that a request for one of these"
+            " finds it.",
+            default="`address`",
+        ),
+    ),
+)
+
+
+def check_neighbours(config: Config, document: dict[str, Any], report: Report) -> None:
+    """Report domains with two places, addresses of two nodes, and names that are a partner's, too."""
+    if len(config.neighbours) == len(document.get("neighbour", ())):  # else positions do not fit
+        _domains(config, report)
+        _addresses(config, report)
+        _names(config, report)
+    if (config.neighbours or config.node.trusted_upstreams) and not any(
+        listener.transport == "tls" for listener in config.listeners
+    ):
+        where = ("neighbour", 0) if config.neighbours else ("node", "trusted_upstreams")
+        report.report(
+            where,
+            "nodes know each other by their certificates, and there is no listener over TLS",
+            "",
+            'add a [[listener]] with transport = "tls"',
+        )
+
+
+def _domains(config: Config, report: Report) -> None:
+    places = {
+        domain: f"home[{number}]"
+        for number, home in enumerate(config.homes, 1)
+        for domain in home.domains
+    }
+    foreign = {domain.name for domain in config.domains}
+    for position, neighbour in enumerate(config.neighbours):
+        where = ("neighbour", position, "domains")
+        for domain in neighbour.domains:
+            if domain in foreign:
+                words = f'"{domain}" is a [[domain]] too; a domain is either ours or foreign'
+                report.report(where, words, "", "take it out of one of the two places")
+            elif domain in places:
+                words = f'"{domain}" is hosted by {places[domain]} already'
+                report.report(where, words, "", "a domain has one home")
+            places.setdefault(domain, f"neighbour[{position + 1}]")
+
+
+def _addresses(config: Config, report: Report) -> None:
+    taken = {
+        (host, port): f"listener[{number}]"
+        for number, listener in enumerate(config.listeners, 1)
+        for host, port in (
+            (listener.host, listener.port),
+            (listener.advertised_host, listener.advertised_port),
+        )
+    }
+    for position, neighbour in enumerate(config.neighbours):
+        place = f"neighbour[{position + 1}]"
+        own = {("address", (neighbour.host, neighbour.port))}
+        own.update(("advertised", address) for address in neighbour.advertised)
+        for key, (host, port) in sorted(own):
+            holder = taken.setdefault((host, port), place)
+            if holder != place:
+                report.report(
+                    ("neighbour", position, key),
+                    f"{values.show_address(host, port)} is that of {holder};"
+                    " requests would go to the wrong node",
+                )
+
+
+def _names(config: Config, report: Report) -> None:
+    """A name that a partner's certificate may carry would let the partner pass for one of us."""
+    for position, neighbour in enumerate(config.neighbours):
+        if not neighbour.tls_name and not neighbour.host.strip("0123456789.:"):
+            report.report(
+                ("neighbour", position, "address"),
+                "an IP address is no name that a certificate could carry (RFC 5922)",
+                "tls_name beside it",
+            )
+        where = ("neighbour", position, "peer_names" if neighbour.peer_names else "tls_name")
+        for name in neighbour.peer_names or (neighbour.tls_name or neighbour.host,):
+            for domain in config.domains:
+                if _proves(domain, name):
+                    report.report(
+                        where,
+                        f'"{name}" may be the name of a peer of {domain.name}, too, who would pass'
+                        " for a node of ours",
+                    )
+    for name in config.node.trusted_upstreams:
+        for domain in config.domains:
+            if name == domain.name or name.partition(".")[2] == domain.name:
+                report.report(
+                    ("node", "trusted_upstreams"),
+                    f'"{name}" is a name of {domain.name}, which would be believed for every domain',
+                )
+
+
+def _proves(domain: SipDomainConfig, name: str) -> bool:
+    return domain.name in (name, name.partition(".")[2]) or name in domain.peer_names

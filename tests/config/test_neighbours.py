@@ -1,0 +1,75 @@
+"""Other nodes of the organisation, and upstreams that are believed."""
+
+from __future__ import annotations
+
+from tests.config.samples import GOOD
+from tests.config.test_load import LoadCase
+
+NODE2 = """
+[[neighbour]]
+name = "node2"
+domains = ["second.example"]
+address = "10.0.0.2:5062"
+tls_name = "node2.company.example"
+"""
+UPSTREAM = '\n[node]\ntrusted_upstreams = ["{}"]\n'
+
+
+class NeighbourTests(LoadCase):
+    """``[[neighbour]]`` and ``trusted_upstreams``."""
+
+    def test_read(self) -> None:
+        """What the file says is in the model; what it leaves out has its default."""
+        config = self.shop.load(GOOD + NODE2 + UPSTREAM.format("Edge.company.example"))
+        (node2,) = config.neighbours
+        self.assertEqual((node2.host, node2.port), ("10.0.0.2", 5062))
+        self.assertEqual((node2.peer_names, node2.advertised), ((), ()))
+        self.assertEqual(config.node.trusted_upstreams, ("edge.company.example",))
+
+    def test_domains(self) -> None:
+        """A neighbour's domains belong to the organisation, but are not at home here."""
+        config = self.shop.load(GOOD + NODE2)
+        self.assertEqual(config.local_domains, {"company.example"})
+        self.assertEqual(config.own_domains, {"company.example", "second.example"})
+
+    def test_no_home(self) -> None:
+        """A node that only routes needs no home server."""
+        text = GOOD[: GOOD.index("[[home]]")] + NODE2
+        self.assertEqual(self.shop.load(text).homes, ())
+
+    def test_two_places(self) -> None:
+        """A neighbour's domain is hosted nowhere else and is not foreign."""
+        cases = {"company.example": "home[1]", "lync.example": "[[domain]]"}
+        for domain, word in cases.items():
+            problem = self.only(GOOD + NODE2.replace("second.example", domain))
+            self.assertEqual(problem.key, "neighbour[1].domains")
+            self.assertIn(word, problem.message)
+
+    def test_addresses(self) -> None:
+        """A neighbour at our own address, or two at one, would be a circle or a mix-up."""
+        problem = self.only(GOOD + NODE2.replace("10.0.0.2:5062", "127.0.0.1:5061"))
+        self.assertIn("listener[1]", problem.message)
+        third = NODE2.replace("node2", "node3").replace("second", "third")
+        problem = self.only(GOOD + NODE2 + third)
+        self.assertEqual(problem.key, "neighbour[2].address")
+
+    def test_a_partners_name(self) -> None:
+        """A name that a partner's certificate may carry is neither a node's nor an upstream's."""
+        problem = self.only(GOOD + NODE2.replace("node2.company.example", "sip.lync.example"))
+        self.assertEqual(problem.key, "neighbour[1].tls_name")
+        problem = self.only(GOOD + UPSTREAM.format("sip.lync.example"))
+        self.assertEqual(problem.key, "node.trusted_upstreams")
+
+    def test_tls(self) -> None:
+        """An address without a name, and a node without TLS, cannot prove anything."""
+        problem = self.only(GOOD + NODE2.replace('tls_name = "node2.company.example"\n', ""))
+        self.assertIn("tls_name", problem.allowed + problem.suggestion)
+        text = GOOD.replace('transport = "tls"', 'transport = "tcp"').replace(
+            ':5061" }', ':5061", transport = "tcp" }'
+        )
+        self.assertIn("over TLS", self.only(text + NODE2).message)
+
+    def test_routes(self) -> None:
+        """No static route leads to a neighbour's domain."""
+        route = '\n[[route]]\npattern = "second.example"\naddress = "sip.lync.example:5061"\n'
+        self.assertEqual(self.only(GOOD + NODE2 + route).key, "route[1].pattern")
