@@ -434,6 +434,38 @@ class SessionTests(SynchronousTestCase):
         self.assertIn("different people", contact[0]["trouble"])
 
 
+class WaveTests(SynchronousTestCase):
+    """Presence after a restart, at a partner that has merely discovered us."""
+
+    def test_wave_stays_below_the_budget(self) -> None:
+        """However fast the node would refresh, no second holds more than 20; texts go between."""
+        domains = (replace(CONFIG.domains[0], presence_pace=None), CONFIG.domains[1])
+        before = PresenceWorld(replace(CONFIG, domains=domains))
+        for number in range(100):
+            before.alice_says("subscribe", to=f"u{number}@lync.example")
+            before.stack.take("SUBSCRIBE").accept()
+        world = PacedPresenceWorld(before.config, before.store, at=before.clock.seconds() + 60)
+        world.presence.load(world.store)
+        world.presence.resume()
+        times: list[tuple[float, str]] = []
+        for step in range(90):
+            if step == 20:
+                world.alice_writes("hello")
+            for sent in world.stack.sent:
+                times.append((world.clock.seconds(), sent.method))
+                sent.accept()
+            world.stack.sent.clear()
+            world.clock.advance(0.1)
+        subscribes = [time for time, method in times if method == "SUBSCRIBE"]
+        self.assertEqual(len(subscribes), 100)
+        self.assertGreater(subscribes[-1] - subscribes[0], 5.0)
+        for start, _ in times:
+            self.assertLessEqual(len([t for t, _ in times if start <= t < start + 0.999]), 20)
+        (invited,) = [time for time, method in times if method == "INVITE"]
+        self.assertLess(invited - times[0][0], 2.3, "a text does not wait for the wave")
+        self.assertEqual(len([m for _, m in times if m == "MESSAGE"]), 1)
+
+
 OPERATIONS = st.lists(
     st.tuples(
         st.sampled_from(["INVITE", "MESSAGE", "BYE", "UPDATE", "NOTIFY", "SUBSCRIBE"]),
