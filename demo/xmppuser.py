@@ -3,10 +3,10 @@
 Usage: python -m demo.xmppuser JID PASSWORD HOST:PORT
 
 Commands: ``message`` (to, body), ``typing`` (to, state), ``subscribe``, ``approve``, ``decline``,
-``unsubscribe`` (to), ``presence`` (show, status, type), ``raw`` (xml), ``quit``, and ``answer``
-(how: approve or decline), from which on it answers by itself whoever asks.
+``unsubscribe`` (to), ``presence`` (show, status, type), ``raw`` (xml), ``ping``, ``quit``, and
+``answer`` (how: approve or decline), from which on it answers by itself whoever asks.
 Events: ``online``, ``message``, ``typing``, ``presence``, ``asked``, ``answers`` (it does so from
-now on), ``wire`` (every stanza).
+now on), ``pong`` (the server has handled what was sent before), ``wire`` (every stanza).
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class User(ClientXMPP):
         elif do == "answer":
             self._answer = command["how"]
             emit("answers", how=self._answer)
+        elif do == "ping":
+            ping: Any = self.make_iq_get("urn:xmpp:ping", ito=self.boundjid.domain)
+            ping.send(callback=lambda _: emit("pong"))
         elif do == "raw":
             self.send_raw(command["xml"])
         elif do == "presence":

@@ -25,7 +25,7 @@ from demo.story import ROMEO, STORY, Cast
 from tests.interop.scene import HOME, RUN
 
 #: Users of the home server beside those of the demo, one or more for each test.
-PEOPLE = ("balthasar", "benvolio", "gregory", "juliet", "lady", "mercutio", "nurse", "paris", "prince",
+PEOPLE = ("abram", "balthasar", "benvolio", "gregory", "juliet", "lady", "mercutio", "nurse", "paris", "prince",
           "rosaline", "sampson")  # fmt: skip
 
 
@@ -305,6 +305,24 @@ class Answers:
         self.stage.node.start()
         self.expect("balthasar", since, "active", "available")
         self.not_asked_again(balthasar)
+
+    def test_declined_while_the_node_is_away(self: Any) -> None:
+        """A no that no node heard leaves the question open, so it is put once more, and then closed."""
+        abram = self.someone("abram")
+        self.romeo("subscribe", "abram")
+        abram.expect(event="asked", sender=ROMEO)
+        self.kill()
+        since = abram.position
+        abram.send("decline", to=ROMEO)
+        abram.expect(since, event="wire", direction="sent")
+        abram.send("ping")
+        abram.expect(since, event="pong")
+        self.stage.node.start()
+        abram.expect(since, event="asked", sender=ROMEO)
+        self.assertEqual(self.romeo("refresh", "abram"), [("pending", "offline")])
+        seen = self.far.position
+        abram.send("decline", to=ROMEO)
+        self.expect("abram", seen, "active", "offline")
 
     def test_taken_back_while_the_node_is_away(self: Any) -> None:
         """Whoever takes his answer back while no node runs is offline once there is one again."""
