@@ -38,12 +38,15 @@ from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kinds
 from impfed.policy.peers import PeerPolicy
+from impfed.proxy.junction import Junction
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
 from impfed.routing.setup import Routing
 from impfed.sip.framing import FramingLimits
+from impfed.sip.target import Hop
 from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.store.sqlite import SqliteStore
+from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
 from impfed.transport.pool import Target
 from impfed.transport.sip import SipLimits, SipStack
@@ -109,7 +112,7 @@ class Node(MultiService):
     def _build(self) -> None:
         config, metrics, ids = self.config, self.metrics, self.ids
         self.routing = Routing(config, self.reactor, self.store, metrics, ids)
-        peers = PeerPolicy(self.routing.domains())
+        peers = PeerPolicy(self.routing.domains(), config.node.trusted_upstreams)
         aliases = Aliases()
         self.tls = TlsStore(config.tls, metrics, self.reactor)
         limits = SipLimits(framing=FramingLimits(body=config.im.message_limit))
@@ -158,16 +161,30 @@ class Node(MultiService):
                     if mapping.kind in SIP_KINDS
                 }
             ).kind,
+            neighbours=self.routing.neighbours,
         )
         own_hosts = {listener.advertised_host for listener in config.listeners}
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
         self.presence.watched.roster = HomeRosterWriter(self.home)
-        self.stack.closed = self.presence.watching.flow_closed
+        self.stack.closed = self._connection_closed
         self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
-        self.stack.user = self.gateway
+        self.junction: Junction | None = None
+        if config.neighbours:
+            self.junction = Junction(
+                self.gateway,
+                lambda call_id, tag: around.dialogs.owner(call_id, tag) is not None,
+                config,
+                self.stack,
+                self.routing.neighbours,
+                peers,
+                router,
+                ids,
+                metrics,
+            )
+        self.stack.user = self.junction or self.gateway
         self.home.user = self.gateway
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
@@ -177,6 +194,11 @@ class Node(MultiService):
         people = People(self.im, self.presence, self.store, local_domains)
         self._operations = Operations(explainer, people, self.presence, local_domains, self.budgets)
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
+
+    def _connection_closed(self, flow: Flow) -> None:
+        self.presence.watching.flow_closed(flow)
+        if self.junction is not None:
+            self.junction.flow_closed(flow)
 
     def _directory(self, home: HomeConfig) -> Any:
         if (directory := self.routing.directory(home)) is not None:
@@ -264,6 +286,8 @@ class Node(MultiService):
             "sessions": len(self.im.view()),
             "subscriptions": len(self.presence.view()),
             "routes": self.routing.router.status(),
+            "neighbours": self.routing.neighbours.status(self._condition),
+            "proxying": len(self.junction) if self.junction is not None else 0,
             "budgets": self.budgets.status(),
             "learned_domains": self.routing.learned.view(),
             "allow_without_asking": [
@@ -293,9 +317,10 @@ class Node(MultiService):
 
     def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Fire with where a message to an address would go now, and why."""
-        return self.routing.explain(
-            address, lambda hop: self.stack.pool.condition(Target.of_hop(hop)), sender
-        )
+        return self.routing.explain(address, self._condition, sender)
+
+    def _condition(self, hop: Hop) -> tuple[str, str]:
+        return self.stack.pool.condition(Target.of_hop(hop))
 
     def perform(
         self, command: str, arguments: Sequence[str]

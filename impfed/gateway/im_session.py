@@ -152,6 +152,9 @@ class ImSession:
         The peer's Contact is never dialled (DESIGN section 9).
         """
         path = dialog.path
+        through = self.around.through(dialog.dialog.route_set, path)
+        if through is not None:
+            return through
         if isinstance(path, Hop) or path.alive:
             return path
         hops = self.gateway.next_hops(self)

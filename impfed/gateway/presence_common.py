@@ -65,6 +65,11 @@ class Errand:
 
     def start(self, path: Flow | None, local: JID, foreign: JID) -> None:
         """Send the request over a flow that lives, else to where the routes say."""
+        routes = [value for name, value in self.request.headers if name == "Route"]
+        through = self._around.through(routes, path)
+        if through is not None:
+            self._send(through)
+            return
         if path is not None and path.alive:
             self._send(path)
             return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from impfed.config.model import Config, SipDomainConfig
@@ -14,8 +14,11 @@ from impfed.gateway.paced import PacedStack
 from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kind
 from impfed.routing.api import Existence, RouteQuery
+from impfed.routing.neighbours import Neighbours
 from impfed.routing.router import Resolution
+from impfed.sip.target import Hop
 from impfed.store.api import Change, Done
+from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
 from impfed.transport.timers import ReactorTimers
 
@@ -44,6 +47,7 @@ class Surroundings:
     :ivar lookup: asks whether a local user exists.
     :ivar domain: finds a foreign SIP domain's configuration by name.
     :ivar kind: finds a kind of SIP peer by name, with the operator's own rows.
+    :ivar neighbours: the organisation's other nodes.
     """
 
     config: Config
@@ -59,6 +63,18 @@ class Surroundings:
     metrics: Metrics
     dialogs: DialogTable
     kind: Callable[[str], Kind] = Kind.load
+    neighbours: Neighbours = field(default_factory=Neighbours)
+
+    def through(self, routes: Sequence[str], path: Flow | Hop | None) -> Flow | Hop | None:
+        """Return the way to the neighbour that a dialog came through; None for one that did not.
+
+        :param routes: the dialog's route set.
+        :param path: the way that it came by; taken while it stands and is the neighbour's.
+        """
+        hop = self.neighbours.by_route(routes)
+        if hop is not None and isinstance(path, Flow) and path.alive:
+            return path if self.neighbours.who(path.peer.names) else hop
+        return hop
 
     def kind_of(self, domain: str) -> Kind:
         """Return the kind of a foreign domain; "simple" for one that is not configured."""

@@ -28,12 +28,19 @@ class PeerPolicy:
     """Knows the configured SIP domains and which certificates may speak for each.
 
     Accepted are the domain itself, names directly under it, the static next hop and what the
-    configuration lists; never a wildcard, never a name taken from DNS.
+    configuration lists; never a wildcard, never a name taken from DNS.  A trusted upstream, which
+    stands before this node and has proven the far side itself, speaks for every domain.
+
+    :param upstreams: certificate names of trusted upstreams, lower case.
     """
 
-    def __init__(self, domains: Iterable[SipDomainConfig]) -> None:
+    def __init__(self, domains: Iterable[SipDomainConfig], upstreams: Iterable[str] = ()) -> None:
+        self._upstreams = frozenset(upstreams)
         self._domains = {domain.name: domain for domain in domains}
         self._exact = {domain.name: self._expected(domain) for domain in self._domains.values()}
+        self._servers = frozenset().union(*self._exact.values())
+        kinds = {domain.kind for domain in self._domains.values()}
+        self._edges = [edges for kind, edges in SHARED_EDGES.items() if kind in kinds]
 
     @staticmethod
     def _expected(domain: SipDomainConfig) -> frozenset[str]:
@@ -56,7 +63,7 @@ class PeerPolicy:
         if domain is None:
             return ()
         parents = (f"HOST.{parent}" for parent in self._parents(domain))
-        return (*sorted(self._exact[name]), *parents)
+        return (*sorted(self._exact[name]), *parents, *sorted(self._upstreams))
 
     def may_prove(self, name: str, host: str) -> bool:
         """Say whether a certificate's name proves a domain, both lower case.
@@ -67,6 +74,12 @@ class PeerPolicy:
         if domain is None:
             return False
         return host in self._exact[name] or host.partition(".")[2] in self._parents(domain)
+
+    def reaches(self, host: str) -> bool:
+        """Say whether a configured domain's server may have a name, lower case."""
+        parent = host.partition(".")[2]
+        edges = any(parent in shared for shared in self._edges)
+        return host in self._servers or parent in self._domains or edges
 
     def may_speak_for(
         self, name: str, names: frozenset[str], proven: bool, transport: str, address: str
@@ -94,6 +107,7 @@ class PeerPolicy:
         expected, parents = self._exact[name], self._parents(domain)
         if proven and (
             not expected.isdisjoint(names)
+            or not self._upstreams.isdisjoint(names)
             or any(candidate.partition(".")[2] in parents for candidate in names)
         ):
             return None

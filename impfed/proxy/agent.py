@@ -167,10 +167,14 @@ class ProxyAgent:
             self._stack.cancel(effect.branch.user)
 
     def _relay(self, effect: Relay) -> None:
+        if effect.server.request.method == "BENOTIFY":
+            return  # never answered (MS-SIP)
         self._stack.relay(effect.server, effect.status, effect.data)
 
     def _reply(self, effect: Reply) -> None:
         self._metrics.count("proxy.refused")
+        if effect.server.request.method == "BENOTIFY":
+            return
         error = effect.error
         self._stack.respond(effect.server, error.status, error.reason, headers=error.headers)
 

@@ -228,7 +228,7 @@ class Proxy:
         uri = parse_uri(way.next)
         if isinstance(uri, OtherUri):
             raise _refusal(416)
-        question = Question(request, uri, bool(way.routes), way)
+        question = Question(request, uri, bool(way.routes), way, source)
         refusal = self._permit(request, source, question)
         if refusal is not None:
             raise refusal
@@ -290,11 +290,11 @@ class Proxy:
         status, response = best_of(context.best)
         if context.cancelled and response is None:
             self._reply(context, _refusal(487))
-        elif response is None:
-            self._reply(context, _refusal(500 if status == 503 else status))
         elif status == 503:
             # Passed on, it would take us out of the caller's routing (section 16.7 step 6).
-            self._reply(context, _refusal(500))
+            self._reply(context, _refusal(context.branches[-1].target.unreached))
+        elif response is None:
+            self._reply(context, _refusal(status))
         else:
             more = challenges(status, response, context.best)
             context.final = status

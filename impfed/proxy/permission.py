@@ -1,7 +1,7 @@
 """Only permitted pairs pass (SPEC section 8): what may be proxied, from which side to which.
 
 From outside in: From and asserted identities foreign and proven by the connection, Request-URI exactly
-local or one of our own Contacts, no Route beyond us, no ``maddr``.  From inside out: From local,
+local or one of our own Contacts, no Route beyond our own nodes, no ``maddr``.  From inside out: From local,
 the recipient in a configured domain, and a Route beyond us only to a host that such a domain uses.
 Anything else would make us a relay for strangers.
 """
@@ -107,7 +107,9 @@ class PairPolicy:
             if domain and domain != speaker:
                 return 403, f"From is in {speaker}, but the asserted identity in {domain}"
         if question.by_route:
-            return 403, f"a Route beyond us, to {question.uri.host}"
+            # The next node of ours asks the same of whatever comes after it.
+            beyond = f"a Route beyond us, to {question.uri.host}"
+            return (0, "") if self._own(question.uri) else (403, beyond)
         return self._recipient_inside(question.uri)
 
     def _recipient_inside(self, uri: SipUri) -> tuple[int, str]:

@@ -45,11 +45,13 @@ class Target:
     :ivar legs: ways there, in order; the next is tried when one cannot be reached (RFC 3263 4.3).
     :ivar uri: Request-URI to send; "" to leave it as it is.
     :ivar group: targets of one group are tried at the same time, groups one after the other.
+    :ivar unreached: status to answer with when no leg can be reached.
     """
 
     legs: tuple[Leg, ...]
     uri: str = ""
     group: int = 0
+    unreached: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,14 @@ class Question:
     :ivar uri: what the next hop is found from: a Route beyond us, or the Request-URI.
     :ivar by_route: whether it is a Route.
     :ivar way: the whole way, with the URIs of ours that were in it.
+    :ivar source: opaque: what the request came by.
     """
 
     request: SipRequest
     uri: SipUri
     by_route: bool
     way: Way
+    source: Any = None
 
 
 #: "Only permitted pairs pass": returns None, or raises the answer.  Gets the request, where it came

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from impfed.routing.api import PluginContext
+from impfed.routing.neighbours import NeighbourRoute
 from impfed.routing.openfederation import OpenFederationRoute
 from impfed.routing.srv import SrvRoute
 from impfed.routing.static import LocalRoute, StaticRoute
@@ -11,6 +12,11 @@ from impfed.routing.static import LocalRoute, StaticRoute
 def make_local(context: PluginContext) -> LocalRoute:
     """Make ``local``."""
     return LocalRoute(context.config.local_domains)
+
+
+def make_neighbour(context: PluginContext) -> NeighbourRoute:
+    """Make ``neighbour``."""
+    return NeighbourRoute(context.shared["neighbours"])
 
 
 def make_static(context: PluginContext) -> StaticRoute:
@@ -34,7 +40,7 @@ def make_srv(context: PluginContext) -> SrvRoute:
 
 def make_open_federation(context: PluginContext) -> OpenFederationRoute:
     """Make ``open-federation``."""
-    known = {domain.name for domain in context.config.domains} | context.config.local_domains
+    known = {domain.name for domain in context.config.domains} | context.config.own_domains
     return OpenFederationRoute(
         context.shared["table"],
         known.__contains__,

@@ -15,6 +15,7 @@ from impfed.routing.api import OverXmpp, PluginContext, Reject, RouteQuery
 from impfed.routing.directory import FileDirectory
 from impfed.routing.dnscache import DnsCache
 from impfed.routing.learned import LearnedDomains, Records
+from impfed.routing.neighbours import Neighbours
 from impfed.routing.openfederation import NoXmpp
 from impfed.routing.plugins import make_directory, make_route
 from impfed.routing.router import Resolution, Router, Step
@@ -36,6 +37,7 @@ class Routing:
     :ivar router: the chain, once :meth:`build` was called.
     :ivar learned: what open federation has learned.
     :ivar dns: the cache before the DNS.
+    :ivar neighbours: the organisation's other nodes.
     """
 
     router: Router
@@ -47,6 +49,7 @@ class Routing:
         self._reactor = reactor
         self._metrics = metrics
         self._ids = ids
+        self.neighbours = Neighbours(config.neighbours)
         self.table = StaticTable(config.domains, config.routes)
         client = DnsClient(reactor, config.dns.servers, config.dns.timeout)
         self.dns = DnsCache(client.lookup, reactor.seconds, metrics)
@@ -67,12 +70,13 @@ class Routing:
         """
         config = self._config
         shared = {
+            "neighbours": self.neighbours,
             "table": self.table,
             "may_prove": may_prove,
             "learned": self.learned,
             "probe": probe if probe is not None else NoXmpp(),
         }
-        names = ["local", "static"]
+        names = ["local", "neighbour", "static"] if self.neighbours else ["local", "static"]
         if config.dns.discovery:
             names.append("srv")
         if config.open_federation.enabled:

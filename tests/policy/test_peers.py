@@ -58,3 +58,26 @@ class PeerPolicyTests(SynchronousTestCase):
         self.assertIsNone(self.refusal("plain.example", transport="tcp", address="192.0.2.7"))
         self.assertIsNotNone(self.refusal("plain.example", transport="tcp", address="192.0.2.8"))
         self.assertIsNotNone(self.refusal("lync.example", transport="tcp", address="192.0.2.7"))
+
+    def test_trusted_upstream(self) -> None:
+        """A trusted upstream speaks for every configured domain, over TLS and proven; no other."""
+        policy = PeerPolicy([LYNC, PLAIN], ["edge.company.example"])
+        names = frozenset({"edge.company.example"})
+        address = "10.0.0.1"
+        self.assertIsNone(policy.may_speak_for("lync.example", names, True, "tls", address))
+        for domain, proven, transport in (
+            ("lync.example", False, "tls"),
+            ("lync.example", True, "tcp"),
+            ("else.example", True, "tls"),
+        ):
+            refusal = policy.may_speak_for(domain, names, proven, transport, address)
+            self.assertIsNotNone(refusal, (domain, proven, transport))
+        self.assertIn("edge.company.example", policy.expected("lync.example"))
+
+    def test_servers_of_configured_domains(self) -> None:
+        """A host that a configured domain's server may be called is known, any other is not."""
+        for host in ("lync.example", "sip.lync.example", "edge.hoster.example", "192.0.2.7",
+                     "sipfed.online.lync.com"):  # fmt: skip
+            self.assertTrue(self.policy.reaches(host), host)
+        for host in ("a.b.lync.example", "victim.example", "online.lync.com", "example"):
+            self.assertFalse(self.policy.reaches(host), host)

@@ -119,6 +119,9 @@ PASSES = {
         request(more="Route: <sip:203.0.113.10:5062;transport=tls;lr>\n"), "lync.example"),
     "in, to a Contact of a node": (
         request("sip:bob@203.0.113.10:45062;transport=tls", to_tag=";tag=2"), "lync.example"),
+    "in, by the route set through two nodes": (
+        request("sip:bob@10.0.0.2:5062", to_tag=";tag=2",
+                more="Route: <sip:10.0.0.2:5062;transport=tls;lr>\n"), "lync.example"),
     "in, to the second domain": (request("sip:eve@second.example"), "lync.example"),
     "in, with his own identity": (
         request(more="P-Asserted-Identity: <sip:alice@lync.example>\n"), "lync.example"),

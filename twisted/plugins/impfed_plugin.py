@@ -12,6 +12,7 @@ serviceMaker = ServiceMaker(
 )
 
 local = BuiltInRoute("local", "impfed.routing.builtin.make_local")
+neighbour = BuiltInRoute("neighbour", "impfed.routing.builtin.make_neighbour")
 static = BuiltInRoute("static", "impfed.routing.builtin.make_static")
 srv = BuiltInRoute("srv", "impfed.routing.builtin.make_srv")
 openFederation = BuiltInRoute("open-federation", "impfed.routing.builtin.make_open_federation")

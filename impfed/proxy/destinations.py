@@ -1,0 +1,168 @@
+"""Where a node's proxy sends what it may pass: to a neighbour, or on to a foreign domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.proxy.agent import Decision
+from impfed.proxy.values import Leg, Question, Target
+from impfed.routing.api import Reject, RouteQuery
+from impfed.routing.neighbours import Neighbours, address_of
+from impfed.routing.router import Resolution
+from impfed.sip.message import DIALOG_FORMING, REASONS
+from impfed.sip.target import Hop
+from impfed.sip.uri import SipUri
+from impfed.transport.flow import Flow, bracketed
+from impfed.transport.sip import SipStack
+
+log = EventLog("impfed.proxy")
+
+#: Seconds between two lines in the log about requests that came to the wrong node.
+_SAY_AGAIN = 60.0
+
+
+class Destinations:
+    """Finds the next hops of a request that may pass.
+
+    A request towards the inside goes to the neighbour that hosts the domain, or whose Contact or Route
+    it names.  One towards the outside goes to the hops of the foreign domain in its To (within a
+    dialog) or Request-URI; first of all over a connection from the host that its Route names, where
+    that has proven this name.
+
+    :param foreign: says whether a domain is a configured SIP domain.
+    :param resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
+    """
+
+    def __init__(
+        self,
+        stack: SipStack,
+        neighbours: Neighbours,
+        foreign: Callable[[str], bool],
+        resolve: Callable[[RouteQuery, Callable[[Resolution], None]], None],
+        metrics: Metrics,
+    ) -> None:
+        self._stack = stack
+        self._neighbours = neighbours
+        self._foreign = foreign
+        self._resolve = resolve
+        self._metrics = metrics
+        self._flows: dict[str, Flow] = {}
+        self._said_at = float("-inf")
+
+    def locate(self, question: Question, done: Callable[[Decision], None]) -> None:
+        """Find targets; ``done`` is called once, at once if no route needs to wait."""
+        inside = self._inside(question)
+        if inside is not None:
+            # The far user is shown that nobody can be reached, not that a server is broken.
+            done([Target((self._leg(question, inside),), unreached=480)])
+            return
+
+        def resolved(resolution: Resolution) -> None:
+            if isinstance(resolution, Reject):
+                status = resolution.status
+                done(RemoteError(status, REASONS.get(status, resolution.reason)))
+            else:
+                ways = self._onward(question, resolution)
+                done([Target(tuple(self._leg(question, way) for way in ways))])
+
+        self._ask(question, resolved)
+
+    def leg(self, question: Question) -> Leg | None:
+        """Return the way of an ACK; None if it is not known at once."""
+        inside = self._inside(question)
+        if inside is not None:
+            return self._leg(question, inside)
+        found: list[Flow | Hop] = []
+
+        def resolved(resolution: Resolution) -> None:
+            if not isinstance(resolution, Reject):
+                found.extend(self._onward(question, resolution))
+
+        self._ask(question, resolved)
+        return self._leg(question, found[0]) if found else None
+
+    def came_by(self, flow: Flow) -> None:
+        """A request came from outside over a connection, which is a way back to who it proves to be."""
+        if flow.peer.proven:
+            for name in flow.peer.names:
+                self._flows[name] = flow
+
+    def flow_closed(self, flow: Flow) -> None:
+        """A connection is gone."""
+        for name in flow.peer.names:
+            if self._flows.get(name) is flow:
+                del self._flows[name]
+
+    # -- towards the inside ------------------------------------------------------------------------
+
+    def _inside(self, question: Question) -> Hop | None:
+        uri = question.uri
+        hop = self._neighbours.at(uri)
+        if hop is not None:
+            if not question.by_route and not question.way.ours:
+                self._misrouted(question, uri, hop)
+            return hop
+        return None if question.by_route else self._neighbours.hosting(uri.host)
+
+    def _misrouted(self, question: Question, uri: SipUri, hop: Hop) -> None:
+        """Note a request for another node's Contact that came here without a Route of ours."""
+        self._metrics.count("proxy.misrouted")
+        now = self._stack.timers.seconds()
+        if now < self._said_at + _SAY_AGAIN:
+            return
+        self._said_at = now
+        host, port = address_of(uri)
+        log.warn(
+            "misrouted",
+            "{method} for {contact} came to this node and is relayed to {owner}: see whether"
+            " {host} port {port} is mapped to it",
+            method=question.request.method,
+            contact=str(uri),
+            owner=hop.source,
+            host=host,
+            port=port,
+            conversation=question.request.call_id,
+        )
+
+    # -- towards the outside -----------------------------------------------------------------------
+
+    def _ask(self, question: Question, resolved: Callable[[Resolution], None]) -> None:
+        request = question.request
+        to = request.to.uri if request.to_tag or question.by_route else question.uri
+        sender = request.from_.uri
+        if not isinstance(to, SipUri) or not isinstance(sender, SipUri):
+            resolved(Reject(416, "no SIP address"))
+        elif not self._foreign(to.host):
+            resolved(Reject(404, f"{to.host} is no configured domain"))
+        else:
+            self._resolve(RouteQuery(request.method, sender.aor, to.aor), resolved)
+
+    def _onward(self, question: Question, hops: Sequence[Hop]) -> list[Flow | Hop]:
+        if not question.by_route:
+            return list(hops)
+        host = question.uri.host
+        named = sorted(hops, key=lambda hop: host not in (hop.tls_name, hop.host))
+        flow = self._flows.get(host)
+        return [flow, *named] if flow is not None and flow.alive else list(named)
+
+    # -- legs --------------------------------------------------------------------------------------
+
+    def _leg(self, question: Question, way: Flow | Hop) -> Leg:
+        transport = way.transport
+        sent_by = self._sent_by(transport, way.listener if isinstance(way, Flow) else "")
+        via = f"{transport.upper()} {sent_by}"
+        request, source = question.request, question.source
+        if request.method not in DIALOG_FORMING or request.to_tag:
+            return Leg(way, via)
+        here = f"<sip:{sent_by};transport={transport};lr>"
+        there = self._sent_by(source.transport, source.listener)
+        there = f"<sip:{there};transport={source.transport};lr>"
+        # Each side is told the address on its own side (RFC 5658 section 5).
+        return Leg(way, via, (here,) if here == there else (here, there))
+
+    def _sent_by(self, transport: str, listener: str) -> str:
+        host, port = self._stack.advertised(transport, listener)
+        return f"{bracketed(host)}:{port}"

@@ -1,0 +1,204 @@
+"""Before the gateway: what is for a neighbour, or comes from one, is proxied; the rest is the gateway's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zope.interface import implementer
+
+from impfed.config.model import Config
+from impfed.core.errors import RemoteError
+from impfed.core.ids import IdSource
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.policy.peers import PeerPolicy
+from impfed.proxy.agent import ProxyAgent
+from impfed.proxy.core import Proxy
+from impfed.proxy.destinations import Destinations
+from impfed.proxy.permission import PairPolicy, Side
+from impfed.proxy.way import way_of
+from impfed.routing.neighbours import Neighbours, address_of
+from impfed.routing.router import Router
+from impfed.sip.message import SipRequest, SipResponse
+from impfed.sip.transaction import ServerTransaction
+from impfed.sip.uri import SipUri, parse_uri
+from impfed.transport.flow import Flow
+from impfed.transport.sip import ISipUser, SipStack
+
+log = EventLog("impfed.proxy")
+
+#: What a Proxy-Require may name: Microsoft's watchers ask that an unanswered NOTIFY passes.
+_KNOWN = ("ms-benotify",)
+
+#: Says whether a dialog is the gateway's own, by Call-ID and our tag.
+Owned = Callable[[str, str], bool]
+
+
+@implementer(ISipUser)
+class Junction:
+    """The stack's user on a node that has neighbours.
+
+    :param gateway: the user for everything that ends at this node.
+    :param owned: says which dialogs are the gateway's.
+    """
+
+    def __init__(
+        self,
+        gateway: Any,
+        owned: Owned,
+        config: Config,
+        stack: SipStack,
+        neighbours: Neighbours,
+        peers: PeerPolicy,
+        router: Router,
+        ids: IdSource,
+        metrics: Metrics,
+    ) -> None:
+        self._gateway = gateway
+        self._owned = owned
+        self._stack = stack
+        self._neighbours = neighbours
+        self._peers = peers
+        self._metrics = metrics
+        self._listeners = config.listeners
+        self._homes = config.local_domains
+        self._own: frozenset[tuple[str, int]] = frozenset()
+        self.destinations = Destinations(stack, neighbours, self._foreign, router.resolve, metrics)
+        policy = PairPolicy(
+            self._side,
+            config.own_domains.__contains__,
+            self._foreign,
+            self._proven,
+            lambda uri: self._ours(uri) or neighbours.at(uri) is not None,
+            peers.reaches,
+            self._refused,
+        )
+        self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN)
+        self._agent = ProxyAgent(
+            stack,
+            self._proxy,
+            self.destinations.locate,
+            self.destinations.leg,
+            stack.timers,
+            metrics,
+        )
+
+    def __len__(self) -> int:
+        """Return how many requests are being proxied."""
+        return len(self._proxy)
+
+    # -- the stack's user --------------------------------------------------------------------------
+
+    def request_arrived(
+        self, transaction: ServerTransaction, request: SipRequest, flow: Flow
+    ) -> None:
+        """Proxy a request, or leave it to the gateway.
+
+        :raises RemoteError: to have the stack answer with it.
+        """
+        if not self._passes_on(request, flow):
+            self._gateway.request_arrived(transaction, request, flow)
+            return
+        if self._side(flow) is Side.OUTSIDE:
+            self.destinations.came_by(flow)
+        self._agent.request_arrived(transaction, request, flow)
+
+    def ack_arrived(
+        self, request: SipRequest, transaction: ServerTransaction | None, flow: Flow
+    ) -> None:
+        """Forward the ACK of a proxied 2xx, or leave it to the gateway."""
+        try:
+            proxied = self._passes_on(request, flow)
+        except RemoteError:
+            return  # an ACK is never answered
+        if proxied:
+            self._agent.ack_arrived(request, transaction, flow)
+        else:
+            self._gateway.ack_arrived(request, transaction, flow)
+
+    def cancel_arrived(self, transaction: ServerTransaction, request: SipRequest) -> None:
+        """Cancel where the INVITE has gone."""
+        user = self._agent if transaction.proxied else self._gateway
+        user.cancel_arrived(transaction, request)
+
+    def no_ack(self, transaction: ServerTransaction) -> None:
+        """A 2xx was never acknowledged; of a proxied one the user agents take care."""
+        if not transaction.proxied:
+            self._gateway.no_ack(transaction)
+
+    def stray_response(self, response: SipResponse) -> None:
+        """A response that belongs to no request of this node goes nowhere."""
+        self._gateway.stray_response(response)
+
+    def flow_closed(self, flow: Flow) -> None:
+        """A connection is gone."""
+        self.destinations.flow_closed(flow)
+
+    # -- whose it is -------------------------------------------------------------------------------
+
+    def _passes_on(self, request: SipRequest, flow: Flow) -> bool:
+        """Whether a request goes on from here, or tries to; whether it may is asked later."""
+        if request.to_tag and self._owned(request.call_id, request.to_tag):
+            return False
+        if not isinstance(request.uri, SipUri):
+            return False
+        way = way_of(request, self._ours)
+        target = parse_uri(way.next)
+        if not isinstance(target, SipUri):
+            return False
+        if self._neighbours.at(target) is not None:
+            return True
+        if not way.routes and (self._ours(target) or target.host in self._homes):
+            return False
+        if not way.routes and self._neighbours.hosting(target.host) is not None:
+            return True
+        # From a node of ours to a foreign domain; nobody else is passed on to one.
+        return self._side(flow) is Side.INSIDE
+
+    def _side(self, flow: Flow) -> Side:
+        peer = flow.peer
+        inside = flow.transport == "tls" and peer.proven and self._neighbours.who(peer.names)
+        return Side.INSIDE if inside else Side.OUTSIDE
+
+    def _foreign(self, domain: str) -> bool:
+        return self._peers.domain(domain) is not None
+
+    def _proven(self, flow: Flow, domain: str) -> str:
+        peer = flow.peer
+        refusal = self._peers.may_speak_for(
+            domain, peer.names, peer.proven, flow.transport, flow.remote[0]
+        )
+        if refusal is None:
+            return ""
+        found = ", ".join(refusal.found) or "nothing"
+        expected = ", ".join(refusal.expected)
+        return f"{refusal.reason} (expected one of: {expected}; found: {found})"
+
+    def _refused(self, request: SipRequest, flow: Flow, reason: str) -> None:
+        self._metrics.count("gateway.sender_refused")
+        log.warn(
+            "refused",
+            "{method} from {peer} is not passed on: {reason}",
+            method=request.method,
+            peer=str(flow),
+            reason=reason,
+            conversation=request.call_id,
+        )
+
+    # -- what is ours ------------------------------------------------------------------------------
+
+    def _ours(self, uri: SipUri) -> bool:
+        return address_of(uri) in self._addresses()
+
+    def _sent_by_us(self, host: str, port: int | None) -> bool:
+        addresses = self._addresses()
+        return any((host, each) in addresses for each in ((port,) if port else (5060, 5061)))
+
+    def _addresses(self) -> frozenset[tuple[str, int]]:
+        """Return the addresses that our Via, Contact and Record-Route name, and that we listen on."""
+        if not self._own:
+            told = {self._stack.advertised(each.transport, each.name) for each in self._listeners}
+            bound = {(each.host, self._stack.ports.get(each.name)) for each in self._listeners}
+            self._own = frozenset((host, port) for host, port in told | bound if port)
+        return self._own
