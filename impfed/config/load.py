@@ -139,11 +139,13 @@ class Loader:
     def _s2s(self) -> s2s.S2SConfig | None:
         if "s2s" not in self._document:
             return None
-        fields = self._table(("s2s",), s2s.S2S, ("domain",))
+        fields = self._table(("s2s",), s2s.S2S, ("domain", "exception"))
         self._secret(("s2s",), fields)
         domains = self._tables(("s2s",), "domain", s2s.S2S_DOMAIN)
         made = _made(s2s.S2SDomainConfig, domains, s2s.S2S_DOMAIN)
-        return s2s.S2SConfig(**fields, domains=made)
+        found = self._tables(("s2s",), "exception", s2s.S2S_EXCEPTION)
+        exceptions = _made(s2s.S2SExceptionConfig, found, s2s.S2S_EXCEPTION)
+        return s2s.S2SConfig(**fields, domains=made, exceptions=exceptions)
 
     def _web(self) -> model.WebConfig | None:
         if "web" not in self._document:

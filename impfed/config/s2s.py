@@ -14,12 +14,16 @@ from impfed.config.values import Kind, domain_name
 
 TLS_MODES = ("none", "optional", "required")
 
+#: Kinds of XMPP peer, each with a data file of its own in ``impfed/interwork/kinds``.
+PEER_KINDS = ("xmpp", "sametime", "webex")
+
 
 @dataclass(frozen=True, slots=True)
 class S2SDomainConfig:
     """What is different for one peer, or for all under a domain; None for what ``[s2s]`` says.
 
     :ivar name: a domain, or ``*.domain`` for it and everything under it.
+    :ivar kind: what is changed in presence on the way, one of :data:`PEER_KINDS`.
     :ivar until: last day on which this holds.
     :ivar ca: trusted roots for this peer alone.
     :ivar certificate: name of the certificate to show, "" by our domain, "none" for none.
@@ -27,6 +31,7 @@ class S2SDomainConfig:
     """
 
     name: str
+    kind: str = "xmpp"
     tls: str | None = None
     require_certificates: bool | None = None
     sasl_in: bool | None = None
@@ -41,11 +46,24 @@ class S2SDomainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class S2SExceptionConfig:
+    """An exception that inverts ``[s2s] policy``.
+
+    :ivar domain: a domain, or ``*.domain`` for it and everything under it.
+    :ivar direction: "in" (from there), "out" (to there) or "both".
+    """
+
+    domain: str
+    direction: str = "both"
+
+
+@dataclass(frozen=True, slots=True)
 class S2SConfig:
     """XMPP federation (SPEC section 8).
 
     :ivar direct_host: where direct TLS is listened for; "" for nowhere.
     :ivar secret: dialback secret, the same on all nodes; "" for one made at the start.
+    :ivar policy: "allow" or "deny" what no exception names.
     :ivar patience: seconds that a stanza may wait for a stream.
     :ivar stream_idle: seconds without a stanza after which a stream is closed.
     """
@@ -63,6 +81,8 @@ class S2SConfig:
     patience: float = 30.0
     stream_idle: float = 600.0
     domains: tuple[S2SDomainConfig, ...] = ()
+    policy: str = "allow"
+    exceptions: tuple[S2SExceptionConfig, ...] = ()
 
 
 def _peer(value: Any, _: Path) -> str:
@@ -126,6 +146,8 @@ S2S = Section(
             default="a secret of this process"),
         Key("secret_env", values.NAME, "Environment variable that holds it.", ()),
         Key("secret", values.NAME, "The secret itself; a file is better.", ("secret",)),
+        Key("policy", values.choice("allow", "deny"),
+            "Whether every domain is federated with, or none, but for `[[s2s.exception]]`."),
         *_SECURITY,
         Key("patience", values.duration(1, 600),
             "How long a stanza may wait for a stream before it is returned to its sender."),
@@ -142,6 +164,8 @@ S2S_DOMAIN = Section(
     " patterns the longer.",
     (
         Key("name", PEER, "The peer.", required=True),
+        Key("kind", values.choice(*PEER_KINDS),
+            "What it is: presence is changed on the way for `sametime` and `webex` (docs/presence.md)."),
         *[Key(key.name, key.kind, key.text, default="what `[s2s]` says") for key in _SECURITY],
         Key("until", DATE, "The last day on which this entry holds; after it `[s2s]` does.",
             default="for ever"),
@@ -152,5 +176,17 @@ S2S_DOMAIN = Section(
         Key("connect", values.ADDRESS, "Its server, where DNS does not tell.", ("host", "port"),
             default="what DNS says"),
         Key("direct_tls", values.BOOLEAN, "Whether that server expects direct TLS."),
+    ),
+)  # fmt: skip
+
+S2S_EXCEPTION = Section(
+    "s2s.exception",
+    True,
+    S2SExceptionConfig,
+    "A domain for which the contrary of `[s2s] policy` holds.",
+    (
+        Key("domain", PEER, "The domain, or all under it too.", required=True),
+        Key("direction", values.choice("in", "out", "both"),
+            "`in`: what comes from there; `out`: what goes there."),
     ),
 )  # fmt: skip

@@ -1,9 +1,11 @@
-"""What ``[[s2s.domain]]`` must say together with the other sections."""
+"""What ``[[s2s.domain]]`` and ``[[s2s.exception]]`` must say together with the other sections."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from impfed.config.lines import Path
 from impfed.config.model import Config
 from impfed.config.problems import did_you_mean
 
@@ -13,27 +15,13 @@ if TYPE_CHECKING:
 
 def check_peers(config: Config, document: dict[str, Any], report: Report) -> None:
     """No peer is ours, none is federated over SIP, none stands twice; certificates exist."""
-    section = document.get("s2s")
-    entries = section.get("domain", []) if isinstance(section, dict) else []
     certificates = [one.name for one in config.tls.certificates]
-    sip = {domain.name for domain in config.domains}
     seen: set[str] = set()
-    for position, raw in enumerate(entries if isinstance(entries, list) else []):
-        where = ("s2s", "domain", position)
-        if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
-            continue
-        name = raw["name"].strip().lower()
+    for where, raw, name in _entries(document, "domain", "name"):
         if name in seen:
             report.report((*where, "name"), f'"{name}" stands there already')
         seen.add(name)
-        if name in sip:
-            report.report(
-                (*where, "name"),
-                f'"{name}" is federated over SIP; a domain is SIP or XMPP, never both',
-                suggestion="take out this entry, or the [[domain]] of that name",
-            )
-        elif name in config.own_domains:
-            report.report((*where, "name"), f'"{name}" is a local domain')
+        _check_foreign(config, document, report, (*where, "name"), name)
         wanted = raw.get("certificate", "")
         if isinstance(wanted, str) and wanted not in ("", "none", *certificates):
             report.report(
@@ -41,4 +29,48 @@ def check_peers(config: Config, document: dict[str, Any], report: Report) -> Non
                 f'there is no certificate named "{wanted}"',
                 ", ".join(f'"{one}"' for one in (*certificates, "none")),
                 did_you_mean(wanted, certificates),
+            )
+
+
+def check_exceptions(config: Config, document: dict[str, Any], report: Report) -> None:
+    """None stands twice; none lets a domain in that is ours, or federated with over SIP."""
+    seen: dict[tuple[str, str], int] = {}
+    for where, raw, name in _entries(document, "exception", "domain"):
+        direction = raw.get("direction", "both")
+        for each in ("in", "out") if direction == "both" else (str(direction),):
+            if (name, each) in seen:
+                first = f"s2s.exception[{seen[name, each] + 1}]"
+                report.report((*where, "domain"), f'"{name}" is the exception of {first} already')
+                break
+            seen[name, each] = where[2]
+        if config.s2s is not None and config.s2s.policy == "deny":
+            _check_foreign(config, document, report, (*where, "domain"), name)
+
+
+def _entries(
+    document: dict[str, Any], section: str, key: str
+) -> Iterator[tuple[tuple[str, str, int], dict[str, Any], str]]:
+    """Yield place, entry and name of what can be read of a list under ``[s2s]``."""
+    above = document.get("s2s")
+    entries = above.get(section, []) if isinstance(above, dict) else []
+    for position, raw in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(raw, dict) and isinstance(raw.get(key), str):
+            yield ("s2s", section, position), raw, raw[key].strip().lower()
+
+
+def _check_foreign(
+    config: Config, document: dict[str, Any], report: Report, where: Path, name: str
+) -> None:
+    if name in config.own_domains:
+        report.report(where, f'"{name}" is a local domain')
+        return
+    domains = document.get("domain")
+    for position, raw in enumerate(domains if isinstance(domains, list) else []):
+        if isinstance(raw, dict) and str(raw.get("name", "")).strip().lower() == name:
+            report.report(
+                where,
+                f'"{name}" is federated over SIP by domain[{position + 1}].name; a domain is SIP or'
+                " XMPP, never both",
+                suggestion="take out this entry, or the [[domain]] of that name"
+                " (docs/xmpp-federation.md says what a change means)",
             )

@@ -11,7 +11,7 @@ from impfed.config.keys import Key, Section
 from impfed.config.mapping import MAPPING_FILE
 from impfed.config.neighbours import NEIGHBOUR
 from impfed.config.route_sections import DNS, LDAP, OPEN_FEDERATION, PLUGINS, ROUTE
-from impfed.config.s2s import S2S, S2S_DOMAIN
+from impfed.config.s2s import S2S, S2S_DOMAIN, S2S_EXCEPTION
 
 __all__ = [
     "DNS",
@@ -389,6 +389,7 @@ SECTIONS = (
     NEIGHBOUR,
     S2S,
     S2S_DOMAIN,
+    S2S_EXCEPTION,
     IM,
     PRESENCE,
     MAPPING,
