@@ -72,15 +72,19 @@ class HomeLinks(Service):
     :param homes: the home servers.
     :param foreign_domains: domains whose users local users may talk to.
     :param acceptance_timeout: seconds that a home server may take to accept a message.
+    :param relayed_domains: foreign domains reached over XMPP that have a component of their own on
+        a home of kind "component"; a home of kind "prosody" needs none.
     :param gateway_types: for a foreign domain the type of its service discovery identity in
         category "gateway" ("lcs", "simple") and its name; type "simple" where it is missing.
     :ivar user: who takes the stanzas; to be set before the start.
+    :ivar relay: who takes stanzas for other foreign domains, an IForeignRelay; None for nobody.
     :ivar own: who answers at the node's own address, an IOwnAddress; None for nobody.
     :ivar own_domains: the node's own addresses, one at most for each home server.
     :ivar links: the links, in the order of the configuration.
     """
 
     user: Any = None
+    relay: Any = None
     own: Any = None
 
     def __init__(
@@ -94,6 +98,7 @@ class HomeLinks(Service):
         acceptance_timeout: float = 20.0,
         gateway_types: Mapping[str, tuple[str, str]] | None = None,
         limits: LinkLimits | None = None,
+        relayed_domains: Sequence[str] = (),
     ) -> None:
         self._reactor = reactor
         self._foreign = frozenset(JID.parse(domain).domain for domain in foreign_domains)
@@ -110,10 +115,11 @@ class HomeLinks(Service):
         self.links: list[HomeLink] = []
         # By local domain: the links by foreign domain; "" stands for every foreign domain.
         self._by_local: dict[str, dict[str, HomeLink]] = {}
+        relayed = {JID.parse(domain).domain for domain in relayed_domains}
         for home in homes:
             domains = [home.address] if home.address else []
             if home.kind != "prosody":
-                domains += sorted(self._foreign)
+                domains += sorted(self._foreign | relayed)
             links: dict[str, HomeLink] = {}
             for domain in domains:
                 link = HomeLink(self, home, domain, context)

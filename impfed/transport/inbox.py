@@ -58,7 +58,11 @@ class Inbox:
         """Take a stanza."""
         if self._tracer.watching:
             self._link.trace(True, stanza.to_xml())
-        if stanza.kind == "iq":
+        relay = self._owner.relay
+        if relay is not None and relay.takes(stanza.to.domain) and self._relayed(stanza):
+            if not self._link.guard(relay.from_home, stanza):
+                self._refuse(stanza, "internal-server-error", "")
+        elif stanza.kind == "iq":
             self._iq_arrived(stanza)
         elif stanza.from_.domain not in self._locals:
             self._metrics.count("home.foreign_sender")
@@ -76,6 +80,30 @@ class Inbox:
             condition = "service-unavailable" if known else "remote-server-not-found"
             self._metrics.count("home.unserved_domain")
             self._refuse(stanza, condition, f"{stanza.to.domain} is not federated with here")
+
+    def _relayed(self, stanza: Stanza) -> bool:
+        """Whether a stanza for a domain of the relay's is from a local domain, and for no one here.
+
+        Where such a domain is the component itself, answers to the link's own questions come there.
+        """
+        if stanza.from_.domain not in self._locals:
+            return False
+        if stanza.kind != "iq" or stanza.to.text != self._own:
+            return True
+        return stanza.type in ("get", "set") or not self._answers_us(stanza)
+
+    def _answers_us(self, stanza: Stanza) -> bool:
+        """Take an answer to a question of the link's own; returns whether it was one."""
+        if self._barrier.answered(stanza.id):
+            if self._barrier.wants_ping:
+                self._owner.flush_later(self._link)
+            return True
+        if self._rosters.answered(stanza) or self._directory_answered(stanza):
+            return True
+        return self._link.pings(stanza.from_) and stanza.id[:1] in (
+            "b",
+            "k",
+        )  # late, or a keep-alive
 
     def _iq_arrived(self, stanza: Stanza) -> None:
         if stanza.type in ("result", "error"):
@@ -121,10 +149,14 @@ class Inbox:
         )
         return True
 
-    def _directory_answered(self, stanza: Stanza) -> None:
+    def _directory_answered(self, stanza: Stanza) -> bool:
+        """Take an answer of the home server's module; returns whether it was one."""
         there = self._directory.answered(stanza)
-        if there is None:
-            return
+        if there is not None:
+            self._module_answered(there)
+        return there is not None
+
+    def _module_answered(self, there: bool) -> None:
         if there and NS_ROSTERS in self._directory.abilities:
             self._rosters.module_found(self._link.module_address, self._directory.hosts or _NONE)
         if not self._link.carries_all and not there:

@@ -82,6 +82,7 @@ class HomeLink:
         self._pressed = False
         self._unread = 0
         self._out: list[str] = []
+        self._passing: list[OutStanza] = []
         self._resumed = 0.0
         self._stopping = False
         self._open: set[ComponentConnection] = set()
@@ -92,6 +93,10 @@ class HomeLink:
     def domains(self) -> frozenset[str]:
         """The local domains of the home server, normalized."""
         return frozenset(JID.parse(domain).domain for domain in self.home.domains)
+
+    def pings(self, address: JID) -> bool:
+        """Whether an address is the one that the link's own pings go to."""
+        return address == self._ping_target
 
     @property
     def up(self) -> bool:
@@ -177,6 +182,8 @@ class HomeLink:
         greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
         self._ask(greeting)
         self.guard(self._owner.user.link_up, self)
+        if self._owner.relay is not None:
+            self.guard(self._owner.relay.link_up, self.domains)
 
     def _closed(self, closed: Closed) -> None:
         reason = explain(closed, self.domain)
@@ -204,8 +211,15 @@ class HomeLink:
             **self.fields(),
         )
         self._fail_open_work(reason)
+        self._hand_back()
         if was_up:
             self.guard(self._owner.user.link_down, self, reason)
+
+    def _hand_back(self) -> None:
+        """Give the relay back what the link did not live to write."""
+        passing, self._passing = self._passing, []
+        for stanza in passing:
+            self.guard(self._owner.relay.not_written, stanza)
 
     def _fail_open_work(self, reason: str) -> None:
         for timer in (self._watch, self._alarm):
@@ -264,6 +278,16 @@ class HomeLink:
         self.trace(False, stanza.xml)
         self.write(stanza.xml)
         return True
+
+    def pass_on(self, stanza: OutStanza) -> bool:
+        """Write a relayed stanza; False if there is no link, or no room.
+
+        The relay gets it back if the link breaks before it is written.
+        """
+        sent = self.send(stanza)
+        if sent:
+            self._passing.append(stanza)
+        return sent
 
     def deliver(self, stanza: OutStanza, done: Callable[[Delivery], None]) -> None:
         """Write a message; ``done`` is told, once, what became of it (perhaps at once)."""
@@ -336,6 +360,7 @@ class HomeLink:
             return
         data = "".join(self._out).encode("utf-8", "replace")
         self._out.clear()
+        self._passing.clear()
         if self._pressed:
             self._unread += len(data)
         connection.write(data)

@@ -19,7 +19,7 @@ from impfed.transport.queries import Description
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
 from impfed.xmpp.reader import ReaderLimits
-from impfed.xmpp.stanza import Stanza
+from impfed.xmpp.stanza import OutStanza, Stanza
 
 if TYPE_CHECKING:
     from impfed.transport.link import HomeLink
@@ -61,6 +61,22 @@ class IHomeUser(Interface):
         """Take note that a link that stood is gone; messages without confirmation are unsure."""
 
 
+class IForeignRelay(Interface):
+    """What takes the stanzas for foreign domains that are reached over XMPP: the relay."""
+
+    def takes(domain: str) -> bool:
+        """Say whether a domain is one of those."""
+
+    def from_home(stanza: Stanza) -> None:
+        """Take a stanza of any kind from a local user or service."""
+
+    def link_up(domains: frozenset[str]) -> None:
+        """Take note that the home server of these local domains is there."""
+
+    def not_written(stanza: OutStanza) -> None:
+        """Take back a stanza that was passed on, and not written before the link broke."""
+
+
 class IOwnAddress(Interface):
     """What answers at the node's own address: a component's own domain, and each address there."""
 
@@ -77,6 +93,7 @@ class ILinkOwner(Interface):
     """What a link needs of the service that holds it."""
 
     user = Attribute("The IHomeUser.")
+    relay = Attribute("The IForeignRelay, None without XMPP federation.")
     own = Attribute("The IOwnAddress, None if nobody answers at the node's own address.")
 
     def flush_later(link: HomeLink) -> None:
