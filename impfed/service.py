@@ -39,6 +39,7 @@ from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kinds
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.junction import Junction
+from impfed.relay.setup import XmppFederation
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
 from impfed.routing.setup import Routing
@@ -86,6 +87,12 @@ def _gateway_type(domain: SipDomainConfig) -> tuple[str, str]:
     return ("simple" if domain.kind == "simple" else "lcs", domain.description or domain.name)
 
 
+def _exact_peers(config: Config) -> list[str]:
+    """Return the XMPP peers that are named exactly; see HomeLinks."""
+    peers = config.s2s.domains if config.s2s is not None else ()
+    return [peer.name for peer in peers if not peer.name.startswith("*.")]
+
+
 @implementer(INodeView)
 class Node(MultiService):
     """One node.
@@ -128,8 +135,10 @@ class Node(MultiService):
             self.tracer,
             config.im.acceptance_timeout,
             {domain.name: _gateway_type(domain) for domain in config.domains},
+            relayed_domains=_exact_peers(config),
         )
-        router = self.routing.build(peers.may_prove)
+        self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
+        router = self.routing.build(peers.may_prove, self.federation.probe)
         directory = Directory(
             {
                 domain: provider
@@ -186,10 +195,14 @@ class Node(MultiService):
             )
         self.stack.user = self.junction or self.gateway
         self.home.user = self.gateway
+        lists = (self.presence.policies, self.presence.authorizations)
+        self.federation.build(self.home, lists, self.tls, self.routing.dns.lookup)
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
         )
-        explainer = Explainer(around, peers, self.im, self.presence, self.route, self.budgets)
+        explainer = Explainer(
+            around, peers, self.im, self.presence, self.route, self.budgets, self.federation
+        )
         local_domains = config.local_domains
         people = People(self.im, self.presence, self.store, local_domains)
         self._operations = Operations(explainer, people, self.presence, local_domains, self.budgets)
@@ -223,6 +236,7 @@ class Node(MultiService):
         yield self.presence.load(self.store)
         self.stack.startService()
         self.users.start()
+        self.federation.start()
         self.home.startService()
         self.presence.resume()
         self.im.restore(outbox, held)
@@ -254,6 +268,7 @@ class Node(MultiService):
         self.paced.stop()
         yield self.control.stop()
         yield self.users.stop()
+        yield self.federation.stop()
         yield self.home.stopService()
         yield self.stack.stopService()
         self.timers.stop()
@@ -279,6 +294,7 @@ class Node(MultiService):
             "since": self.started_at,
             "home_links": self.home.status(),
             "sip": self.stack.status(),
+            **self.federation.status(),
             "certificates": [
                 {"name": each.name, "names": each.names, "not_after": each.not_after.isoformat()}
                 for each in self.tls.certificates()

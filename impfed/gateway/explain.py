@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -58,10 +58,25 @@ _MEANING = {
 RouteStory = Callable[[str, str], Deferred[dict[str, Any]]]
 
 
+class XmppSide(Protocol):
+    """What says the same of domains that are reached over XMPP."""
+
+    def takes(self, domain: str) -> bool:
+        """Say whether a foreign domain is reached over XMPP."""
+        ...
+
+    def explain(
+        self, local: JID, foreign: JID, incoming: bool
+    ) -> list[tuple[str, str, str, str, bool]]:
+        """Return the steps, each with the fields of :class:`Line`."""
+        ...
+
+
 class Explainer:
     """Answers ``impfedctl explain FROM TO``, in both directions.
 
     :param route: tells the route from the local to the foreign address.
+    :param xmpp: XMPP federation; None where there is none.
     :param budgets: what may be sent to each partner; None where nothing is limited.
     """
 
@@ -73,6 +88,7 @@ class Explainer:
         presence: PresenceGateway,
         route: RouteStory,
         budgets: Budgets | None = None,
+        xmpp: XmppSide | None = None,
     ) -> None:
         self._around = around
         self._peers = peers
@@ -81,6 +97,7 @@ class Explainer:
         self._gates = presence.watched.gates
         self._route = route
         self._budgets = budgets
+        self._xmpp = xmpp
 
     def explain(self, sender: str, recipient: str) -> Deferred[list[Line]]:
         """Fire with the steps of a message and of a subscription from one address to the other.
@@ -94,9 +111,21 @@ class Explainer:
         if one.domain not in ours and other.domain not in ours:
             known = ", ".join(sorted(ours))
             raise ExplainError(f"neither is local; the local domains are {known}")
-        if other.domain in ours:
+        incoming = other.domain in ours
+        local, foreign = (other, one) if incoming else (one, other)
+        if self._xmpp is not None and self._xmpp.takes(foreign.domain):
+            told = self._exists(local)
+            return told.addCallback(partial(self._over_xmpp, local, foreign, incoming))
+        if incoming:
             return self._exists(other).addCallback(partial(self._inward, (other, one)))
         return self._exists(one).addCallback(partial(self._outward, (one, other)))
+
+    def _over_xmpp(
+        self, local: JID, foreign: JID, incoming: bool, existence: Existence
+    ) -> list[Line]:
+        assert self._xmpp is not None
+        steps = self._xmpp.explain(local, foreign, incoming)
+        return [_user(local, existence), *[Line(*step) for step in steps]]
 
     def _exists(self, local: JID) -> Deferred[Existence]:
         answer: Deferred[Existence] = Deferred()

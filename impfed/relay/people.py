@@ -1,0 +1,206 @@
+"""The local users' own lists, applied to people in foreign XMPP domains (SPEC section 5).
+
+The home server keeps the roster, and it is what asks a user and remembers his answer.  What is kept
+here, in the same records as for SIP pairs, is what has been seen of those answers, because the rule
+of the lists needs it: whom a user has approved stays visible when his default is "block".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from impfed.policy.users import Judgement, PolicyChange, Rule, UserPolicies, Verdict
+from impfed.store.records import AuthorizationRecord, Decision
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, Stanza, presence
+
+Pair = tuple[JID, JID]
+"""Local and foreign bare address."""
+
+#: People whose request was answered politely, until the next start.
+_POLITE_LIMIT = 100_000
+
+
+class Answers(Protocol):
+    """What the people of a pair have allowed each other; durable."""
+
+    def inbound(self, pair: Pair) -> Decision:
+        """May the foreign user see the local one?"""
+        ...
+
+    def outbound(self, pair: Pair) -> Decision:
+        """May the local user see the foreign one?"""
+        ...
+
+    def of(self, local: JID) -> list[AuthorizationRecord]:
+        """Return a local user's records."""
+        ...
+
+    def decide_inbound(self, pair: Pair, decision: Decision) -> None:
+        """Note what the local user decided."""
+        ...
+
+    def decide_outbound(self, pair: Pair, decision: Decision) -> None:
+        """Note what the foreign user decided."""
+        ...
+
+
+class PeoplePolicy:
+    """Judges pairs, and knows which presence has been shown to whom.
+
+    :param takes: says whether a domain is a foreign one that is reached over XMPP.
+    :param to_foreign: sends a stanza to a foreign user.
+    :param to_home: sends a stanza to a local user's home server.
+    """
+
+    def __init__(
+        self,
+        policies: UserPolicies,
+        answers: Answers,
+        takes: Callable[[str], bool],
+        to_foreign: Callable[[OutStanza], None],
+        to_home: Callable[[OutStanza], object],
+    ) -> None:
+        self._policies = policies
+        self._answers = answers
+        self._takes = takes
+        self._to_foreign = to_foreign
+        self._to_home = to_home
+        # Local bare address -> where it was sent -> resources that are available there.
+        self._shown: dict[JID, dict[JID, set[str]]] = {}
+        self._polite: set[Pair] = set()
+        policies.listen(self._changed)
+
+    # -- judging -----------------------------------------------------------------------------------
+
+    def judge(self, pair: Pair) -> Judgement:
+        """Apply the local user's list."""
+        answers = self._answers
+        contact = answers.outbound(pair) in ("pending", "approved")
+        return self._policies.judge(*pair, answers.inbound(pair), contact)
+
+    def blocks(self, pair: Pair) -> bool:
+        """Whether the list hides the local user and stops what the foreign one sends."""
+        return self.judge(pair).stops_texts
+
+    def approves(self, pair: Pair) -> bool:
+        """Whether a request is to be approved without asking."""
+        judgement = self.judge(pair)
+        return judgement.verdict is Verdict.ALLOW and judgement.rule is not Rule.CLIENT
+
+    # -- from foreign users ------------------------------------------------------------------------
+
+    def presence_from(self, stanza: Stanza, pair: Pair) -> None:
+        """Learn from what a foreign user sends that is passed on."""
+        answers = self._answers
+        if stanza.type == "subscribed":
+            answers.decide_outbound(pair, "approved")
+        elif stanza.type == "unsubscribed":
+            answers.decide_outbound(pair, "none")
+        elif stanza.type == "unsubscribe":
+            self._polite.discard(pair)
+            answers.decide_inbound(pair, "none")
+
+    def subscribe_politely(self, stanza: Stanza, pair: Pair) -> None:
+        """Answer a blocked user's request: accepted, and nobody there."""
+        if len(self._polite) < _POLITE_LIMIT:
+            self._polite.add(pair)
+        local, foreign = pair
+        self._to_foreign(presence(foreign, local, type="subscribed", id=stanza.id))
+        self.show_offline(pair)
+
+    def show_offline(self, pair: Pair) -> None:
+        """Tell a foreign user that a local one is not there."""
+        local, foreign = pair
+        self._to_foreign(presence(foreign, local, type="unavailable"))
+
+    # -- from local users --------------------------------------------------------------------------
+
+    def presence_to(self, stanza: Stanza) -> bool:
+        """Learn from a local user's presence; returns whether it is passed on."""
+        pair = (stanza.from_.bare, stanza.to.bare)
+        type, answers = stanza.type, self._answers
+        if type in ("", "unavailable"):
+            return self._state_to(stanza, pair)
+        if type == "subscribed":
+            self._polite.discard(pair)
+            answers.decide_inbound(pair, "approved")
+        elif type == "unsubscribed":
+            answers.decide_inbound(pair, "none")
+        elif type == "subscribe":
+            if answers.outbound(pair) != "approved":
+                answers.decide_outbound(pair, "pending")
+        elif type == "unsubscribe":
+            answers.decide_outbound(pair, "none")
+        return True
+
+    def _state_to(self, stanza: Stanza, pair: Pair) -> bool:
+        local, resource = stanza.from_.bare, stanza.from_.resource
+        shown = self._shown.get(local)
+        if stanza.type:
+            resources = shown.get(stanza.to) if shown is not None else None
+            if shown is None or resources is None:
+                return not self.blocks(pair)
+            resources.discard(resource)
+            if not resources:
+                del shown[stanza.to]
+            if not shown:
+                del self._shown[local]
+            return True
+        if not stanza.to.resource and self._answers.inbound(pair) == "none":
+            # The home server shows it to people on the roster, so he was approved once.
+            self._answers.decide_inbound(pair, "approved")
+        if self.blocks(pair):
+            return False
+        if shown is None:
+            shown = self._shown[local] = {}
+        shown.setdefault(stanza.to, set()).add(resource)
+        return True
+
+    # -- changes of a list -------------------------------------------------------------------------
+
+    def _changed(self, change: PolicyChange) -> None:
+        """Act at once on a change of a user's list."""
+        local = change.local
+        self._hide(change)
+        if change.decision == "block":
+            return
+        for pair in [pair for pair in self._polite if pair[0] == local]:
+            if change.concerns(pair[1]) and not self.blocks(pair):
+                self._polite.discard(pair)
+                self._to_home(presence(local, pair[1], type="subscribe"))
+        for record in self._answers.of(local):
+            foreign = JID.parse(record.foreign)
+            if (
+                record.inbound == "approved"
+                and change.concerns(foreign)
+                and self._takes(foreign.domain)
+                and not self.blocks((local, foreign))
+            ):
+                self._to_home(presence(local, foreign, type="probe"))
+
+    def _hide(self, change: PolicyChange) -> None:
+        local = change.local
+        shown = self._shown.get(local, {})
+        told = set()
+        for to in [to for to in shown if change.concerns(to.bare)]:
+            if self.blocks((local, to.bare)):
+                told.add(to.bare)
+                for resource in shown.pop(to):
+                    full = JID.parse(f"{local.text}/{resource}") if resource else local
+                    self._to_foreign(presence(to, full, type="unavailable"))
+        if not shown:
+            self._shown.pop(local, None)
+        if change.decision != "block":
+            return
+        for record in self._answers.of(local):  # shown by an earlier process, perhaps
+            foreign = JID.parse(record.foreign)
+            if (
+                record.inbound == "approved"
+                and foreign not in told
+                and change.concerns(foreign)
+                and self._takes(foreign.domain)
+                and self.blocks((local, foreign))
+            ):
+                self.show_offline((local, foreign))

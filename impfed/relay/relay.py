@@ -1,0 +1,248 @@
+"""The relay: stanzas of local users to foreign XMPP domains, and back.
+
+A stanza passes as it came.  What is changed or answered here: presence by the kind of peer
+(:mod:`impfed.relay.presence`), people whom a user's list blocks (:mod:`impfed.relay.people`), domains
+that policy refuses, and what cannot be delivered.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from zope.interface import implementer
+
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.policy.federation import XmppPolicy
+from impfed.policy.users import UserPolicies
+from impfed.relay.people import Answers, Pair, PeoplePolicy
+from impfed.relay.presence import PresenceRewriter
+from impfed.relay.probe import XmppProbe
+from impfed.transport.home import HomeLinks
+from impfed.transport.link_api import IForeignRelay
+from impfed.transport.rosters import RosterAnswer
+from impfed.transport.s2s_api import IS2SUser
+from impfed.transport.s2s_bounce import bounced
+from impfed.xmpp.stanza import OutStanza, Stanza, error_reply
+
+log = EventLog("impfed.relay")
+
+#: Presences that wait for a home server to come back, altogether.
+MISSED_LIMIT = 10_000
+#: Domains of which is remembered whose they are.
+_DOMAINS = 10_000
+
+
+class Streams(Protocol):
+    """The part of S2S that is used here."""
+
+    def send(self, stanza: OutStanza) -> None:
+        """Send a stanza to a foreign domain; what cannot be delivered comes back as an error."""
+        ...
+
+
+@implementer(IS2SUser, IForeignRelay)
+class Relay:
+    """User of the S2S service, and of the home links for foreign XMPP domains.
+
+    :param own: local domains, exact names as in JIDs.
+    :param others: domains that are neither local nor the relay's: SIP domains, own addresses.
+    :param discards: whether what a blocked user writes is thrown away instead of refused.
+    :ivar streams: the S2S service; to be set before the start.
+    """
+
+    streams: Streams
+
+    def __init__(
+        self,
+        home: HomeLinks,
+        policy: XmppPolicy,
+        own: frozenset[str],
+        others: frozenset[str],
+        lists: tuple[UserPolicies, Answers],
+        rewriter: PresenceRewriter,
+        probe: XmppProbe,
+        metrics: Metrics,
+        discards: bool = False,
+    ) -> None:
+        self._home = home
+        self._policy = policy
+        self._own = own
+        self._others = others
+        self._rewriter = rewriter
+        self._probe = probe
+        self._metrics = metrics
+        self._discards = discards
+        self._taken: dict[str, bool] = {}
+        self._missed: dict[tuple[str, str, bool], OutStanza] = {}
+        self.people = PeoplePolicy(*lists, self.takes, self._send_out, home.send)
+
+    # -- from home servers -------------------------------------------------------------------------
+
+    def takes(self, domain: str) -> bool:
+        """Say whether a domain is a foreign one that is reached over XMPP, if policy lets it."""
+        taken = self._taken.get(domain)
+        if taken is None:
+            if len(self._taken) >= _DOMAINS:
+                self._taken.clear()
+            ours = domain in self._own or domain in self._others
+            taken = self._taken[domain] = bool(domain) and not ours
+        return taken
+
+    def from_home(self, stanza: Stanza) -> None:
+        """Take a stanza of a local user, or of a local service, for a foreign domain."""
+        why = self._policy.refusal(stanza.to.domain, False)
+        if why:
+            self._metrics.count("relay.refused_out")
+            self._answer_home(stanza, "not-allowed", why)
+            return
+        if stanza.kind == "presence":
+            if not self.people.presence_to(stanza):
+                self._metrics.count("relay.hidden")
+                return
+            xml = self._rewriter.outward(stanza)
+        else:
+            xml = stanza.to_xml()
+        self._metrics.count("relay.out")
+        self.streams.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
+
+    def link_up(self, domains: frozenset[str]) -> None:
+        """A home server is back: hand over the presence that it has missed."""
+        missed = [key for key, each in self._missed.items() if each.to.domain in domains]
+        for key in missed:
+            self._deliver(self._missed.pop(key))
+
+    def not_written(self, stanza: OutStanza) -> None:
+        """A home link broke before a stanza was written to it."""
+        if not self._keep(stanza):
+            self._return(stanza, "recipient-unavailable", "the home server is out of reach")
+
+    def _answer_home(self, stanza: Stanza, condition: str, words: str) -> None:
+        if _answerable(stanza):
+            self._home.send(error_reply(stanza, condition, text=words))
+
+    # -- from foreign domains ----------------------------------------------------------------------
+
+    def stanza_arrived(self, stanza: Stanza, stream: object) -> None:
+        """Take a stanza of a foreign domain; without a stream it is an error that S2S made."""
+        if self._probe.answered(stanza, stream is not None):
+            return
+        if stanza.to.domain not in self._own:
+            self._metrics.count("relay.foreign_to_foreign")  # never relayed
+            return
+        if stream is not None:
+            why = self._policy.refusal(stanza.from_.domain, True)
+            if why:
+                self._metrics.count("relay.refused_in")
+                if _answerable(stanza):
+                    self._send_out(error_reply(stanza, "not-allowed", text=why))
+                return
+            if stanza.to.local and self._stopped(stanza):
+                return
+        xml = self._rewriter.inward(stanza) if stanza.kind == "presence" else stanza.to_xml()
+        self._metrics.count("relay.in")
+        self._deliver(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
+
+    def _stopped(self, stanza: Stanza) -> bool:
+        """Apply the local user's list; returns whether the stanza goes no further."""
+        if stanza.type in ("error", "result"):
+            return False
+        pair = (stanza.to.bare, stanza.from_.bare)
+        if stanza.kind == "presence":
+            return self._presence_stopped(stanza, pair)
+        if not self.people.blocks(pair):
+            return False
+        self._metrics.count("relay.blocked")
+        if stanza.kind == "iq" or not self._discards:
+            self._send_out(error_reply(stanza, "service-unavailable"))
+        return True
+
+    def _presence_stopped(self, stanza: Stanza, pair: Pair) -> bool:
+        people = self.people
+        if stanza.type not in ("subscribe", "probe"):
+            people.presence_from(stanza, pair)
+            return False
+        if people.blocks(pair):
+            self._metrics.count("relay.blocked")
+            if stanza.type == "subscribe":
+                people.subscribe_politely(stanza, pair)
+            else:
+                people.show_offline(pair)
+            return True
+        if stanza.type == "probe" or not people.approves(pair):
+            return False
+        local, foreign = pair
+        if not self._home.can_write_rosters(local.domain):
+            return False  # allow becomes ask
+
+        def answered(answer: RosterAnswer) -> None:
+            if not answer.done:
+                log.warn(
+                    "not_approved",
+                    "{foreign} is allowed by the list of {local}, who is asked all the same: {why}",
+                    foreign=foreign.text,
+                    local=local.text,
+                    why=answer.text or answer.outcome.value,
+                )
+                self._deliver(OutStanza("presence", local, foreign, stanza.id, stanza.to_xml()))
+
+        self._home.approve(local, foreign, answered)
+        return True
+
+    # -- delivery ----------------------------------------------------------------------------------
+
+    def _send_out(self, stanza: OutStanza) -> None:
+        self.streams.send(stanza)
+
+    def _deliver(self, stanza: OutStanza) -> None:
+        """Give a stanza to the home server; if that cannot be, its sender is told."""
+        link = self._home.link(stanza.to.domain, stanza.from_.domain)
+        if link is None:
+            words = f"{stanza.from_.domain} is not connected with {stanza.to.domain}"
+            self._return(stanza, "service-unavailable", words)
+        elif not link.pass_on(stanza) and not self._keep(stanza):
+            if link.up:
+                words = "the server does not keep up"
+                self._return(stanza, "resource-constraint", words)
+            else:
+                words = "the home server is out of reach"
+                self._return(stanza, "recipient-unavailable", words)
+
+    def _keep(self, stanza: OutStanza) -> bool:
+        """Keep presence for a home server that is away; what asks or answers nothing is no error."""
+        if stanza.kind != "presence" or len(self._missed) >= MISSED_LIMIT:
+            return False
+        type = _presence_type(stanza)
+        if type in ("subscribe", "probe", "error"):
+            return False
+        state = type in ("", "unavailable")
+        key = (stanza.from_.text, stanza.to.text, state)
+        self._missed.pop(key, None)
+        self._missed[key] = stanza
+        self._metrics.count("relay.presence_kept")
+        return True
+
+    def _return(self, stanza: OutStanza, condition: str, words: str) -> None:
+        """Return a stanza to its foreign sender; errors and results are never answered."""
+        self._metrics.count("relay.returned")
+        error = bounced(stanza, condition, words)
+        if error is None or (stanza.kind == "presence" and _presence_type(stanza) != "subscribe"):
+            return
+        self._send_out(OutStanza(stanza.kind, error.to, error.from_, error.id, error.to_xml()))
+
+
+def _answerable(stanza: Stanza) -> bool:
+    """Whether a stanza is answered with an error."""
+    if stanza.kind == "iq":
+        return stanza.type in ("get", "set")
+    if stanza.kind == "presence":
+        return stanza.type in ("", "subscribe")
+    return stanza.type != "error"
+
+
+def _presence_type(stanza: OutStanza) -> str:
+    head = stanza.xml[: stanza.xml.find(">")]
+    for type in ("unavailable", "subscribed", "unsubscribed", "subscribe", "unsubscribe", "probe"):
+        if f" type='{type}'" in head:
+            return type
+    return "error" if " type='error'" in head else ""

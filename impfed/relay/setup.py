@@ -1,0 +1,241 @@
+"""Makes XMPP federation from a node's configuration: the S2S service and the relay behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IResolutionReceiver
+from zope.interface import implementer
+
+from impfed.config.model import Config
+from impfed.config.s2s import S2SConfig
+from impfed.core.dns import Lookup
+from impfed.core.ids import IdSource
+from impfed.core.log import EventLog
+from impfed.core.metrics import Metrics
+from impfed.core.trace import Tracer
+from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
+from impfed.policy.federation import DomainException, XmppPolicy
+from impfed.policy.users import UserPolicies
+from impfed.relay.people import Answers
+from impfed.relay.presence import PresenceRewriter
+from impfed.relay.probe import XmppProbe
+from impfed.relay.relay import Relay
+from impfed.transport.home import HomeLinks
+from impfed.transport.s2s import S2S
+from impfed.transport.s2s_settings import (
+    ConfiguredSettings,
+    ConfiguredTargets,
+    limits_of,
+    listeners_of,
+)
+from impfed.transport.s2s_targets import DnsTargets
+from impfed.transport.tls import TlsStore
+from impfed.xmpp.jid import JID
+
+log = EventLog("impfed.relay")
+
+#: One step of an explanation: about, step, result, why, passes.
+ExplainedStep = tuple[str, str, str, str, bool]
+
+
+class XmppFederation:
+    """XMPP federation of a node, if its configuration has ``[s2s]``.
+
+    :ivar enabled: whether it has.
+    :ivar probe: finds out for open federation who can be reached.
+    """
+
+    def __init__(
+        self, reactor: Any, config: Config, ids: IdSource, metrics: Metrics, tracer: Tracer
+    ) -> None:
+        self.enabled = config.s2s is not None
+        self.probe = XmppProbe(ids)
+        self._reactor = reactor
+        self._config = config
+        self._ids = ids
+        self._metrics = metrics
+        self._tracer = tracer
+        self._section = config.s2s or S2SConfig()
+        self._policy = XmppPolicy(
+            self._section.policy == "allow",
+            [DomainException(one.domain, one.direction) for one in self._section.exceptions],
+            config.local_domains,
+            [domain.name for domain in config.domains],
+        )
+        self._settings = ConfiguredSettings(
+            self._section,
+            reactor.seconds,
+            lambda local, remote, incoming: self._policy.refusal(remote, incoming),
+        )
+        self._relay: Relay
+        self._s2s: S2S
+
+    def build(
+        self,
+        home: HomeLinks,
+        lists: tuple[UserPolicies, Answers],
+        tls: TlsStore,
+        lookup: Lookup,
+    ) -> None:
+        """Put it together; nothing without ``[s2s]``.
+
+        :param lists: the users' lists, and what they have answered in their clients.
+        :param lookup: asks the DNS.
+        """
+        if not self.enabled:
+            return
+        config = self._config
+        own = _domains(config.local_domains)
+        others = _domains(domain.name for domain in config.domains) | home.own_domains
+        relay = self._relay = Relay(
+            home,
+            self._policy,
+            own,
+            others,
+            lists,
+            self._rewriter(),
+            self.probe,
+            self._metrics,
+            config.im.blocked_texts == "discard",
+        )
+        s2s = self._s2s = relay.streams = S2S(
+            self._reactor,
+            listeners_of(self._section),
+            sorted(own),
+            tls,
+            self._section.secret or self._ids.token(32),
+            ConfiguredTargets(self._settings, DnsTargets(lookup, self._ids), self._resolve),
+            self._ids,
+            self._metrics,
+            self._tracer,
+            self._settings,
+            limits_of(self._section),
+        )
+        s2s.user = relay
+        home.relay = relay
+        if own:
+            self.probe.bind(min(own), s2s.send, self._policy.refusal)
+
+    def _rewriter(self) -> PresenceRewriter:
+        rows = {each.kind: each.rows for each in self._config.mappings if each.kind in XMPP_KINDS}
+        kinds = {name: XmppKind.load(name, rows.get(name)) for name in XMPP_KINDS}
+        used = {"xmpp", *(one.kind for one in self._section.domains)}
+
+        def kind_of(domain: str) -> XmppKind:
+            entry = self._settings.entry(domain)
+            return kinds[entry.kind if entry is not None else "xmpp"]
+
+        return PresenceRewriter([kinds[name] for name in sorted(used)], kind_of)
+
+    def _resolve(self, host: str, done: Callable[[list[str]], None]) -> None:
+        self._reactor.nameResolver.resolveHostName(_Addresses(done), host)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen for other servers.
+
+        :raises twisted.internet.error.CannotListenError: an address is not to be had.
+        """
+        if self.enabled:
+            self._s2s.startService()
+
+    def stop(self) -> Deferred[Any]:
+        """Close all streams in good order; what waits is returned to its senders."""
+        return self._s2s.stopService() if self.enabled else succeed(None)
+
+    # -- for operators -----------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``impfedctl status`` shows: the policy, and every way out and stream in."""
+        if not self.enabled:
+            return {"xmpp_federation": "off: there is no [s2s]"}
+        exceptions = [f"{one.name} ({one.direction})" for one in self._policy.exceptions]
+        words = "allowed" if self._policy.allow else "denied"
+        words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
+        return {"xmpp_federation": f"every domain is {words}", "xmpp_streams": self._s2s.status()}
+
+    def takes(self, domain: str) -> bool:
+        """Say whether a foreign domain is reached over XMPP, if policy lets it."""
+        return self.enabled and self._relay.takes(domain)
+
+    def explain(self, local: JID, foreign: JID, incoming: bool) -> list[ExplainedStep]:
+        """Say what becomes of stanzas between two people in one direction."""
+        why = self._policy.refusal(foreign.domain, incoming)
+        if why:
+            result = "refused with policy-violation" if incoming else "returned with not-allowed"
+            told = "the local user hears nothing" if incoming else "the local user gets an error"
+            return [
+                ("both", "node policy", "refused", why, False),
+                ("both", "outcome", result, told, False),
+            ]
+        entry = self._settings.entry(foreign.domain)
+        kind = entry.kind if entry is not None else "xmpp"
+        steps: list[ExplainedStep] = [
+            (
+                "both",
+                "node policy",
+                "passed",
+                f"{foreign.domain} is reached over XMPP, kind {kind}",
+                True,
+            )
+        ]
+        if incoming:
+            steps += self._explain_in(local, foreign)
+            return steps
+        ways = [
+            one
+            for one in self._s2s.status()
+            if one.get("direction") != "in"
+            and (one["local"], one["remote"]) == (local.domain, foreign.domain)
+        ]
+        for way in ways:
+            steps.append(("both", "stream", str(way["state"]), str(way.get("reason") or ""), True))
+        if not ways:
+            steps.append(("both", "stream", "none yet", "one is made when something is sent", True))
+        words = "the far side decides; what cannot be delivered comes back with the reason"
+        steps.append(("both", "outcome", "sent over S2S", words, True))
+        return steps
+
+    def _explain_in(self, local: JID, foreign: JID) -> list[ExplainedStep]:
+        security = self._settings.security(local.domain, foreign.domain)
+        words = f"TLS {security.tls.value}, certificates {'' if security.certificates else 'not '}required"
+        judgement = self._relay.people.judge((local, foreign))
+        steps: list[ExplainedStep] = [("both", "stream", "checked on the stream", words, True)]
+        if judgement.stops_texts:
+            return [
+                *steps,
+                ("both", "user policy", "blocked", judgement.words, False),
+                ("message", "outcome", "service-unavailable", "its sender is not told why", False),
+                ("subscription", "outcome", "accepted politely", "shown offline", False),
+            ]
+        steps.append(("both", "user policy", "passed", judgement.words, True))
+        steps.append(
+            ("both", "outcome", "delivered", "the home server decides about the rest", True)
+        )
+        return steps
+
+
+def _domains(names: Any) -> frozenset[str]:
+    return frozenset(JID.parse(name).domain for name in names)
+
+
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Gathers the addresses of a host."""
+
+    def __init__(self, done: Callable[[list[str]], None]) -> None:
+        self._done = done
+        self._found: list[str] = []
+
+    def resolutionBegan(self, resolution: Any) -> None:
+        pass
+
+    def addressResolved(self, address: Any) -> None:
+        self._found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        self._done(list(dict.fromkeys(self._found)))
