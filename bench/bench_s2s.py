@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import socket
 import statistics
@@ -217,6 +218,7 @@ def load_prosody(pki: Path, count: int, window: int) -> None:
     peer.component, peer.component_port = NEAR, free_ports(1)[0]
     peer.start()
     assert peer.part is not None
+    peer.part.await_port(peer.component_port)
     statistic = Path(f"/proc/{peer.part.pid}/stat")
 
     def used() -> float:
@@ -234,8 +236,15 @@ def load_prosody(pki: Path, count: int, window: int) -> None:
         digest = sha1(id + b"secret").hexdigest()
         home.sendall(f"<handshake>{digest}</handshake>".encode())
         home.recv(65536)
-        begun, sent = 0.0, 0
+        while not far.seen:  # until its stream stands
+            home.sendall((STANZA % (0, 0)).encode())
+            time.sleep(0.5)
+        begun, sent, far.seen = 0.0, 0, 0
+        end = time.monotonic() + 60
         while far.seen < count:
+            if time.monotonic() > end:
+                print(f"only {far.seen} of {sent} stanzas came through Prosody", file=sys.stderr)
+                os._exit(1)
             room = min(window - (sent - far.seen), count - sent)
             if room >= min(window // 2, count - sent) and room > 0:
                 begun = begun or used()
