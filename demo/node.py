@@ -19,6 +19,7 @@ class Node:
     """One impfed node, started as an operator would: ``twistd -n impfed --config FILE``.
 
     :ivar peer: host and port of the far side.
+    :ivar upstreams: certificate names of who stands before the node.
     :ivar prefix: words before the command, such as a taskset.
     """
 
@@ -32,6 +33,7 @@ class Node:
     name: str = "fed.home.example"
     transport: str = "tls"
     extra: str = ""
+    upstreams: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     part: Part | None = field(default=None)
 
@@ -61,6 +63,7 @@ class Node:
 name = "demo"
 state_directory = "{self.directory}/state"
 control_socket = "{self.socket}"
+trusted_upstreams = {list(self.upstreams)}
 
 [tls]
 ca = "{self.certificate.ca}"

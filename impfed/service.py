@@ -303,7 +303,7 @@ class Node(MultiService):
             "subscriptions": len(self.presence.view()),
             "routes": self.routing.router.status(),
             "neighbours": self.routing.neighbours.status(self._condition),
-            "proxying": len(self.junction) if self.junction is not None else 0,
+            "proxying": self.junction.under_way if self.junction is not None else 0,
             "budgets": self.budgets.status(),
             "learned_domains": self.routing.learned.view(),
             "allow_without_asking": [

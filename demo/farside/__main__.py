@@ -5,9 +5,10 @@ A command is a JSON object, or plain words:
     {"do": "im", "from": "romeo", "to": "alice@home.example", "text": "...", "id": "7"}
     im romeo alice@home.example But soft!
 
-Commands: ``im``, ``html``, ``typing`` (text: type or idle), ``leave``, ``conference``,
-``multiparty``, ``subscribe``, ``refresh``, ``unsubscribe``, ``presence`` (words: who, state,
-note), ``quit``. Each ends with an event ``done`` that carries its id and the status of the answer.
+Commands: ``im``, ``html``, ``typing`` (text: type or idle), ``leave``, ``withdraw`` (an invitation is
+cancelled as soon as it is being tried), ``conference``, ``multiparty``, ``subscribe``, ``refresh``,
+``unsubscribe``, ``presence`` (words: who, state, note), ``quit``. Each ends with an event ``done``
+that carries its id and the status of the answer.
 
 Events: ``ready`` (port), ``wire`` (every SIP message), ``connection``, ``negotiate``,
 ``session``, ``im``, ``typing``, ``left``, ``presence``, ``watcher``, ``unwatched``, ``done``,
@@ -93,6 +94,8 @@ class FarSide:
             answer = await self.instant.type(person, peer, text or "type")
         elif do == "leave":
             answer = await self.instant.leave(person, peer)
+        elif do == "withdraw":
+            answer = await self.instant.withdraw(person, peer)
         elif do == "conference":
             answer = await self.instant.conference(person, peer)
         elif do == "multiparty":
@@ -140,6 +143,8 @@ def main() -> int:
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     parser.add_argument("--node", required=True, metavar="HOST:PORT", help="where the node listens")
     parser.add_argument("--node-name", required=True, help="name in the node's certificate")
+    parser.add_argument("--other-node", action="append", default=[], metavar="NAME",
+                        help="name in the certificate of another node, which connects to us")  # fmt: skip
     parser.add_argument("--certificate", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--ca", type=Path, required=True)
@@ -151,6 +156,7 @@ def main() -> int:
     settings = Settings(
         options.domain, host, int(port), node_host, int(node_port), options.node_name,
         options.certificate, options.key, options.ca, options.accept_delay,
+        tuple(options.other_node),
     )  # fmt: skip
     for entry in options.user or ["romeo=Romeo"]:
         local, _, name = entry.partition("=")

@@ -30,7 +30,11 @@ class Refused(Exception):
 
 @dataclass
 class Settings:
-    """Where the far side is and where the node is."""
+    """Where the far side is and where the node is.
+
+    :ivar other_nodes: certificate names of the partner's nodes that connect to us besides; with
+        them the node may be a proxy, and record its route.
+    """
 
     domain: str
     host: str
@@ -42,6 +46,7 @@ class Settings:
     key: Path
     ca: Path
     accept_delay: float = 2.0
+    other_nodes: tuple[str, ...] = ()
     users: dict[str, Person] = field(default_factory=dict)
 
 
@@ -114,12 +119,15 @@ class Edge:
             reader, writer, False, self._message_arrived, self._wire, self.violation
         )
         self.emit("connection", ours=False, number=connection.number, names=connection.names)
-        self.breaches_of(rules.certificate(connection.names, self.settings.node_name))
+        self.breaches_of(self._certificate(connection, *self.settings.other_nodes))
         self.accepted.append(connection)
         # Cancelled when the program ends: nobody is left to be told.
         with contextlib.suppress(asyncio.CancelledError):
             await connection.run()
         self.accepted.remove(connection)
+
+    def _certificate(self, connection: Connection, *others: str) -> list[rules.Breach]:
+        return rules.certificate(connection.names, self.settings.node_name, *others)
 
     async def own_connection(self) -> Connection:
         """Return our connection to the node, opened now if need be, after NEGOTIATE."""
@@ -142,7 +150,7 @@ class Edge:
             reader, writer, True, self._message_arrived, self._wire, self.violation
         )
         self.emit("connection", ours=True, number=connection.number, names=connection.names)
-        self.breaches_of(rules.certificate(connection.names, s.node_name))
+        self.breaches_of(self._certificate(connection))
         self.spawn(connection.run())
         await self._negotiate(connection)
         return connection
@@ -174,11 +182,12 @@ class Edge:
         message: Message,
         settle: Callable[[Message], None] | None = None,
         timeout: float = 40.0,
+        tried: Callable[[Message], None] | None = None,
     ) -> Message:
         """Send a request, check every response, return the final one.
 
         ``settle`` is called with a final response before anything that came after it is read,
-        and again for each repetition of the answer to an INVITE.
+        and again for each repetition of the answer to an INVITE; ``tried`` with the others.
         """
         answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         key = (message.branch, message.method)
@@ -188,7 +197,9 @@ class Edge:
                 if not answered.done():
                     answered.set_exception(ConnectionError("connection lost"))
                 return
-            self.breaches_of(rules.answer(message, got))
+            self.breaches_of(rules.answer(message, got, bool(self.settings.other_nodes)))
+            if got.status < 200 and tried is not None:
+                tried(got)
             if got.status >= 200:
                 if answered.done() and message.method != "INVITE":
                     self.violation("response", f"a second final response: {got.start}")
@@ -224,6 +235,7 @@ class Edge:
         to = f"{dialog.remote};tag={dialog.remote_tag}" if dialog.remote_tag else dialog.remote
         headers = [
             *dialect.interleave(via, routes),
+            *(("Route", route) for route in ([] if first else dialog.beyond)),
             ("FROM" if method == "INFO" else "From", dialog.local),
             ("To", to),
             ("Call-ID", dialog.call_id),
@@ -256,9 +268,10 @@ class Edge:
     def _check_target(self, dialog: Dialog) -> None:
         """The node's Contact has to be an address that leads to the node."""
         s = self.settings
-        host, _, port = dialog.target.rpartition("@")[2].partition(";")[0].partition(":")
+        uri = uri_of(dialog.beyond[0]) if dialog.beyond else dialog.target
+        host, _, port = uri.removeprefix("sip:").rpartition("@")[2].partition(";")[0].partition(":")
         if host not in (s.node_name, s.node_host) or int(port or 5061) != s.node_port:
-            self.violation("contact", f"{dialog.target} does not lead to the node")
+            self.violation("contact", f"{uri} does not lead to the node")
 
     def new_dialog(self, person: Person, peer: str, name: bool = True) -> Dialog:
         """Return a dialog that we are about to open."""

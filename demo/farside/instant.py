@@ -83,6 +83,45 @@ class Instant:
         self._forget(dialog)
         return await self.edge.inside("BYE", dialog)
 
+    async def withdraw(self, person: Person, peer: str) -> Message:
+        """Invite, and cancel it as soon as it is being tried; returns the answer to the INVITE."""
+        dialog = self.edge.new_dialog(person, peer)
+        connection = await self.edge.own_connection()
+        extra = [("Content-Type", "application/sdp")]
+        message = self.edge.request("INVITE", dialog, extra, dialect.sdp("null"))
+        cancel = self._cancel_of(message)
+
+        def tried(answer: Message) -> None:
+            if answer.status == 100:
+                self.edge.spawn(self._withdrawn(connection, cancel))
+
+        def settle(answer: Message) -> None:
+            if answer.status >= 300:
+                connection.send(self._ack_of_refusal(message, answer))
+
+        answer = await self.edge.exchange(connection, message, settle, 40.0, tried)
+        self._forget(dialog)
+        return answer
+
+    async def _withdrawn(self, connection: Connection, cancel: Message) -> None:
+        answer = await self.edge.exchange(connection, cancel)
+        if answer.status != 200:
+            self.edge.violation("cancel", f"CANCEL was answered {answer.start}")
+
+    @staticmethod
+    def _cancel_of(message: Message) -> Message:
+        return Message(
+            f"CANCEL {message.uri} SIP/2.0",
+            [
+                ("Via", message.values("via")[0]),
+                ("Max-Forwards", "69"),
+                ("From", message.get("from")),
+                ("To", message.get("to")),
+                ("Call-ID", message.get("call-id")),
+                ("CSeq", f"{message.cseq} CANCEL"),
+            ],
+        )
+
     async def conference(self, person: Person, peer: str) -> Message:
         """Invite to a group chat; federated partners must refuse with 488."""
         dialog = self.edge.new_dialog(person, peer)
@@ -148,8 +187,7 @@ class Instant:
             if answer.status >= 300:
                 connection.send(self._ack_of_refusal(message, answer))
                 return
-            dialog.remote_tag = answer.tag("to")
-            dialog.target = uri_of(answer.get("contact"))
+            dialog.answered(message, answer)
             connection.send(self.edge.request("ACK", dialog))
 
         return await self.edge.exchange(connection, message, settle, 90.0)

@@ -67,8 +67,7 @@ class Presence:
 
             def settle(got: Message) -> None:
                 if got.status < 300:
-                    dialog.remote_tag = got.tag("to")
-                    dialog.target = uri_of(got.get("contact"))
+                    dialog.answered(message, got)
 
             connection = await self.edge.own_connection()
             message = self.edge.request("SUBSCRIBE", dialog, extra)

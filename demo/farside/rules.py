@@ -17,6 +17,7 @@ class Dialog:
     """One dialog as the far side keeps it: what it issued, and what has to come back.
 
     :ivar routes: Record-Route values as issued, the edge's first.
+    :ivar beyond: Route values behind ours: what the node's proxies recorded, the nearest first.
     :ivar target: the node's Contact URI.
     :ivar events: what a request in this dialog is handed to.
     """
@@ -31,6 +32,7 @@ class Dialog:
     gruu: str
     routes: list[str]
     target: str = ""
+    beyond: list[str] = field(default_factory=list)
     local_cseq: int = 1
     remote_cseq: int = 0
     theirs: bool = False
@@ -40,6 +42,12 @@ class Dialog:
     @property
     def key(self) -> tuple[str, str]:
         return (self.call_id, self.local_tag)
+
+    def answered(self, sent: Message, got: Message) -> None:
+        """Take tag, target and route from the answer that made the dialog."""
+        self.remote_tag = got.tag("to")
+        self.target = uri_of(got.get("contact"))
+        self.beyond = beyond(sent, got)[::-1]
 
 
 def every_message(message: Message) -> list[Breach]:
@@ -65,8 +73,17 @@ def same_lines(rule: str, wanted: list[str], got: list[str], where: str) -> list
     return [(rule, f"{where}: issued {wanted}, got {got}")]
 
 
-def answer(sent: Message, got: Message) -> list[Breach]:
-    """Rules for a response to one of our requests."""
+def beyond(sent: Message, got: Message) -> list[str]:
+    """Return what the partner's proxies put on top of our Record-Route values."""
+    more = len(got.values("record-route")) - len(sent.values("record-route"))
+    return got.values("record-route")[:more] if more > 0 else []
+
+
+def answer(sent: Message, got: Message, proxied: bool = False) -> list[Breach]:
+    """Rules for a response to one of our requests.
+
+    :param proxied: the partner has proxies, which may record their route.
+    """
     where = f"{got.status} to {sent.method}"
     found = every_message(got)
     found += same_lines("via", sent.values("via"), got.values("via"), where)
@@ -80,7 +97,10 @@ def answer(sent: Message, got: Message) -> list[Breach]:
     if sent.method in ("INVITE", "SUBSCRIBE") and 100 < got.status < 300 and got.tag("to"):
         routes = [] if "tag" in parameters(to) else sent.values("record-route")
         if routes:
-            found += same_lines("record-route", routes, got.values("record-route"), where)
+            theirs = beyond(sent, got) if proxied else []
+            given_back = got.values("record-route")[len(theirs) :]
+            found += same_lines("record-route", routes, given_back, where)
+            found += [("record-route", route) for route in theirs if ";lr" not in uri_of(route)]
     accepted = 200 <= got.status < 300
     if sent.method in ("INVITE", "SUBSCRIBE") and accepted and len(got.values("contact")) != 1:
         found.append(("contact", f"{where}: {got.values('contact')}"))
@@ -209,11 +229,11 @@ def document(message: Message, presentity: str) -> list[Breach]:
     return found
 
 
-def certificate(names: list[str], wanted: str) -> list[Breach]:
-    """Rules for the peer's certificate: the name has to be there, exactly."""
-    if wanted in names and not any("*" in name for name in names):
+def certificate(names: list[str], *wanted: str) -> list[Breach]:
+    """Rules for the peer's certificate: one of the names has to be there, exactly."""
+    if set(wanted).intersection(names) and not any("*" in name for name in names):
         return []
-    return [("certificate", f"{wanted} expected, the certificate says {names}")]
+    return [("certificate", f"{' or '.join(wanted)} expected, the certificate says {names}")]
 
 
 def sender(message: Message, names: list[str]) -> list[Breach]:

@@ -84,8 +84,9 @@ class Junction:
             metrics,
         )
 
-    def __len__(self) -> int:
-        """Return how many requests are being proxied."""
+    @property
+    def under_way(self) -> int:
+        """How many requests are being proxied."""
         return len(self._proxy)
 
     # -- the stack's user --------------------------------------------------------------------------

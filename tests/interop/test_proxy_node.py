@@ -1,0 +1,160 @@
+"""A routing node that proxies to the node where the recipient is at home (SPEC section 2, point 2)."""
+
+from __future__ import annotations
+
+import signal
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from demo.parts import Event, wait_until
+from tests.interop.scene import FOREIGN, HOME
+from tests.interop.two_nodes import NODE2_NAME, ROUTER_NAME, SECOND, two_nodes
+
+BOB = f"bob@{SECOND}"
+
+
+class ProxyNodeTests(SynchronousTestCase):
+    """Each test has a far user of its own."""
+
+    def setUp(self) -> None:
+        self.scene = two_nodes()
+        self.far, self.bob = self.scene.far, self.scene.bob
+        self.begin = self.far.position
+        self.bob_begin = self.bob.position
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.far.seen(self.begin, event="violation"), [])
+
+    def far_does(self, do: str, who: str, wanted: int, to: str = BOB, **details: str) -> None:
+        """Let a far user do something; the answer must have the wanted status."""
+        since = self.far.position
+        number = self.far.send(do, **{"from": who, "to": to, **details})
+        done = self.far.expect(since, 30, event="done", id=number)
+        self.assertEqual(done["status"], wanted, done)
+
+    def wire(self, direction: str, begins: str, contains: str, since: int) -> Event:
+        """Return a message that the far side has sent or received."""
+
+        def fits(text: str) -> bool:
+            return text.startswith(begins) and contains in text
+
+        return self.far.expect(since, event="wire", direction=direction, text=fits)
+
+    def opened_session(self, who: str, text: str) -> None:
+        """A far user writes, and bob reads it."""
+        self.far_does("im", who, 200, text=text)
+        self.bob.expect(self.bob_begin, event="message", body=text, sender=f"{who}@{FOREIGN}")
+
+    def test_im(self) -> None:
+        """A session from outside goes through the routing node both ways, by the route set."""
+        before = self.scene.counted(self.scene.router, "proxy.forwarded")
+        self.opened_session("romeo", "But soft")
+        answer = self.wire("received", "SIP/2.0 200", "INVITE", self.begin)["text"]
+        self.assertIn(f"Record-Route: <sip:{ROUTER_NAME}:{self.scene.router.port};", answer)
+        self.assertIn(f"@{NODE2_NAME}:{self.scene.node2.port};transport=tls>", answer)
+        since = self.far.position
+        self.bob.send("message", to=f"romeo@{FOREIGN}", body="Who's there?")
+        self.far.expect(since, event="im", sender=BOB, text="Who's there?")
+        told = self.wire("received", "MESSAGE", "Who's there?", since)
+        self.assertTrue(told["ours"])  # back over the connection that the far side has opened
+        self.assertIn(f"SIP/2.0/TLS {ROUTER_NAME}:{self.scene.router.port};branch=", told["text"])
+        self.assertEqual(self.far.seen(since, event="session"), [])
+        self.assertGreater(self.scene.counted(self.scene.router, "proxy.forwarded"), before + 2)
+
+    def test_bye(self) -> None:
+        """A far user's good-bye reaches the second node; the next text opens a session straight out."""
+        self.opened_session("tybalt", "Peace?")
+        self.far_does("leave", "tybalt", 200)
+        since = self.far.position
+        self.bob.send("message", to=f"tybalt@{FOREIGN}", body="I hate the word")
+        self.far.expect(since, event="session", sender=BOB)
+        self.far.expect(since, event="im", sender=BOB, text="I hate the word")
+
+    def test_presence(self) -> None:
+        """A watcher outside is told by NOTIFYs along the route set, until it ends its subscription."""
+        seen = {"event": "presence", "sender": BOB}
+        self.far_does("subscribe", "romeo", 200)
+        self.far.expect(self.begin, subscription="pending", **seen)
+        self.bob.expect(self.bob_begin, event="asked", sender=f"romeo@{FOREIGN}")
+        since = self.far.position
+        self.bob.send("approve", to=f"romeo@{FOREIGN}")
+        self.far.expect(since, subscription="active", state="available", **seen)
+        self.assertTrue(self.wire("received", "NOTIFY", "", since)["ours"])
+        since = self.far.position
+        self.bob.send("presence", show="dnd")
+        self.far.expect(since, subscription="active", state="busy", **seen)
+        self.bob.send("presence", show="")
+        self.far_does("refresh", "romeo", 200)
+        since = self.far.position
+        self.far_does("unsubscribe", "romeo", 200)
+        self.far.expect(since, subscription="terminated", **seen)
+
+    def test_outward(self) -> None:
+        """The second node opens a session itself, and the answer comes straight back to it."""
+        before = self.scene.counted(self.scene.router, "proxy.forwarded")
+        self.bob.send("message", to=f"paris@{FOREIGN}", body="Good morrow")
+        self.far.expect(self.begin, event="session", sender=BOB)
+        self.far.expect(self.begin, event="im", sender=BOB, text="Good morrow")
+        invite = self.wire("received", "INVITE", f"paris@{FOREIGN}", self.begin)
+        self.assertIn(f"SIP/2.0/TLS {NODE2_NAME}:{self.scene.node2.port};branch=", invite["text"])
+        (opened,) = self.far.seen(event="connection", number=invite["connection"])
+        self.assertIn(NODE2_NAME, opened["names"])
+        since = self.far.position
+        self.far_does("im", "paris", 200, text="Happily met")
+        self.bob.expect(self.bob_begin, event="message", body="Happily met")
+        answer = self.wire("sent", "MESSAGE", "Happily met", since)
+        self.assertEqual(answer["connection"], invite["connection"])
+        self.assertEqual(self.scene.counted(self.scene.router, "proxy.forwarded"), before)
+
+    def test_nobody(self) -> None:
+        """Who does not exist at the second node is 404 for the far user."""
+        self.far_does("im", "romeo", 404, to=f"nobody@{SECOND}", text="Anybody?")
+        self.far_does("subscribe", "romeo", 404, to=f"nobody@{SECOND}")
+
+    def test_cancel(self) -> None:
+        """A CANCEL follows the INVITE through the routing node; the 487 comes back."""
+        home = self.scene.home2.part
+        assert home is not None
+        home.kill(signal.SIGSTOP)  # the second node waits for it to say whether dave exists
+        try:
+            self.far_does("withdraw", "mercutio", 487, to=f"dave@{SECOND}")
+        finally:
+            home.kill(signal.SIGCONT)
+
+    def test_own_users(self) -> None:
+        """The routing node's own users are reached as ever."""
+        since = self.scene.alice.position
+        self.far_does("im", "romeo", 200, to=f"alice@{HOME}", text="It is the east")
+        self.scene.alice.expect(since, event="message", body="It is the east")
+
+    def test_routing_node_killed(self) -> None:
+        """A session outlives the routing node: its route set is all that the node needs to know."""
+        self.opened_session("mercutio", "A plague")
+        router = self.scene.router.part
+        assert router is not None
+        router.kill()
+        router.process.wait()
+        since = self.far.position
+        self.bob.send("message", to=f"mercutio@{FOREIGN}", body="How now?")
+        # The way back is gone, so the second node opens a session itself.
+        self.far.expect(since, event="session", sender=BOB)
+        self.far.expect(since, event="im", sender=BOB, text="How now?")
+        self.scene.router.start()
+        self.far_does("im", "mercutio", 200, text="On both your houses")
+        self.bob.expect(self.bob_begin, event="message", body="On both your houses")
+
+    def test_second_node_down(self) -> None:
+        """While the second node is down the far user is told 480; afterwards all is well."""
+        self.scene.node2.stop()
+        try:
+            self.far_does("im", "tybalt", 480, text="Draw!")
+            told = self.scene.operator(self.scene.router, "status")
+            self.assertIn("node2", told)
+        finally:
+            self.scene.node2.start()
+        self.assertTrue(
+            wait_until(
+                lambda: "resting" not in self.scene.operator(self.scene.router, "status"), 10
+            )
+        )
+        self.opened_session("tybalt", "Have at thee")
