@@ -106,8 +106,14 @@ class Explainer:
         """
         ours = self._around.config.local_domains
         one, other = _address(sender), _address(recipient)
-        if one.domain in ours and other.domain in ours:
-            raise ExplainError("both are local: the home server connects them without this node")
+        if {one.domain, other.domain} <= self._around.config.own_domains:
+            raise ExplainError("both are local: home servers connect them without this node")
+        at_home_with = self._around.neighbours.hosting(one.domain)
+        if at_home_with is not None:
+            raise ExplainError(f"{one} is at home with {at_home_with.source}; ask that node")
+        if self._around.neighbours.hosting(other.domain) is not None:
+            story = self._route(other.text, one.text)
+            return story.addCallback(partial(self._passed_on, (other, one)))
         if one.domain not in ours and other.domain not in ours:
             known = ", ".join(sorted(ours))
             raise ExplainError(f"neither is local; the local domains are {known}")
@@ -135,21 +141,42 @@ class Explainer:
     # -- towards a local user ----------------------------------------------------------------------
 
     def _inward(self, pair: tuple[JID, JID], existence: Existence) -> list[Line]:
-        local, foreign = pair
+        local = pair[0]
+        lines, admitted = self._admitted(pair)
+        if not admitted:
+            return lines
+        lines.append(_user(local, existence))
+        if existence is Existence.ABSENT:
+            return [*lines, _ends("both", "refused with 404", "nobody there")]
+        return [*lines, *self._message_in(pair), *self._subscription_in(pair)]
+
+    def _admitted(self, pair: tuple[JID, JID]) -> tuple[list[Line], bool]:
+        """Say what the node itself thinks of a foreign user, and whether he may go on."""
         node = self._gates.node.look(pair)
         lines = [Line("both", "node policy", node.ruling.value, node.words)]
         if node.ruling is Ruling.REFUSE:
             why = "the local user is not contacted"
-            return [*lines, _ends("both", "refused with 403", why)]
-        expected = ", ".join(self._peers.expected(foreign.domain))
+            return [*lines, _ends("both", "refused with 403", why)], False
+        expected = ", ".join(self._peers.expected(pair[1].domain))
         why = f"the peer's certificate must carry one of: {expected}"
-        domain = self._around.domain(foreign.domain)
+        domain = self._around.domain(pair[1].domain)
         if domain is not None and domain.next_hop and domain.next_hop.transport != "tls":
             why += f"; without TLS only {domain.next_hop.host} is believed"
-        lines += [Line("both", "peer", "checked on the connection", why), _user(local, existence)]
-        if existence is Existence.ABSENT:
-            return [*lines, _ends("both", "refused with 404", "nobody there")]
-        return [*lines, *self._message_in(pair), *self._subscription_in(pair)]
+        return [*lines, Line("both", "peer", "checked on the connection", why)], True
+
+    def _passed_on(self, pair: tuple[JID, JID], story: dict[str, Any]) -> list[Line]:
+        """A user of another node of ours: that node decides the rest."""
+        lines, admitted = self._admitted(pair)
+        if not admitted:
+            return lines
+        hop = story["hops"][0]
+        state = " ".join(filter(None, (hop["state"], hop["reason"])))
+        why = f"{hop['from']} hosts {pair[0].domain}; its certificate must carry {hop['tls_name']}"
+        lines.append(Line("both", f"hop {hop['hop']}", state, why))
+        if not story["used"]:
+            return [*lines, _ends("both", "refused with 480", story["why"])]
+        why = "that node decides; ask it"
+        return [*lines, Line("both", "outcome", f"passed on to {hop['from']}", why)]
 
     def _message_in(self, pair: tuple[JID, JID]) -> list[Line]:
         local, foreign = pair

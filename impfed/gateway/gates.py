@@ -111,7 +111,7 @@ class NodeGate(Gate):
     def look(self, pair: Pair) -> Finding:
         """Refuse domains that are not configured."""
         around, domain = self._gates.around, pair[1].domain
-        if domain in around.config.local_domains:
+        if domain in around.config.own_domains:
             return self._found(Ruling.REFUSE, f"{domain} is a local domain", "Domain Not Allowed")
         found = around.domain(domain)
         if found is None:

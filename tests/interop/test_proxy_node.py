@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import signal
+import socket
+import ssl
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.node import Node
 from demo.parts import Event, wait_until
 from tests.interop.scene import FOREIGN, HOME
 from tests.interop.two_nodes import NODE2_NAME, ROUTER_NAME, SECOND, two_nodes
+from tests.proxy.test_permission import ATTEMPTS
 
 BOB = f"bob@{SECOND}"
 
@@ -127,34 +132,133 @@ class ProxyNodeTests(SynchronousTestCase):
         self.far_does("im", "romeo", 200, to=f"alice@{HOME}", text="It is the east")
         self.scene.alice.expect(since, event="message", body="It is the east")
 
-    def test_routing_node_killed(self) -> None:
-        """A session outlives the routing node: its route set is all that the node needs to know."""
+    def watched_by(self, who: str) -> None:
+        """A far user watches bob, who says yes."""
+        self.far_does("subscribe", who, 200)
+        self.bob.expect(self.bob_begin, event="asked", sender=f"{who}@{FOREIGN}")
+        self.bob.send("approve", to=f"{who}@{FOREIGN}")
+        self.sees(who, "available", self.begin)
+
+    def sees(self, who: str, state: str, since: int) -> None:
+        """Wait until a far user sees bob so."""
+        wanted = {"event": "presence", "sender": BOB, "to": f"{who}@{FOREIGN}", "state": state}
+        self.far.expect(since, 20, subscription="active", **wanted)
+
+    def kill(self, node: Node) -> None:
+        """Kill a node."""
+        assert node.part is not None
+        node.part.kill()
+        node.part.process.wait()
+
+    def test_routing_node_restarted(self) -> None:
+        """Sessions and subscriptions outlive the routing node: all it has to know is in the route set."""
         self.opened_session("mercutio", "A plague")
-        router = self.scene.router.part
-        assert router is not None
-        router.kill()
-        router.process.wait()
-        since = self.far.position
-        self.bob.send("message", to=f"mercutio@{FOREIGN}", body="How now?")
-        # The way back is gone, so the second node opens a session itself.
-        self.far.expect(since, event="session", sender=BOB)
-        self.far.expect(since, event="im", sender=BOB, text="How now?")
+        self.watched_by("mercutio")
+        self.kill(self.scene.router)
         self.scene.router.start()
+        since = self.far.position
         self.far_does("im", "mercutio", 200, text="On both your houses")
         self.bob.expect(self.bob_begin, event="message", body="On both your houses")
+        sent = self.wire("sent", "MESSAGE", "On both", since)["text"]
+        self.assertIn(f"Route: <sip:{ROUTER_NAME}:{self.scene.router.port};", sent)
+        self.bob.send("message", to=f"mercutio@{FOREIGN}", body="How now?")
+        self.far.expect(since, event="im", sender=BOB, text="How now?")
+        self.bob.send("presence", show="dnd")
+        self.sees("mercutio", "busy", since)
+        self.assertEqual(self.far.seen(since, event="session"), [])
+        self.bob.send("presence", show="")
+        self.sees("mercutio", "available", since)
+
+    def test_routing_node_down(self) -> None:
+        """While the routing node is down the second node opens a session of its own, straight out."""
+        self.opened_session("benvolio", "Part, fools")
+        self.kill(self.scene.router)
+        try:
+            since = self.far.position
+            self.bob.send("message", to=f"benvolio@{FOREIGN}", body="Art thou drawn?")
+            self.far.expect(since, event="session", sender=BOB, to=f"benvolio@{FOREIGN}")
+            self.far.expect(since, event="im", sender=BOB, text="Art thou drawn?")
+        finally:
+            self.scene.router.start()
+        self.far_does("im", "benvolio", 200, text="I do but keep the peace")
+        self.bob.expect(self.bob_begin, event="message", body="I do but keep the peace")
 
     def test_second_node_down(self) -> None:
-        """While the second node is down the far user is told 480; afterwards all is well."""
-        self.scene.node2.stop()
+        """While the second node is down a far user is told 480; its watchers are told through the
+        routing node when it is back."""
+        self.watched_by("capulet")
+        self.kill(self.scene.node2)
         try:
-            self.far_does("im", "tybalt", 480, text="Draw!")
+            self.far_does("im", "escalus", 480, text="Rebellious subjects")
             told = self.scene.operator(self.scene.router, "status")
-            self.assertIn("node2", told)
+            self.assertRegex(told, rf"node2 +{SECOND} .*resting")
         finally:
             self.scene.node2.start()
-        self.assertTrue(
-            wait_until(
-                lambda: "resting" not in self.scene.operator(self.scene.router, "status"), 10
-            )
-        )
-        self.opened_session("tybalt", "Have at thee")
+        since = self.far.position
+        self.bob.send("presence", show="dnd")
+        self.sees("capulet", "busy", since)
+        notify = self.wire("received", "NOTIFY", f"capulet@{FOREIGN}", since)
+        self.assertIn(f"SIP/2.0/TLS {ROUTER_NAME}:", notify["text"])
+        self.bob.send("presence", show="")
+        self.sees("capulet", "available", since)
+        reached = wait_until(lambda: "resting" not in self.neighbours(), 10)
+        self.assertTrue(reached, self.neighbours())
+        self.opened_session("escalus", "Enemies to peace")
+
+    def neighbours(self) -> str:
+        """Return how the routing node finds its neighbour."""
+        return self.scene.operator(self.scene.router, "route", BOB)
+
+    def test_no_open_relay(self) -> None:
+        """Every attempt to use the node as a relay is refused, and nothing goes on to anybody."""
+        scene = self.scene
+        before = scene.counted(scene.router, "proxy.forwarded")
+        names = {
+            "company.example": HOME,
+            "10.0.0.2:5062": f"127.0.0.1:{scene.node2.port}",
+            "203.0.113.10:5062": f"{ROUTER_NAME}:{scene.router.port}",
+            "203.0.113.10:45062": f"{NODE2_NAME}:{scene.node2.port}",
+        }
+        certificate = scene.far_certificate
+        tls = ssl.create_default_context(cafile=str(certificate.ca))
+        tls.load_cert_chain(certificate.certificate, certificate.key)
+        with (
+            socket.create_connection(("127.0.0.1", scene.router.port)) as plain,
+            tls.wrap_socket(plain, server_hostname=ROUTER_NAME) as wire,
+            wire.makefile("rb") as answers,
+        ):
+            for number, (name, (attempt, source, _, _)) in enumerate(ATTEMPTS.items()):
+                if source != "lync.example":
+                    continue
+                text = attempt.to_bytes().decode()
+                for ours, theirs in names.items():
+                    text = text.replace(ours, theirs)
+                # Users of the second node are not at home here, so that the proxy has to decide.
+                for home in (HOME, SECOND):
+                    one = text.replace(f"bob@{HOME}", f"bob@{home}")
+                    one = one.replace("z9hG4bK1", f"z9hG4bK{number}{home}")
+                    wire.sendall(one.replace("Call-ID: c", f"Call-ID: {number}{home}").encode())
+                    status = read_status(answers)
+                    self.assertIn(status, (403, 404, 405, 416, 481), (name, one))
+        self.assertEqual(scene.counted(scene.router, "proxy.forwarded"), before)
+
+    def test_operator(self) -> None:
+        """The operator sees where a neighbour's users are, and what would happen to a message."""
+        self.assertIn("neighbour", self.neighbours())
+        told = self.scene.operator(self.scene.router, "explain", f"romeo@{FOREIGN}", BOB)
+        self.assertIn("passed on", told)
+        self.assertIn("node2", told)
+        refused = self.scene.operator(self.scene.router, "explain", "romeo@other.test", BOB, code=1)
+        self.assertIn("refused with 403", refused)
+
+
+def read_status(answers: io.BufferedReader) -> int:
+    """Read one response, return its status."""
+    status = int(answers.readline().split()[1])
+    length = 0
+    while (line := answers.readline().strip()) != b"":
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    answers.read(length)
+    return status

@@ -22,6 +22,8 @@ from tests.interop.scene import FOREIGN, HOME, RUN
 SECOND = "second.example"
 ROUTER_NAME, NODE2_NAME = f"fed.{HOME}", f"node2.{HOME}"
 
+FAR_USERS = ("romeo", "tybalt", "paris", "mercutio", "benvolio", "capulet", "escalus")
+
 #: Domains that are configured, and that no connection of the tests can prove.
 OTHERS = f"""
 [[domain]]
@@ -102,8 +104,7 @@ class TwoNodes:
                 "--other-node", NODE2_NAME,
                 "--certificate", certificate.certificate, "--key", certificate.key,
                 "--ca", certificate.ca, "--accept-delay", "0.3",
-                "--user", "romeo=Romeo", "--user", "tybalt=Tybalt", "--user", "paris=Paris",
-                "--user", "mercutio=Mercutio",
+                *(word for user in FAR_USERS for word in ("--user", user)),
             ],
             self.directory,
         )  # fmt: skip
