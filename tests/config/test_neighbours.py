@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.config.samples import GOOD
 from tests.config.test_load import LoadCase
 
@@ -73,3 +75,18 @@ class NeighbourTests(LoadCase):
         """No static route leads to a neighbour's domain."""
         route = '\n[[route]]\npattern = "second.example"\naddress = "sip.lync.example:5061"\n'
         self.assertEqual(self.only(GOOD + NODE2 + route).key, "route[1].pattern")
+
+    def test_documentation(self) -> None:
+        """The two nodes of the documentation are configured rightly, and know each other."""
+        page = Path(__file__).parents[2] / "docs" / "topologies.md"
+        blocks = [each.partition("```")[0] for each in page.read_text().split("```toml\n")[1:]]
+        rest = GOOD[: GOOD.index("[[listener]]")] + GOOD[GOOD.index("[[domain]]") :]
+        first = self.shop.load(blocks[0] + rest)
+        second = self.shop.load(blocks[1] + rest.replace("company.example", "second.example"))
+        for one, other in ((first, second), (second, first)):
+            (told,), (listener,) = one.neighbours, other.listeners
+            self.assertEqual(told.domains, tuple(other.local_domains))
+            self.assertEqual((told.host, told.port), (listener.host, listener.port))
+            advertised = (listener.advertised_host, listener.advertised_port)
+            self.assertEqual(told.advertised, (advertised,))
+        self.assertEqual(second.node.trusted_upstreams, (second.neighbours[0].tls_name,))
