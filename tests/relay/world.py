@@ -1,0 +1,101 @@
+"""A relay between a home server and a foreign domain, both played by the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from impfed.core.ids import IdSource
+from impfed.core.metrics import Metrics
+from impfed.gateway.authorization import Authorizations
+from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
+from impfed.policy.federation import DomainException, XmppPolicy
+from impfed.policy.users import UserPolicies
+from impfed.relay.presence import PresenceRewriter
+from impfed.relay.probe import XmppProbe
+from impfed.relay.relay import Relay
+from impfed.transport.home import HomeLinks
+from impfed.xmpp.reader import StanzaReader
+from impfed.xmpp.s2s_parts import NS_SERVER
+from impfed.xmpp.stanza import OutStanza, Stanza
+from tests.transport.home_case import HomeCase
+
+KINDS = {"sametime.example": "sametime", "webex.example": "webex"}
+_STREAM = "http://etherx.jabber.org/streams"
+
+
+class Streams:
+    """S2S: keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def send(self, stanza: OutStanza) -> None:
+        self.sent.append(stanza.xml)
+
+    def take(self) -> list[str]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class NoStore:
+    """Forgets."""
+
+    backlog = 0
+
+    def write(self, changes: Any, done: Any = None, *, within: float = 0.0) -> None:
+        pass
+
+
+def read(xml: str) -> Stanza:
+    """Return a stanza of an S2S stream."""
+    reader = StanzaReader(NS_SERVER)
+    reader.feed(f"<stream:stream xmlns='{NS_SERVER}' xmlns:stream='{_STREAM}'>".encode())
+    (item,) = reader.feed(xml.encode())
+    assert isinstance(item, Stanza)
+    return item
+
+
+class RelayCase(HomeCase):
+    """A relay with one home link that the test plays."""
+
+    allow = True
+    discards = False
+    exceptions: tuple[DomainException, ...] = (DomainException("*.spam.example"),)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.home: HomeLinks = self.links
+        policy = XmppPolicy(
+            self.allow, self.exceptions, ["home.example", "second.example"], ["lync.example"]
+        )
+        self.answers = Authorizations(NoStore(), lambda: 0.0)
+        self.policies = UserPolicies(NoStore(), lambda: 0.0)
+        self.streams = Streams()
+        self.relay_metrics = Metrics()
+        kinds = {name: XmppKind.load(name) for name in XMPP_KINDS}
+        self.probe = XmppProbe(IdSource())
+        self.relay = Relay(
+            self.home,
+            policy,
+            frozenset({"home.example", "second.example"}),
+            frozenset({"lync.example"}) | self.home.own_domains,
+            (self.policies, self.answers),
+            PresenceRewriter(kinds.values(), lambda domain: kinds[KINDS.get(domain, "xmpp")]),
+            self.probe,
+            self.relay_metrics,
+            self.discards,
+        )
+        self.relay.streams = self.streams
+        self.home.relay = self.relay
+
+    # -- the foreign server's part -------------------------------------------------------------
+
+    def far(self, xml: str) -> str:
+        """Speak as the foreign server; return what the home server is written."""
+        self.relay.stanza_arrived(read(xml), object())
+        return self.turn()
+
+    def local(self, xml: str) -> list[str]:
+        """Speak as the home server; return what goes to foreign servers."""
+        self.say(xml)
+        return self.streams.take()
