@@ -102,9 +102,7 @@ class IStore(Interface):
     def stop() -> Deferred[None]:
         """Finish what was written before, then close.  What comes later fails with STOPPED."""
 
-    def write(
-        changes: Sequence[Change], done: Done | None = None, *, within: float = 0.0
-    ) -> None:
+    def write(changes: Sequence[Change], done: Done | None = None, *, within: float = 0.0) -> None:
         """Make changes, all or none of them.
 
         ``done(None)`` is called in the reactor thread, exactly once, when they would outlive the
