@@ -104,6 +104,9 @@ class NodeOptions:
 
     def federated(self, domain: str) -> bool:
         """Say whether people of a domain can be reached."""
+        relay = self._home.relay
+        if relay is not None and relay.reaches(domain):
+            return True
         return any(each.name == domain for each in self._domains())
 
     def hosted(self, domain: str) -> bool:

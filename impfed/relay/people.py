@@ -18,7 +18,7 @@ from impfed.xmpp.stanza import OutStanza, Stanza, presence
 Pair = tuple[JID, JID]
 """Local and foreign bare address."""
 
-#: People whose request was answered politely, until the next start.
+#: People whose request was answered politely, until the next start; and conversations.
 _POLITE_LIMIT = 100_000
 
 
@@ -52,6 +52,9 @@ class PeoplePolicy:
     :param takes: says whether a domain is a foreign one that is reached over XMPP.
     :param to_foreign: sends a stanza to a foreign user.
     :param to_home: sends a stanza to a local user's home server.
+    :param seconds: the time, in seconds since the epoch.
+    :param conversation: seconds for which somebody whom the user has written to may answer, where
+        the user's default is "block".
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class PeoplePolicy:
         takes: Callable[[str], bool],
         to_foreign: Callable[[OutStanza], None],
         to_home: Callable[[OutStanza], object],
+        seconds: Callable[[], float],
+        conversation: float,
     ) -> None:
         self._policies = policies
         self._answers = answers
@@ -70,6 +75,9 @@ class PeoplePolicy:
         # Local bare address -> where it was sent -> resources that are available there.
         self._shown: dict[JID, dict[JID, set[str]]] = {}
         self._polite: set[Pair] = set()
+        self._seconds = seconds
+        self._conversation = conversation
+        self._written: dict[Pair, float] = {}  # oldest first
         policies.listen(self._changed)
 
     # -- judging -----------------------------------------------------------------------------------
@@ -83,6 +91,19 @@ class PeoplePolicy:
     def blocks(self, pair: Pair) -> bool:
         """Whether the list hides the local user and stops what the foreign one sends."""
         return self.judge(pair).stops_texts
+
+    def stops(self, pair: Pair) -> bool:
+        """Whether texts and questions of the foreign user are stopped.
+
+        Somebody whom only the default blocks may answer while he is written to, and so may a room
+        that the user has joined.
+        """
+        judgement = self.judge(pair)
+        if not judgement.stops_texts or judgement.rule is not Rule.DEFAULT:
+            return judgement.stops_texts
+        if self._seconds() - self._written.get(pair, 0.0) < self._conversation:
+            return False
+        return not any(to.bare == pair[1] for to in self._shown.get(pair[0], ()))
 
     def approves(self, pair: Pair) -> bool:
         """Whether a request is to be approved without asking."""
@@ -116,6 +137,17 @@ class PeoplePolicy:
         self._to_foreign(presence(foreign, local, type="unavailable"))
 
     # -- from local users --------------------------------------------------------------------------
+
+    def text_to(self, stanza: Stanza) -> None:
+        """Note that a local user writes to a foreign one, where his default is "block"."""
+        local = stanza.from_.bare
+        if stanza.type == "error" or self._policies.default(local) != "block":
+            return
+        pair = (local, stanza.to.bare)
+        self._written.pop(pair, None)
+        self._written[pair] = self._seconds()
+        while len(self._written) > _POLITE_LIMIT:
+            del self._written[next(iter(self._written))]
 
     def presence_to(self, stanza: Stanza) -> bool:
         """Learn from a local user's presence; returns whether it is passed on."""
@@ -151,7 +183,11 @@ class PeoplePolicy:
         if not stanza.to.resource and self._answers.inbound(pair) == "none":
             # The home server shows it to people on the roster, so he was approved once.
             self._answers.decide_inbound(pair, "approved")
-        if self.blocks(pair):
+        judgement = self.judge(pair)
+        joins = judgement.rule is Rule.DEFAULT and bool(
+            stanza.to.resource
+        )  # a room, by his own will
+        if judgement.stops_texts and not joins:
             return False
         if shown is None:
             shown = self._shown[local] = {}

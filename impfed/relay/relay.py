@@ -7,10 +7,12 @@ that policy refuses, and what cannot be delivered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from zope.interface import implementer
 
+from impfed.config.model import ImConfig
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.policy.federation import XmppPolicy
@@ -47,7 +49,7 @@ class Relay:
 
     :param own: local domains, exact names as in JIDs.
     :param others: domains that are neither local nor the relay's: SIP domains, own addresses.
-    :param discards: whether what a blocked user writes is thrown away instead of refused.
+    :param im: how long a conversation lasts, and whether what a blocked user writes is thrown away.
     :ivar streams: the S2S service; to be set before the start.
     """
 
@@ -63,7 +65,8 @@ class Relay:
         rewriter: PresenceRewriter,
         probe: XmppProbe,
         metrics: Metrics,
-        discards: bool = False,
+        seconds: Callable[[], float],
+        im: ImConfig,
     ) -> None:
         self._home = home
         self._policy = policy
@@ -72,10 +75,12 @@ class Relay:
         self._rewriter = rewriter
         self._probe = probe
         self._metrics = metrics
-        self._discards = discards
+        self._discards = im.blocked_texts == "discard"
         self._taken: dict[str, bool] = {}
         self._missed: dict[tuple[str, str, bool], OutStanza] = {}
-        self.people = PeoplePolicy(*lists, self.takes, self._send_out, home.send)
+        self.people = PeoplePolicy(
+            *lists, self.takes, self._send_out, home.send, seconds, im.idle_timeout
+        )
 
     # -- from home servers -------------------------------------------------------------------------
 
@@ -88,6 +93,10 @@ class Relay:
             ours = domain in self._own or domain in self._others
             taken = self._taken[domain] = bool(domain) and not ours
         return taken
+
+    def reaches(self, domain: str) -> bool:
+        """Say whether policy lets stanzas out to such a domain, too."""
+        return self.takes(domain) and not self._policy.refusal(domain, False)
 
     def from_home(self, stanza: Stanza) -> None:
         """Take a stanza of a local user, or of a local service, for a foreign domain."""
@@ -102,6 +111,8 @@ class Relay:
                 return
             xml = self._rewriter.outward(stanza)
         else:
+            if stanza.kind == "message":
+                self.people.text_to(stanza)
             xml = stanza.to_xml()
         self._metrics.count("relay.out")
         self.streams.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
@@ -150,7 +161,7 @@ class Relay:
         pair = (stanza.to.bare, stanza.from_.bare)
         if stanza.kind == "presence":
             return self._presence_stopped(stanza, pair)
-        if not self.people.blocks(pair):
+        if not self.people.stops(pair):
             return False
         self._metrics.count("relay.blocked")
         if stanza.kind == "iq" or not self._discards:

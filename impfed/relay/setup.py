@@ -62,7 +62,7 @@ class XmppFederation:
         self._policy = XmppPolicy(
             self._section.policy == "allow",
             [DomainException(one.domain, one.direction) for one in self._section.exceptions],
-            config.local_domains,
+            config.own_domains,
             [domain.name for domain in config.domains],
         )
         self._settings = ConfiguredSettings(
@@ -90,6 +90,7 @@ class XmppFederation:
         config = self._config
         own = _domains(config.local_domains)
         others = _domains(domain.name for domain in config.domains) | home.own_domains
+        others |= _domains(config.own_domains) - own
         relay = self._relay = Relay(
             home,
             self._policy,
@@ -99,7 +100,8 @@ class XmppFederation:
             self._rewriter(),
             self.probe,
             self._metrics,
-            config.im.blocked_texts == "discard",
+            self._reactor.seconds,
+            config.im,
         )
         s2s = self._s2s = relay.streams = S2S(
             self._reactor,

@@ -250,6 +250,7 @@ class FakeHome:
 
     def __init__(self) -> None:
         self.user: Any = None
+        self.relay: Any = None
         self.sent: list[OutStanza] = []
         self.deliveries: list[tuple[OutStanza, Callable[[Delivery], None]]] = []
         self.busy = False

@@ -67,6 +67,9 @@ class IForeignRelay(Interface):
     def takes(domain: str) -> bool:
         """Say whether a domain is one of those."""
 
+    def reaches(domain: str) -> bool:
+        """Say whether policy lets stanzas out to such a domain, too."""
+
     def from_home(stanza: Stanza) -> None:
         """Take a stanza of any kind from a local user or service."""
 

@@ -38,15 +38,20 @@ class ReadTests(LoadCase):
         """Every key arrives where it belongs."""
         config = self.s2s(
             '[s2s]\nbind = "[::]:5269"\ndirect_bind = "[::]:5270"\nsecret_env = "DB"\n'
-            'tls = "optional"\nrequire_certificates = false\nsasl_in = false\nsasl_out = false\n'
+            'policy = "deny"\ntls = "optional"\n'
+            "require_certificates = false\nsasl_in = false\nsasl_out = false\n"
             'dialback = false\npatience = "1m"\nstream_idle = "1h"\n'
-            '[[s2s.domain]]\nname = "*.Partner.example"\ntls = "none"\nuntil = 2027-03-31\n'
+            '[[s2s.exception]]\ndomain = "*.B.example"\ndirection = "in"\n'
+            '[[s2s.domain]]\nname = "*.Partner.example"\nkind = "webex"\ntls = "none"\nuntil = 2027-03-31\n'
             'ca = "ca.pem"\ncertificate = "none"\nconnect = "192.0.2.1:7269"\ndirect_tls = true\n',
             DB="s3cret",
         )
         self.assertEqual((config.host, config.direct_port, config.secret), ("::", 5270, "s3cret"))
         self.assertEqual((config.tls, config.patience, config.stream_idle), ("optional", 60, 3600))
         (domain,) = config.domains
+        (exception,) = config.exceptions
+        self.assertEqual((config.policy, domain.kind), ("deny", "webex"))
+        self.assertEqual((exception.domain, exception.direction), ("*.b.example", "in"))
         self.assertEqual((domain.name, domain.tls), ("*.partner.example", "none"))
         self.assertEqual((domain.until, domain.host), (date(2027, 3, 31), "192.0.2.1"))
         self.assertNotIn("s3cret", repr(config))
@@ -64,12 +69,25 @@ class ReadTests(LoadCase):
                 "without quotes",
             ),
             ('[[s2s.domain]]\nname = "a.*.example"\n', "without wildcards", ""),
-            ('[[s2s.domain]]\nname = "lync.example"\n', "federated over SIP", "[[domain]]"),
+            ('[[s2s.domain]]\nname = "lync.example"\n', "SIP by domain[1].name", "[[domain]]"),
+            (
+                '[s2s]\npolicy = "deny"\n[[s2s.exception]]\ndomain = "lync.example"\n',
+                "s2s.exception[1].domain",
+                "SIP by domain[1].name",
+            ),
+            (
+                '[[s2s.exception]]\ndomain = "a.example"\n'
+                '[[s2s.exception]]\ndomain = "a.example"\ndirection = "in"\n',
+                "s2s.exception[2].domain",
+                "s2s.exception[1] already",
+            ),
+            ('[[s2s.exception]]\ndomain = "a.example"\ndirection = "inn"\n', '"inn"', '"both"'),
+            ('[[s2s.domain]]\nname = "a.example"\nkind = "webx"\n', '"webx"', "webex"),
             ('[[s2s.domain]]\nname = "company.example"\n', "local domain", ""),
             ('[[s2s.domain]]\nname = "a.example"\ncertificate = "compani"\n', "compani", "company"),
         ):
             problem = self.only(GOOD + text)
-            words = f"{problem.message} {problem.allowed} {problem.suggestion}"
+            words = f"{problem.key} {problem.message} {problem.allowed} {problem.suggestion}"
             self.assertIn(message, words)
             self.assertIn(more, words)
 

@@ -103,11 +103,36 @@ class BlockTests(RelayCase):
         stranger = f"<message from='tybalt@verona.example' to='{JULIET}'><body>x</body></message>"
         self.assertEqual(self.far(stranger), "")
 
+    def test_written_to(self) -> None:
+        """Where the default is block, who is written to may answer for a while."""
+        self.up()
+        self.policies.set_default(PAIR[0], "block")
+        answer = f"<message {IN}><body>hi</body></message>"
+        self.assertEqual(self.far(answer), "")
+        self.local(f"<message from='{JULIET}/b' to='{ROMEO}'><body>hi</body></message>")
+        self.assertIn("hi", self.far(answer))
+        self.reactor.advance(601)
+        self.turn()
+        self.assertEqual(self.far(answer), "")
+
+    def test_room(self) -> None:
+        """Where the default is block, a room that the user joins is open to him until he leaves."""
+        self.up()
+        self.policies.set_default(PAIR[0], "block")
+        join = f"<presence from='{JULIET}/b' to='ball@rooms.verona.example/j'/>"
+        said = f"<message from='ball@rooms.verona.example/r' to='{JULIET}/b' type='groupchat'/>"
+        self.assertEqual(self.far(said), "")
+        self.streams.take()
+        self.assertEqual(len(self.local(join)), 1)
+        self.assertIn("groupchat", self.far(said))
+        self.assertEqual(len(self.local(join.replace("/>", " type='unavailable'/>"))), 1)
+        self.assertEqual(self.far(said), "")
+
 
 class DiscardTests(RelayCase):
     """Where the operator wants it, what a blocked user writes is thrown away."""
 
-    discards = True
+    blocked_texts = "discard"
 
     def test_discarded(self) -> None:
         """His sender hears nothing; questions are answered all the same."""

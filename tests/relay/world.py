@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from impfed.config.model import ImConfig
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.authorization import Authorizations
@@ -59,7 +60,7 @@ class RelayCase(HomeCase):
     """A relay with one home link that the test plays."""
 
     allow = True
-    discards = False
+    blocked_texts = "refuse"
     exceptions: tuple[DomainException, ...] = (DomainException("*.spam.example"),)
 
     def setUp(self) -> None:
@@ -83,7 +84,8 @@ class RelayCase(HomeCase):
             PresenceRewriter(kinds.values(), lambda domain: kinds[KINDS.get(domain, "xmpp")]),
             self.probe,
             self.relay_metrics,
-            self.discards,
+            self.reactor.seconds,
+            ImConfig(blocked_texts=self.blocked_texts),
         )
         self.relay.streams = self.streams
         self.home.relay = self.relay
