@@ -97,8 +97,11 @@ class Subject:
         from impfed.transport.home import HomeLinks
 
         home = HomeConfig("h", "component", (NEAR,), "127.0.0.1", self.home, "secret")
-        self.links = HomeLinks(self.reactor, [home], [FAR], IdSource(), Metrics(), Tracer())
-        self.links.user = Relay(self)
+        self.links = HomeLinks(
+            self.reactor, [home], [], IdSource(), Metrics(), Tracer(), relayed_domains=[FAR]
+        )
+        self.links.user = Ends(self)
+        self.links.relay = real_relay(self, self.links)
         self.links.startService()
 
     def burst(self) -> None:
@@ -132,21 +135,11 @@ class Subject:
         self.reactor.stop()
 
 
-class Relay:
-    """The user of the home link: passes everything on."""
+class Ends:
+    """The user of the home link, who has nothing to do but to see the end."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-
-    def stanza_arrived(self, stanza: Any, link: Any) -> None:
-        """Pass a stanza on."""
-        from impfed.xmpp.stanza import OutStanza
-
-        subject = self._subject
-        subject.begun = subject.begun or cpu()
-        subject.seen += 1
-        xml = stanza.to_xml()
-        subject.s2s.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
 
     def link_up(self, link: Any) -> None:
         """Nothing to do."""
@@ -154,6 +147,38 @@ class Relay:
     def link_down(self, link: Any, reason: str) -> None:
         """The load is through."""
         self._subject.reactor.callLater(0.3, self._subject.finish)
+
+
+def real_relay(subject: Subject, links: Any) -> Any:
+    """Return the node's own relay, which tells the subject of each stanza."""
+    from impfed.config.model import ImConfig
+    from impfed.core.ids import IdSource
+    from impfed.core.metrics import Metrics
+    from impfed.gateway.authorization import Authorizations
+    from impfed.interwork.rewrite import XmppKind
+    from impfed.policy.federation import XmppPolicy
+    from impfed.policy.users import UserPolicies
+    from impfed.relay.presence import PresenceRewriter
+    from impfed.relay.probe import XmppProbe
+    from impfed.relay.relay import Relay
+    from impfed.store.memory import MemoryStore
+
+    class Counted(Relay):
+        def from_home(self, stanza: Any) -> None:
+            subject.begun = subject.begun or cpu()
+            subject.seen += 1
+            super().from_home(stanza)
+
+    kind, seconds = XmppKind.load("xmpp"), subject.reactor.seconds
+    store = MemoryStore()
+    relay = Counted(
+        links, XmppPolicy(True, own=[NEAR]), frozenset({NEAR}), frozenset(),
+        (UserPolicies(store, seconds), Authorizations(store, seconds)),
+        PresenceRewriter([kind], lambda domain: kind), XmppProbe(IdSource()), Metrics(),
+        seconds, ImConfig(),
+    )  # fmt: skip
+    relay.streams = subject.s2s
+    return relay
 
 
 class Far:
