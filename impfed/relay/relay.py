@@ -211,13 +211,12 @@ class Relay:
         if link is None:
             words = f"{stanza.from_.domain} is not connected with {stanza.to.domain}"
             self._return(stanza, "service-unavailable", words)
-        elif not link.pass_on(stanza) and not self._keep(stanza):
-            if link.up:
-                words = "the server does not keep up"
-                self._return(stanza, "resource-constraint", words)
-            else:
-                words = "the home server is out of reach"
-                self._return(stanza, "recipient-unavailable", words)
+        elif link.pass_on(stanza):
+            return
+        elif link.up:
+            self._return(stanza, "resource-constraint", "the server does not keep up")
+        elif not self._keep(stanza):
+            self._return(stanza, "recipient-unavailable", "the home server is out of reach")
 
     def _keep(self, stanza: OutStanza) -> bool:
         """Keep presence for a home server that is away; what asks or answers nothing is no error."""

@@ -68,6 +68,7 @@ name = "{VERONA}"
 connect = "127.0.0.1:{self.verona.server.s2s_port}"
 """
         self.talkers: dict[str, Talker] = {}
+        self.cast: Cast
 
     def start(self) -> _Scene:
         """Start everything."""
@@ -75,7 +76,8 @@ connect = "127.0.0.1:{self.verona.server.s2s_port}"
         stack.callback(self.verona.stop)
         try:
             self.verona.server.start()
-            self.cast: Cast = self.stage.start()
+            self.cast = self.stage.start()
+            self.talkers["alice"] = self.cast.alice
         except PartFailed:
             stack.close()
             raise
@@ -286,6 +288,15 @@ class RelayTests(SynchronousTestCase):
         since = tybalt.position
         self.operator("policy", here, "allow", there)
         tybalt.expect(since, event="presence", sender=here, kind="available")
+
+    def test_allow(self) -> None:
+        """Whom the list allows is approved without a question."""
+        alice, benvolio = self.scene.local("alice"), self.scene.foreign("benvolio")
+        self.operator("policy", f"alice@{HOME}", "allow", f"benvolio@{VERONA}")
+        benvolio.send("subscribe", to=f"alice@{HOME}")
+        benvolio.expect(event="presence", sender=f"alice@{HOME}", kind="subscribed")
+        benvolio.expect(event="presence", sender=f"alice@{HOME}", kind="available")
+        self.assertEqual(alice.seen(event="asked"), [])
 
     def test_killed(self) -> None:
         """While the foreign server is down senders get errors; when it is back texts pass again."""

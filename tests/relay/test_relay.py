@@ -306,3 +306,35 @@ class RewriteTests(RelayCase):
         self.assertIn("<show>away</show>", self.far(meeting))
         self.local(f"<presence from='{JULIET}/other' to='x@webex.example'/>")
         self.assertNotIn("<show>", self.far(meeting))
+
+
+class ComponentTests(RelayCase):
+    """A home server with one component for each foreign domain, this one among them."""
+
+    kind = "component"
+    foreign = ()
+    relayed = ("verona.example",)
+
+    def test_both_ways(self) -> None:
+        """Stanzas pass by the component of that domain; others have no way."""
+        self.up()
+        self.assertEqual(len(self.local(f"<message {OUT}/>")), 1)
+        self.assertIn("hi", self.far(f"<message {IN}><body>hi</body></message>"))
+        self.assertEqual(self.far(f"<message from='x@mantua.example' to='{JULIET}' id='m'/>"), "")
+        self.assertIn("<service-unavailable ", self.streams.take()[0])
+
+    def test_answers_to_the_link(self) -> None:
+        """Answers to the link's own questions stay; what foreign servers asked is answered there."""
+        self.up()
+        answer = "<iq from='home.example' to='verona.example' type='{}' id='{}'/>"
+        for id in ("k123", "b456"):
+            self.assertEqual(self.local(answer.format("result", id)), [])
+        self.assertEqual(len(self.local(answer.format("result", "theirs"))), 1)
+        self.assertEqual(len(self.local(answer.format("get", "k123"))), 1)
+
+    def test_slow_home_server(self) -> None:
+        """What a home server does not take in time comes back."""
+        self.up()
+        self.patch(type(self.links.links[0]), "full", True)
+        self.far(f"<message {IN} id='m'><body>hi</body></message>")
+        self.assertIn("<resource-constraint ", self.streams.take()[0])

@@ -82,6 +82,7 @@ class HomeCase(unittest.SynchronousTestCase):
 
     kind = "prosody"
     foreign: tuple[str, ...] = ("lync.example", "simple.example")
+    relayed: tuple[str, ...] = ()
     limits = LinkLimits(gather=0.0)
 
     def setUp(self) -> None:
@@ -110,6 +111,7 @@ class HomeCase(unittest.SynchronousTestCase):
             self.tracer,
             gateway_types={"lync.example": ("lcs", "Lync")},
             limits=self.limits,
+            relayed_domains=self.relayed,
         )
         self.links.user = self.gateway = Gateway()
         self.wires: list[Wire] = []
