@@ -83,6 +83,16 @@ connect = "127.0.0.1:{self.verona.server.s2s_port}"
             raise
         return self
 
+    def restart_home(self) -> None:
+        """Start the home server again, and wait until the node is linked to it."""
+        log = self.stage.node.directory / "node.log"
+        before = log.read_bytes().count(b"impfed.home.link_up")
+        self.stage.home.start()
+        if not wait_until(lambda: log.read_bytes().count(b"impfed.home.link_up") > before, 20):
+            raise PartFailed("the node is not linked to the home server")
+        for key in [key for key in self.talkers if "@" not in key]:
+            del self.talkers[key]
+
     def local(self, name: str) -> Talker:
         """Return a local user, logged in."""
         if name not in self.talkers:
@@ -157,8 +167,9 @@ class RelayTests(SynchronousTestCase):
         romeo.expect(event="message", body="Ay me! <&>")
         cast = self.scene.cast
         cast.far_does("im", 200, **{"from": "romeo", "to": f"alice@{HOME}", "text": "by SIP"})
-        cast.alice.expect(event="message", body="by SIP")
-        cast.alice.send("message", to="romeo@lync.example", body="by SIP, too")
+        alice = self.scene.local("alice")
+        alice.expect(event="message", body="by SIP")
+        alice.send("message", to="romeo@lync.example", body="by SIP, too")
         cast.far.expect(event="im", text="by SIP, too")
         status = self.operator("status")
         self.assertIn(
@@ -297,6 +308,23 @@ class RelayTests(SynchronousTestCase):
         benvolio.expect(event="presence", sender=f"alice@{HOME}", kind="subscribed")
         benvolio.expect(event="presence", sender=f"alice@{HOME}", kind="available")
         self.assertEqual(alice.seen(event="asked"), [])
+
+    def test_home_killed(self) -> None:
+        """While the home server is down foreign senders get errors; it catches up with presence."""
+        nurse, prince = self.scene.local("nurse"), self.scene.foreign("prince")
+        there = f"prince@{VERONA}"
+        self.befriend(nurse, prince, there)
+        home = self.scene.stage.home
+        home.part.kill()  # type: ignore[attr-defined]
+        home.part.process.wait(10)  # type: ignore[attr-defined]
+        prince.send("message", to=f"nurse@{HOME}", body="anybody there?")
+        refused = prince.expect(event="refused", body="anybody there?")
+        self.assertEqual((refused["condition"], refused["kind"]), ("recipient-unavailable", "wait"))
+        self.scene.restart_home()
+        nurse = self.scene.local("nurse")  # her server asks for the state of her contacts
+        nurse.expect(event="presence", sender=there, kind="available")
+        prince.send("message", to=f"nurse@{HOME}", body="and now?")
+        nurse.expect(event="message", body="and now?")
 
     def test_killed(self) -> None:
         """While the foreign server is down senders get errors; when it is back texts pass again."""
