@@ -325,6 +325,12 @@ def presence_figures() -> None:
         subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=False)
 
 
+def federation_figures() -> None:
+    """Run the benchmark of XMPP federation beside Prosody's."""
+    print("\nXMPP federation", flush=True)
+    subprocess.run([sys.executable, "-m", "bench.bench_s2s"], cwd=ROOT, check=False)
+
+
 def main() -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -334,7 +340,8 @@ def main() -> int:
     parser.add_argument("--warmup", type=float, default=4)
     parser.add_argument("--pairs", type=int, default=100, help="sessions at the same time")
     parser.add_argument("--subscriptions", type=int, default=10000)
-    parser.add_argument("--only", choices=("kamailio", "impfed", "memory", "presence", "parser"))
+    everything = ("kamailio", "impfed", "memory", "presence", "xmpp", "parser")
+    parser.add_argument("--only", choices=everything)
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
         print("bench: two cores are needed, one for the load", file=sys.stderr)
@@ -347,9 +354,7 @@ def main() -> int:
         options.pairs,
     )
     memory = None
-    want = (
-        {options.only} if options.only else {"kamailio", "impfed", "memory", "presence", "parser"}
-    )
+    want = {options.only} if options.only else set(everything)
     try:
         if want & {"kamailio", "impfed", "memory"}:
             bench.build()
@@ -382,6 +387,8 @@ def main() -> int:
         )
     if "presence" in want:
         presence_figures()
+    if "xmpp" in want:
+        federation_figures()
     if "parser" in want:
         parser_figures()
     return 0
