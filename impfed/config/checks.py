@@ -181,7 +181,26 @@ def _listeners(config: Config, document: dict[str, Any], report: Report) -> None
                 "",
                 'take the key out, or set transport = "tls"',
             )
+        _proxied(where, raw, report)
     _repeated(bound, report, lambda name, place: f"{name} is bound by {place} already")
+
+
+def _proxied(where: Path, raw: dict[str, Any], report: Report) -> None:
+    wanted = raw.get("proxy_protocol") is True
+    if wanted and raw.get("transport") == "udp":
+        report.report((*where, "proxy_protocol"), "there is no PROXY header over udp")
+    elif wanted and not raw.get("proxy_addresses"):
+        report.report(
+            (*where, "proxy_protocol"),
+            "whoever may connect could name any address as the peer's",
+            'proxy_addresses = the balancer\'s addresses, for example ["10.0.0.5"]',
+        )
+    elif raw.get("proxy_addresses") and not wanted:
+        report.report(
+            (*where, "proxy_addresses"),
+            "it counts for nothing without proxy_protocol",
+            suggestion="write proxy_protocol = true",
+        )
 
 
 def _address(value: object) -> tuple[str, int]:

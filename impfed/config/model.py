@@ -67,6 +67,8 @@ class ListenerConfig:
 
     :ivar transport: "tls", "tcp" or "udp".
     :ivar client_certificates: TLS only: "required" (mutual), "optional" or "none" (server-only).
+    :ivar proxy_protocol: whether each connection begins with a PROXY header.
+    :ivar proxy_addresses: addresses and networks whose PROXY headers are believed.
     """
 
     name: str
@@ -76,6 +78,8 @@ class ListenerConfig:
     advertised_host: str
     advertised_port: int
     client_certificates: str = "required"
+    proxy_protocol: bool = False
+    proxy_addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

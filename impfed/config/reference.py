@@ -39,6 +39,7 @@ A component's secret is taken from the first line of `secret_file`, from the env
 * A TLS listener has a certificate; a next hop over TLS needs a `[tls]` section; the transport of a
   next hop has a listener, whose address the peer is told.
 * A listener bound to every address says which one peers are told.
+* A listener with `proxy_protocol` has `proxy_addresses`, and is not UDP.
 * Certificate, key, root and user files are there, readable, and hold what they should.
 * `client_certificate` names a certificate; `peer_names` hold no wildcard.
 * A `[[route]]` has a pattern or a plugin; its pattern is reversed the right way round and is no local

@@ -105,6 +105,18 @@ LISTENER = Section(
             values.choice("required", "optional", "none"),
             "TLS only: whether a peer must show a certificate. Microsoft always does.",
         ),
+        Key(
+            "proxy_protocol",
+            values.BOOLEAN,
+            "TLS and TCP: only a load balancer connects here, and begins with a PROXY header (version 1"
+            " or 2) that names the peer's own address (docs/topologies.md).",
+        ),
+        Key(
+            "proxy_addresses",
+            values.NETWORKS,
+            "With `proxy_protocol`: who may connect and is believed. A connection from elsewhere, or"
+            " without the header, is closed.",
+        ),
     ),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -427,6 +427,17 @@ def read_server(value: Any, base: Path) -> tuple[str, int]:
         raise Unsuitable("a name server is given by its address") from None
 
 
+def _network(value: Any, base: Path) -> str:
+    text = _filled(value, base).strip()
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise Unsuitable(f'"{text}" is no IP address or network') from None
+    if text.partition("/")[2] and str(network) != text.lower():
+        raise Unsuitable("an address within a network stands there", f'write "{network}"')
+    return text.lower()
+
+
 def _ldap_url(value: Any, base: Path) -> str:
     text = _filled(value, base).strip()
     if not re.fullmatch(r"ldaps?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?", text):
@@ -450,6 +461,11 @@ ADDRESSES = Kind(
     'a list of addresses such as ["203.0.113.10:45062"]',
     _list_of(read_address),
     lambda found: "[" + ", ".join(f'"{show_address(*one)}"' for one in found) + "]",
+)
+NETWORKS = Kind(
+    'a list of addresses or networks such as ["10.0.0.5", "2001:db8:5::/64"]',
+    _list_of(_network),
+    str,
 )
 NAMES = Kind('a list of names such as ["acme"]', _list_of(_filled), str)
 LDAP_URL = Kind('"ldap://host:port" or "ldaps://host:port"', _ldap_url)

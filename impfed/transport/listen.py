@@ -13,6 +13,7 @@ from impfed.config.model import ListenerConfig
 from impfed.core.log import EventLog
 from impfed.transport.datagram import DatagramListener
 from impfed.transport.flow import FlowOwner
+from impfed.transport.proxied import ProxiedFactory
 from impfed.transport.stream import StreamFlow
 from impfed.transport.tls import TlsStore, TlsTransport
 
@@ -113,6 +114,8 @@ def listen(
     if config.transport == "tls":
         creator = tls.server(config.client_certificates)
         factory = _TlsFactory(creator, False, factory, reactor)
+    if config.proxy_protocol:
+        factory = ProxiedFactory(owner, config.name, factory, config.proxy_addresses)
     port = reactor.listenTCP(config.port, factory, _BACKLOG, config.host)
     bound = port.getHost()
     log.info(

@@ -203,8 +203,9 @@ class StreamFlow(Flow):
         if self._step(Event.CONNECTED) is State.CLOSED:
             self.wire.transport.abortConnection()
             return
-        peer = self.wire.transport.getPeer()
-        self.remote = (peer.host, peer.port)
+        if self.target is not None:  # of one that came in it is known, from a balancer perhaps
+            peer = self.wire.transport.getPeer()
+            self.remote = (peer.host, peer.port)
         _tune(self.wire.tcp, self._limits.dead_after)
         if self.transport == "tls":
             self._deadline = self._owner.timers.seconds() + self._limits.handshake_timeout
