@@ -20,6 +20,8 @@ class Node:
 
     :ivar peer: host and port of the far side.
     :ivar upstreams: certificate names of who stands before the node.
+    :ivar advertised: port that partners are told, where it is not ``port``.
+    :ivar listener: more lines for the listener's section.
     :ivar prefix: words before the command, such as a taskset.
     """
 
@@ -34,6 +36,8 @@ class Node:
     transport: str = "tls"
     extra: str = ""
     upstreams: tuple[str, ...] = ()
+    advertised: int = 0
+    listener: str = ""
     prefix: tuple[str, ...] = ()
     part: Part | None = field(default=None)
 
@@ -77,7 +81,8 @@ key = "{self.certificate.key}"
 name = "edge"
 transport = "{self.transport}"
 bind = "127.0.0.1:{self.port}"
-advertised = "{advertised}:{self.port}"
+advertised = "{advertised}:{self.advertised or self.port}"
+{self.listener}
 
 [[domain]]
 name = "{self.foreign}"

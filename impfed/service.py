@@ -124,8 +124,9 @@ class Node(MultiService):
         self.tls = TlsStore(config.tls, metrics, self.reactor)
         limits = SipLimits(framing=FramingLimits(body=config.im.message_limit))
         self.stack = SipStack(
-            self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, limits=limits
-        )
+            self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, limits=limits,
+            upstreams=config.node.trusted_upstreams,
+        )  # fmt: skip
         self.home = HomeLinks(
             self.reactor,
             config.homes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -79,10 +79,12 @@ class Dispatch(Service, FlowOwner):
         limits: SipLimits | None = None,
         transactions: Transactions | None = None,
         allow: str = ALLOW,
+        upstreams: Iterable[str] = (),
     ) -> None:
         self.user = user
         self.limits = limits or SipLimits()
         self.timers = ReactorTimers(reactor)
+        self.upstreams = frozenset(upstreams)
         self.ports: dict[str, int] = {}
         self.transactions = Transactions() if transactions is None else transactions
         self.incoming = Incoming(self)

@@ -121,10 +121,14 @@ class NoFlow(Flow):
 
 
 class FlowOwner(Protocol):
-    """What a flow tells its owner."""
+    """What a flow tells its owner.
+
+    :ivar upstreams: certificate names of who is believed about the peers behind it.
+    """
 
     limits: SipLimits
     timers: ReactorTimers
+    upstreams: frozenset[str]
 
     def flush_later(self, flow: StreamFlow) -> None:
         """Call ``flow.flush()`` at the end of this reactor turn."""

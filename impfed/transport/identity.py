@@ -43,6 +43,20 @@ def identify(certificate: x509.Certificate | None, proven: bool = True) -> PeerI
     return PeerIdentity(names_of(certificate), proven, describe(certificate))
 
 
+def vouched_for(peer: PeerIdentity, name: str, upstreams: Collection[str]) -> PeerIdentity:
+    """Return who stands behind an upstream that ended TLS and tells whom it has verified.
+
+    :param peer: whose certificate we have seen ourselves.
+    :param name: common name of the certificate that it has verified; "" for none.
+    :param upstreams: names of whom we believe; anybody else stays who he is.
+    """
+    if not peer.proven or peer.names.isdisjoint(upstreams):
+        return peer
+    domain = _domain(name)
+    subject = f"CN={domain or '(nothing)'}, by the word of {peer.subject}"
+    return PeerIdentity(frozenset({domain} if domain else ()), domain is not None, subject)
+
+
 def names_of(certificate: x509.Certificate) -> frozenset[str]:
     """Return a certificate's SIP domain identities (RFC 5922 section 7.1), lower case.
 

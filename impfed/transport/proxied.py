@@ -35,6 +35,10 @@ _FAMILIES: dict[int, tuple[type[_Address], struct.Struct]] = {
     0x21: (IPv6Address, struct.Struct("!16s16sHH")),
 }
 
+_TLS, _COMMON_NAME = 0x20, 0x22  # extensions, the second within the first
+_PADDING = 0x04
+_CERTIFICATE = 0x02 | 0x04  # the peer showed one, in this connection or in its session
+
 Source = tuple[str, int]
 
 
@@ -50,13 +54,16 @@ class ProxyHeader:
 
     :ivar source: the peer's address and port, once :meth:`feed` has returned; None when the balancer
         speaks for itself, as its health checks do (LOCAL, UNKNOWN).
+    :ivar vouched: common name of the certificate that the peer has proven to the balancer; "" for
+        none; None when the balancer says nothing of TLS.
     """
 
-    __slots__ = ("_seen", "source")
+    __slots__ = ("_seen", "source", "vouched")
 
     def __init__(self) -> None:
         self._seen = b""
         self.source: Source | None = None
+        self.vouched: str | None = None
 
     def feed(self, data: bytes) -> bytes | None:
         """Take octets; return what follows the header, or None while it is incomplete.
@@ -89,7 +96,9 @@ class ProxyHeader:
         if len(seen) < 16 + length:
             return None
         if version == 0x21:
-            self.source = _source_of_block(family, seen[16 : 16 + length])
+            block = seen[16 : 16 + length]
+            self.source = _source_of_block(family, block)
+            self.vouched = _vouched(block[_FAMILIES[family][1].size :])
         return seen[16 + length :]
 
 
@@ -118,6 +127,30 @@ def _source_of_block(family: int, block: bytes) -> Source:
         raise ProxyHeaderError(f"a PROXY header without TCP addresses (family {family:#x})")
     source, _, port, _ = layout.unpack_from(block)
     return _plain(kind(source)), port
+
+
+def _extensions(block: bytes) -> dict[int, bytes]:
+    found = {}
+    while block:
+        if len(block) < 3:
+            raise ProxyHeaderError("a PROXY header with a broken extension")
+        kind, length = struct.unpack_from("!BH", block)
+        if len(block) < 3 + length or (kind in found and kind != _PADDING):
+            raise ProxyHeaderError("a PROXY header with a broken extension")
+        found[kind] = block[3 : 3 + length]
+        block = block[3 + length :]
+    return found
+
+
+def _vouched(block: bytes) -> str | None:
+    tls = _extensions(block).get(_TLS)
+    if tls is None:
+        return None
+    if len(tls) < 5:
+        raise ProxyHeaderError("a PROXY header with a broken extension")
+    shown, verified = struct.unpack_from("!BI", tls)
+    name = _extensions(tls[5:]).get(_COMMON_NAME, b"")
+    return name.decode("utf-8", "replace") if shown & _CERTIFICATE and verified == 0 else ""
 
 
 def _plain(address: _Address) -> str:
@@ -229,6 +262,9 @@ class _Greeting(Protocol):
         if protocol is None:
             self.transport.abortConnection()
             return
+        wire = getattr(protocol, "wrappedProtocol", protocol)  # what TLS is wrapped around
+        wire.flow.vouched = self._header.vouched
+        wire.flow.own_check = self._header.source is None
         self.transport.protocol = protocol
         protocol.makeConnection(self.transport)
         if rest:

@@ -40,6 +40,7 @@ class SipStack(Dispatch):
     :param listeners: what to listen on; the first of each transport gives the advertised address.
     :param user: provider of :class:`ISipUser`; may be put in its place until the service starts.
     :param limits: time-outs and bounds.
+    :param upstreams: certificate names of load balancers that are believed about who is behind them.
     :ivar ports: bound port of each listener by its name, once started.
     :ivar closed: called with each connection that was open and is gone; None for nobody.
     """
@@ -219,7 +220,8 @@ class SipStack(Dispatch):
         self.count("sip.connections_opened")
         self.incoming.secured(flow)
         self._gauge()
-        log.info(
+        tell = log.debug if flow.own_check else log.info
+        tell(
             "connected",
             "connection {direction} {peer} is open: {subject}",
             direction="from" if flow.target is None else "to",
@@ -309,6 +311,5 @@ class SipStack(Dispatch):
                 reason=reason,
             )
         elif flow.opened is not None:
-            log.info(
-                "lost", "connection with {peer} is over: {reason}", peer=str(flow), reason=reason
-            )
+            tell = log.debug if flow.own_check else log.info
+            tell("lost", "connection with {peer} is over: {reason}", peer=str(flow), reason=reason)

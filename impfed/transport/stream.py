@@ -23,7 +23,7 @@ from impfed.core.timers import Timer
 from impfed.sip.framing import Pong, StreamFramer
 from impfed.transport.direct import send_now
 from impfed.transport.flow import Flow, FlowOwner
-from impfed.transport.identity import explain_mismatch, identify, matching_name
+from impfed.transport.identity import explain_mismatch, identify, matching_name, vouched_for
 from impfed.transport.tls_words import explain_failure
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class StreamFlow(Flow):
     :ivar opened: when the connection was ready for messages; None before.
     :ivar refused: whether TLS ended it: the peer never acted on what was written.
     :ivar probe: whether a peer came and went without beginning TLS, as health checks do.
+    :ivar vouched: whom a load balancer says that it has verified; None when it says nothing.
+    :ivar own_check: whether a load balancer opened it for itself, to see whether we answer.
     :ivar remember: called with the TLS connection once the peer has sent something.
     """
 
@@ -102,6 +104,8 @@ class StreamFlow(Flow):
         self.opened: float | None = None
         self.refused = False
         self.probe = False
+        self.vouched: str | None = None
+        self.own_check = False
         self.remember: Callable[[SSL.Connection], None] | None = None
         self.wire = Wire(self)
         self._owner = owner
@@ -221,6 +225,8 @@ class StreamFlow(Flow):
         connection = self.wire.tls.getHandle()
         certificate = connection.get_peer_certificate(as_cryptography=True)
         self.peer = identify(certificate)
+        if self.vouched is not None:
+            self.peer = vouched_for(self.peer, self.vouched, self._owner.upstreams)
         wanted = () if self.target is None else self.target.names
         if wanted and matching_name(self.peer.names, wanted) is None:
             self._owner.count("tls.peers_refused")

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import inlineCallbacks
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -53,6 +53,30 @@ def tcp6(host: str) -> bytes:
     """Return the address block of a peer that came over IPv6."""
     return struct.pack("!16s16sHH", socket.inet_pton(socket.AF_INET6, host), bytes(16), 4711, 5061)
 
+
+def tls_block(name: bytes | None, shown: int = 0x03, verified: int = 0) -> bytes:
+    """Return the extension that tells of the peer's TLS and of its certificate's common name."""
+    inner = b"\x21\x00\x07TLSv1.2"
+    inner += b"" if name is None else struct.pack("!BH", 0x22, len(name)) + name
+    block = struct.pack("!BI", shown, verified) + inner
+    return struct.pack("!BH", 0x20, len(block)) + block
+
+
+VOUCHED = {
+    tls_block(b"sip.lync.example"): "sip.lync.example",
+    b"\x04\x00\x01x" * 2 + tls_block(b"sip.lync.example", 0x05): "sip.lync.example",
+    tls_block(None): "",
+    tls_block(b"sip.lync.example", 0x01): "",
+    tls_block(b"sip.lync.example", 0x03, 1): "",
+    b"\x03\x00\x04abcd": None,
+}
+BROKEN = (
+    b"\x20\x00",
+    b"\x20\x00\x05abcd",
+    b"\x20\x00\x04abcd",
+    tls_block(b"a.example") * 2,
+    b"\x20\x00\x08\x03\x00\x00\x00\x00\x22\x00\x09",
+)
 
 GOOD = {
     b"PROXY TCP4 192.0.2.9 10.0.0.5 4711 5061\r\n": ("192.0.2.9", 4711),
@@ -116,6 +140,19 @@ class HeaderTests(SynchronousTestCase):
     def test_bad(self) -> None:
         """What is no header, or names no TCP address, is refused as soon as that is known."""
         for data in BAD:
+            self.assertRaises(ProxyHeaderError, ProxyHeader().feed, data)
+
+    def test_vouched(self) -> None:
+        """The common name counts only if the balancer says that it has verified the certificate."""
+        for extensions, name in VOUCHED.items():
+            header = ProxyHeader()
+            self.assertEqual(header.feed(version_2(tcp4() + extensions)), b"")
+            self.assertEqual(header.vouched, name, extensions)
+
+    def test_broken_extensions(self) -> None:
+        """An extension that cannot be read, or says two things, is refused."""
+        for extensions in BROKEN:
+            data = version_2(tcp4() + extensions)
             self.assertRaises(ProxyHeaderError, ProxyHeader().feed, data)
 
     @given(st.binary(max_size=200), st.sampled_from((b"", SIGNATURE, b"PROXY TCP4 ", b"PROXY ")))
@@ -236,8 +273,8 @@ class TlsTests(TestCase):
     """The header stands before TLS."""
 
     @inlineCallbacks
-    def test_tls(self) -> Any:
-        """Over real sockets TLS begins behind the header, and the certificate is the balancer's."""
+    def through(self, header: bytes, *upstreams: str) -> Any:
+        """Send a request behind a header, in TLS with the balancer's certificate; return its flow."""
         directory = Path(self.mktemp())
         ca = make_ca(directory, "balancer CA")
         node = make_certificate(ca, directory, "node1.example")
@@ -246,7 +283,7 @@ class TlsTests(TestCase):
         metrics, user = Metrics(), RecordingUser(200)
         stack = SipStack(
             reactor, [listener], TlsStore(tls_config(ca, ("node", node)), metrics), IdSource(),
-            metrics, Tracer(), user, SipLimits(close_timeout=0.5),
+            metrics, Tracer(), user, SipLimits(close_timeout=0.5), upstreams=upstreams,
         )  # fmt: skip
         user.stack = stack
         stack.startService()
@@ -256,14 +293,40 @@ class TlsTests(TestCase):
             context = ssl.create_default_context(cafile=str(ca.path))
             context.load_cert_chain(edge.certificate, edge.key)
             with socket.create_connection(("127.0.0.1", stack.ports["balanced"])) as plain:
-                plain.sendall(version_2(tcp4()))
+                plain.sendall(header)
                 with context.wrap_socket(plain, server_hostname="node1.example") as wire:
                     wire.sendall(request_bytes())
                     return wire.recv(65536)
 
-        user.arrival = Deferred()
         answer = yield deferToThread(talk)
-        flow = user.requests[0][2]
+        self.assertTrue(answer.startswith(b"SIP/2.0 200 OK"))
+        return user.requests[0][2]
+
+    @inlineCallbacks
+    def test_tls(self) -> Any:
+        """Over real sockets TLS begins behind the header, and the certificate is the balancer's."""
+        flow = yield self.through(version_2(tcp4()), "edge.example")
         self.assertEqual(flow.remote, ("192.0.2.9", 4711))
         self.assertEqual(flow.peer.names, {"edge.example"})
-        self.assertTrue(answer.startswith(b"SIP/2.0 200 OK"))
+
+    @inlineCallbacks
+    def test_upstream(self) -> Any:
+        """A trusted upstream's word on who the peer is takes the place of its own certificate."""
+        header = version_2(tcp4() + tls_block(b"SIP.lync.example"))
+        flow = yield self.through(header, "edge.example")
+        self.assertEqual((flow.peer.names, flow.peer.proven), ({"sip.lync.example"}, True))
+        self.assertIn("by the word of CN=edge.example", flow.peer.subject)
+
+    @inlineCallbacks
+    def test_upstream_without_name(self) -> Any:
+        """A peer that has proven nothing to the upstream has proven nothing; nor does a wildcard."""
+        for name in (None, b"*.lync.example"):
+            flow = yield self.through(version_2(tcp4() + tls_block(name)), "edge.example")
+            self.assertEqual((flow.peer.names, flow.peer.proven), (frozenset(), False))
+
+    @inlineCallbacks
+    def test_not_trusted(self) -> Any:
+        """Who is no trusted upstream speaks for himself, whatever he says."""
+        header = version_2(tcp4() + tls_block(b"sip.lync.example"))
+        flow = yield self.through(header, "other.example")
+        self.assertEqual(flow.peer.names, {"edge.example"})
