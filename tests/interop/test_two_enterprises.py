@@ -10,6 +10,8 @@ import atexit
 import functools
 import json
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -23,6 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from demo.node import Node
 from demo.parts import Authority, Certificate, PartFailed, Prosody, Talker, free_ports, xmpp_user
 from tests.interop.scene import RUN
+from tests.interop.test_proxy_node import read_status
 
 #: Shape -> the domain at home in the first enterprise, and the one in the second.
 SHAPES = {
@@ -378,6 +381,57 @@ class SipTests(_Federation, SynchronousTestCase):
             self.assertIn("peer tls:", status)
             self.assertIn("proven: yes", status)
             self.assertNotIn("proven: no", status)
+
+    def asked_by_hand(self, here: str, there: str, attempts: list[tuple[str, str]]) -> list[int]:
+        """Write to the node of a domain over a connection with the certificate of the other one.
+
+        :param attempts: domain in From, domain in the Request-URI.
+        :returns: statuses.
+        """
+        one, other = (
+            self.scene.both if here in self.scene.both[0].domains else self.scene.both[::-1]
+        )
+        certificate, statuses = one.node.certificate, []
+        tls = ssl.create_default_context(cafile=str(certificate.ca))
+        tls.load_cert_chain(certificate.certificate, certificate.key)
+        with (
+            socket.create_connection(("127.0.0.1", other.node.port), 20) as plain,
+            tls.wrap_socket(plain, server_hostname=there) as wire,
+            wire.makefile("rb") as answers,
+        ):
+            for number, (sender, recipient) in enumerate(attempts):
+                call = f"{number}-{there}"
+                wire.sendall(
+                    f"MESSAGE sip:{NAME}@{recipient} SIP/2.0\r\n"
+                    f"Via: SIP/2.0/TLS {here}:{one.node.port};branch=z9hG4bK{call}\r\n"
+                    f"Max-Forwards: 70\r\nFrom: <sip:{NAME}@{sender}>;tag=1\r\n"
+                    f"To: <sip:{NAME}@{recipient}>\r\nCall-ID: {call}\r\nCSeq: 1 MESSAGE\r\n"
+                    "Content-Type: text/plain\r\nContent-Length: 8\r\n\r\nby hand!".encode()
+                )
+                statuses.append(read_status(answers))
+        return statuses
+
+    def test_exact_domains(self) -> None:
+        """A certificate for one domain makes no user local, and no domain above or below foreign."""
+        for shape in SHAPES:
+            for here, there in self.both_ways(shape):
+                attempts = [
+                    (there, there),  # a local user from outside
+                    (f"other.{here}", there),
+                    (f"other.{there}", there),
+                    (here, here),  # back out again
+                    (here, f"other.{there}"),
+                    (here, f"other.{here}"),
+                ]
+                for attempt, status in zip(
+                    attempts, self.asked_by_hand(here, there, attempts), strict=True
+                ):
+                    self.assertIn(status, (403, 404), attempt)
+        for user in self.scene.users.values():
+            self.assertEqual(user.seen(event="message", body="by hand!"), [])
+        here, there = SHAPES["beside"]
+        self.assertEqual(self.asked_by_hand(here, there, [(here, there)]), [200])
+        self.scene.users[there].expect(event="message", body="by hand!")
 
 
 class XmppTests(_Federation, SynchronousTestCase):
