@@ -53,11 +53,22 @@ class Zone(common.ResolverBase):
         return defer.succeed((answers, [], []))
 
 
-def serve_dns(reactor: Any, zone: Zone) -> tuple[Any, int]:
-    """Serve a zone over UDP; return the port object and its number."""
-    factory = server.DNSServerFactory(clients=[zone])
+class _Server(server.DNSServerFactory):
+    """Says in its answers that recursion was desired: Erlang drops others."""
+
+    def sendReply(self, protocol: Any, message: dns.Message, address: Any) -> None:
+        message.recDes = True
+        super().sendReply(protocol, message, address)
+
+
+def serve_dns(reactor: Any, zone: Zone, number: int = 0) -> tuple[Any, int]:
+    """Serve a zone over UDP; return the port object and its number.
+
+    :param number: 0 for one that is free.
+    """
+    factory = _Server(clients=[zone])
     factory.noisy = False
-    port = reactor.listenUDP(0, dns.DNSDatagramProtocol(factory), "127.0.0.1")
+    port = reactor.listenUDP(number, dns.DNSDatagramProtocol(factory), "127.0.0.1")
     return port, port.getHost().port
 
 

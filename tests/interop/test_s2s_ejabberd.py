@@ -1,0 +1,189 @@
+"""XMPP federation with a real ejabberd, in a network of the test's own with a DNS in it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+
+from impfed.core.ids import IdSource
+from impfed.testing.pki import Issued
+from impfed.transport.dns import DnsClient
+from impfed.transport.s2s import S2SLimits, Security, Tls
+from impfed.transport.s2s_targets import DnsTargets
+from impfed.xmpp.s2s_security import Direction, outcome
+from tests.interop.namespace import Network
+from tests.interop.s2s_ejabberd import STRICT, PeerEjabberd, Policy
+from tests.interop.s2s_matrix import EJABBERD, OUR_SETTINGS, PEER_SETTINGS, Case, make, selection
+from tests.interop.s2s_peer import Zone, serve_dns
+from tests.transport.s2s_kit import Node, S2SCase, reactor, text
+
+Steps = Generator[Deferred[Any], Any, None]
+OURS = "ours.example"
+
+
+class EjabberdCase(S2SCase):
+    """An ejabberd as the foreign domains."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        super().setUp()
+        network = Network()
+        self.addCleanup(network.leave)
+        self.zone = Zone()
+        dns, port = serve_dns(reactor, self.zone, 53)
+        self.addCleanup(lambda: maybeDeferred(dns.stopListening))
+        client = DnsClient(reactor, [("127.0.0.1", port)], 5.0)
+        self.world.targets = DnsTargets(client.lookup, IdSource())  # type: ignore[assignment]
+        self.world.targets.table = {}  # type: ignore[attr-defined]
+
+    def ejabberd(self, **hosts: tuple[Policy, Issued | None]) -> PeerEjabberd:
+        """Start one with the domains ``<name>.example``."""
+        named = {f"{name}.example": each for name, each in hosts.items()}
+        peer = PeerEjabberd(self.world.directory / "ejabberd", named, self.world.ca.path)
+        self.addCleanup(peer.stop)
+        peer.start()
+        for name in named:
+            self.zone.domain(f"echo.{name}", peer.port)
+        self.peer = peer
+        return peer
+
+    def ours(self, domain: str = OURS, **options: Any) -> Node:
+        # ejabberd's mod_s2s_dialback says "remote-server-not-found" of a certificate: tried again.
+        node = self.node(domain, limits=S2SLimits(patience=2.0), **options)
+        self.zone.domain(domain, node.s2s.ports[0])
+        return node
+
+    @inlineCallbacks
+    def echo(self, node: Node, to: str, from_: str = OURS) -> Steps:
+        """Send a text and wait for its echo."""
+        before = len(node.user.stanzas)
+        node.s2s.send(text(f"alice@{from_}", f"bob@echo.{to}.example"))
+        yield self.until(lambda: len(node.user.stanzas) > before, 20)
+        stanza = node.user.stanzas[-1]
+        self.assertEqual((stanza.type, stanza.text("body")), ("chat", "hi"), self.words(node))
+
+    @inlineCallbacks
+    def refused(self, node: Node, to: str, *words: str, from_: str = OURS) -> Steps:
+        """Send a text and wait for its return, with words."""
+        before = len(node.user.stanzas)
+        node.s2s.send(text(f"alice@{from_}", f"bob@echo.{to}.example"))
+        yield self.until(lambda: len(node.user.stanzas) > before, 20)
+        self.assertEqual(len(node.user.errors), len(node.user.stanzas), self.words(node))
+        for word in words:
+            self.assertIn(word, node.user.errors[-1].to_xml())
+
+    def words(self, node: Node) -> str:
+        lines = [line for line in self.peer.log.splitlines() if "@ejabberd_s2s" in line]
+        return "\n".join([str(one) for one in node.s2s.status()] + lines[-12:])
+
+
+class EjabberdTests(EjabberdCase):
+    """Ways of proving a domain, and refusals."""
+
+    @inlineCallbacks
+    def test_sasl_external_both_ways(self) -> Steps:
+        """Where ejabberd requires TLS it is SASL EXTERNAL out and in."""
+        self.ejabberd(strict=(STRICT, self.world.issue("echo.strict.example")))
+        node = self.ours()
+        yield self.echo(node, "strict")
+        self.assertEqual({one["tls"] for one in node.s2s.status()}, {"TLSv1.3"})
+        self.assertNotIn("jabber:server:dialback", self.peer.log)
+
+    @inlineCallbacks
+    def test_dialback(self) -> Steps:
+        """Where ejabberd's policy allows it: dialback over TLS with self-signed certificates, and in clear."""
+        self.ejabberd(
+            optional=(("optional", "all"), self.world.self_signed("echo.optional.example")),
+            clear=(("false", "all"), None),
+        )
+        certificate = self.world.self_signed(OURS)
+        security = Security(Tls.OPTIONAL, certificates=False)
+        node = self.ours(security=security, certificate=certificate)
+        yield self.echo(node, "optional")
+        self.assertEqual({one["tls"] for one in node.s2s.status()}, {"TLSv1.3"})
+        self.assertIn("Accepted inbound s2s dialback authentication", self.peer.log)
+        yield self.echo(node, "clear")
+        self.assertIn("", {one["tls"] for one in node.s2s.status()})
+
+    @inlineCallbacks
+    def test_refusals(self) -> Steps:
+        """The sender is told which check of ejabberd's certificate failed, or what ejabberd says of ours."""
+        self.ejabberd(
+            expired=(STRICT, self.world.issue("echo.expired.example", days=-1)),
+            wrong=(STRICT, self.world.issue("other.example")),
+            unknown=(
+                STRICT,
+                self.world.issue("echo.unknown.example", ca=self.world.other_ca),
+            ),
+            own=(STRICT, self.world.self_signed("echo.own.example")),
+            strict=(STRICT, self.world.issue("echo.strict.example")),
+            clear=(("false", "all"), None),
+        )
+        node = self.ours()
+        yield self.refused(node, "expired", "remote-server-timeout", "it expired on 20")
+        yield self.refused(node, "wrong", "not for echo.wrong.example")
+        yield self.refused(node, "unknown", "Unknown CA")
+        yield self.refused(node, "own", "self-signed")
+        yield self.refused(node, "clear", "TLS is required here")
+        bare = self.ours("bare.example", certificate=self.world.self_signed("bare.example"))
+        yield self.refused(bare, "strict", "certificate", from_="bare.example")
+
+    @inlineCallbacks
+    def test_matrix(self) -> Steps:
+        """What is foretold of settings and certificates is what happens, both ways."""
+        cases = selection(EJABBERD)
+        pairs = sorted({(case.theirs, case.peer_certificate) for case in cases}, key=str)
+        names = {pair: f"m{number}" for number, pair in enumerate(pairs)}
+        hosts = {
+            name: (EJABBERD[theirs], make(self.world, state, f"echo.{name}.example"))
+            for (theirs, state), name in names.items()
+        }
+        self.ejabberd(**hosts, control=(STRICT, self.world.issue("echo.control.example")))
+        self.control = self.ours("control.example")
+        problems = []
+        for number, case in enumerate(cases):
+            name = names[case.theirs, case.peer_certificate]
+            try:
+                yield self.play(case, f"ours{number}.example", name)
+            except AssertionError as problem:
+                problems.append(str(problem))
+        self.assertEqual(problems, [], f"{len(problems)} of {len(cases)}\n" + "\n\n".join(problems))
+
+    @inlineCallbacks
+    def play(self, case: Case, domain: str, name: str) -> Steps:
+        """Play one case with domains that no other case has."""
+        ours, peer = OUR_SETTINGS[case.ours], PEER_SETTINGS[case.theirs]
+        out, back = (
+            outcome(ours, peer, case.our_certificate, case.peer_certificate, direction)
+            for direction in Direction
+        )
+        certificate = make(self.world, case.our_certificate, domain)
+        node = self.ours(domain, security=ours, certificate=certificate)
+        failure = f"Failed to establish outbound s2s connection echo.{name}.example -> {domain}:"
+        user, alice, bob = node.user, f"alice@{domain}", f"bob@echo.{name}.example"
+        try:
+            node.s2s.send(text(alice, bob))
+            if out.up and not back.up:
+                yield self.until(lambda: user.stanzas or failure in self.peer.log, 20)
+                self.assertEqual(user.stanzas, [])
+            else:
+                yield self.until(lambda: user.stanzas, 20)
+                self.assertEqual(user.bodies, ["hi"] if out.up else [])
+            if out.up:
+                status = next(one for one in node.s2s.status() if one["direction"] == "out")
+                self.assertEqual(bool(status["tls"]), out.tls)
+                return
+            # The other direction by itself: somebody else asks bob to write.
+            order = text("eve@control.example", "bob@echo.control.example", id=f"{bob} {alice}")
+            self.control.s2s.send(order)
+            yield self.until(lambda: user.bodies or failure in self.peer.log, 20)
+            self.assertEqual(user.bodies, ["hi"] if back.up else [])
+        except AssertionError as problem:
+            words = f"{case}: {out}; {back}\n{problem}\n{self.words(node)}"
+            raise AssertionError(words) from problem
+        finally:
+            self.nodes.remove(node)
+            yield node.stop()
