@@ -412,7 +412,7 @@ class SipTests(_Federation, SynchronousTestCase):
         return statuses
 
     def test_exact_domains(self) -> None:
-        """A certificate for one domain makes no user local, and no domain above or below foreign."""
+        """A certificate for a domain lets nobody speak for ours or for one under either, nor back out."""
         for shape in SHAPES:
             for here, there in self.both_ways(shape):
                 attempts = [
