@@ -48,8 +48,8 @@ NODE = Section(
             "trusted_upstreams",
             values.PEER_NAMES,
             "Certificate names of who stands before this node: an edge, a load balancer, a routing"
-            " node (docs/topologies.md). Their word on who the far side is is taken, for every"
-            " `[[domain]]`; nobody else's.",
+            " node (docs/topologies.md). Their word on who the far side is is taken: whom a balancer"
+            " names in the PROXY header, or else for every `[[domain]]`; nobody else's.",
         ),
     ),
 )

@@ -237,7 +237,7 @@ class _Greeting(Protocol):
         try:
             rest = self._header.feed(data)
         except ProxyHeaderError as error:
-            self._refuse(str(error))
+            self._refuse(error.reason)
             return
         if rest is not None:
             self._done()
