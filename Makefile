@@ -3,6 +3,7 @@
 #   make demo            Prosody, one node and a Lync-style far side on this machine, step by step
 #   make demo CHECK=1    the same without staying up; exit code 0 only if every step was seen
 #   make test            all tests, real servers included   (TESTS=tests.sip for a part)
+#   make soak            every combination of settings and certificates with real XMPP servers: long
 #   make lint            ruff, mypy, import-linter, towncrier
 #   make bench           impfed beside its peers: CPU and memory against the targets
 #   make docs            pictures and links of the documentation
@@ -15,7 +16,7 @@ STAMP  := $(VENV)/.installed
 TESTS  ?= tests
 SCRIPTS := scripts/run-tests scripts/check-docs
 
-.PHONY: help venv packages demo test bench docs clean
+.PHONY: help venv packages demo test soak bench docs clean
 .PHONY: lint lint-style lint-types lint-rooms lint-news
 
 help:
@@ -35,6 +36,10 @@ demo: packages $(STAMP)
 
 test: packages $(STAMP)
 	$(BIN)/python scripts/run-tests $(TESTS)
+
+soak: packages $(STAMP)
+	IMPFED_SOAK=1 $(BIN)/python scripts/run-tests \
+		tests.interop.test_s2s_matrix tests.interop.test_s2s_ejabberd
 
 lint: lint-style lint-types lint-rooms lint-news
 

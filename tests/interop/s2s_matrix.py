@@ -15,6 +15,7 @@ from impfed.testing.pki import Issued
 from impfed.xmpp.s2s_security import Certificate, Security, Tls
 from tests.transport.s2s_kit import World
 
+SOAK = bool(os.environ.get("IMPFED_SOAK"))
 OUR_SETTINGS = {
     "strict": Security(Tls.REQUIRED),
     "TLS without certificates": Security(Tls.REQUIRED, certificates=False),
@@ -61,7 +62,7 @@ class Case(NamedTuple):
     peer_certificate: Certificate
 
 
-def selection(peers: Iterable[str], soak: bool = bool(os.environ.get("IMPFED_SOAK"))) -> list[Case]:
+def selection(peers: Iterable[str], soak: bool = SOAK) -> list[Case]:
     """Return the cases to play with a server that knows these settings."""
     if soak:
         return [Case(*case) for case in product(OUR_SETTINGS, peers, CERTIFICATES, CERTIFICATES)]

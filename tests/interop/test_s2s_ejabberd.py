@@ -15,7 +15,15 @@ from impfed.transport.s2s_targets import DnsTargets
 from impfed.xmpp.s2s_security import Direction, outcome
 from tests.interop.namespace import Network
 from tests.interop.s2s_ejabberd import STRICT, PeerEjabberd, Policy
-from tests.interop.s2s_matrix import EJABBERD, OUR_SETTINGS, PEER_SETTINGS, Case, make, selection
+from tests.interop.s2s_matrix import (
+    EJABBERD,
+    OUR_SETTINGS,
+    PEER_SETTINGS,
+    SOAK,
+    Case,
+    make,
+    selection,
+)
 from tests.interop.s2s_peer import Zone, serve_dns
 from tests.transport.s2s_kit import Node, S2SCase, reactor, text
 
@@ -26,7 +34,7 @@ OURS = "ours.example"
 class EjabberdCase(S2SCase):
     """An ejabberd as the foreign domains."""
 
-    timeout = 120
+    timeout = 3600 if SOAK else 120
 
     def setUp(self) -> None:
         super().setUp()
@@ -75,6 +83,10 @@ class EjabberdCase(S2SCase):
         for word in words:
             self.assertIn(word, node.user.errors[-1].to_xml())
 
+    def logged(self, words: str) -> Deferred[Any]:
+        """Wait until ejabberd's log says so."""
+        return self.until(lambda: words in self.peer.log)
+
     def words(self, node: Node) -> str:
         lines = [line for line in self.peer.log.splitlines() if "@ejabberd_s2s" in line]
         return "\n".join([str(one) for one in node.s2s.status()] + lines[-12:])
@@ -90,7 +102,8 @@ class EjabberdTests(EjabberdCase):
         node = self.ours()
         yield self.echo(node, "strict")
         self.assertEqual({one["tls"] for one in node.s2s.status()}, {"TLSv1.3"})
-        self.assertNotIn("jabber:server:dialback", self.peer.log)
+        yield self.logged("Accepted inbound s2s EXTERNAL authentication ours.example")
+        yield self.logged("Accepted outbound s2s EXTERNAL authentication echo.strict.example")
 
     @inlineCallbacks
     def test_dialback(self) -> Steps:
@@ -104,7 +117,8 @@ class EjabberdTests(EjabberdCase):
         node = self.ours(security=security, certificate=certificate)
         yield self.echo(node, "optional")
         self.assertEqual({one["tls"] for one in node.s2s.status()}, {"TLSv1.3"})
-        self.assertIn("Accepted inbound s2s dialback authentication", self.peer.log)
+        yield self.logged("Accepted inbound s2s dialback authentication ours.example")
+        yield self.logged("Accepted outbound s2s dialback authentication echo.optional.example")
         yield self.echo(node, "clear")
         self.assertIn("", {one["tls"] for one in node.s2s.status()})
 
