@@ -73,7 +73,11 @@ class PeerPolicy:
         domain = self._domains.get(name)
         if domain is None:
             return False
-        return host in self._exact[name] or host.partition(".")[2] in self._parents(domain)
+        return host in self._exact[name] or self._directly_under(host, self._parents(domain))
+
+    def _directly_under(self, host: str, parents: tuple[str, ...]) -> bool:
+        # Another federated domain is nobody's host, though its name may look like one.
+        return host.partition(".")[2] in parents and host not in self._domains
 
     def reaches(self, host: str) -> bool:
         """Say whether a configured domain's server may have a name, lower case."""
@@ -108,7 +112,7 @@ class PeerPolicy:
         if proven and (
             not expected.isdisjoint(names)
             or not self._upstreams.isdisjoint(names)
-            or any(candidate.partition(".")[2] in parents for candidate in names)
+            or any(self._directly_under(candidate, parents) for candidate in names)
         ):
             return None
         if not proven:

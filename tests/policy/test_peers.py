@@ -33,6 +33,14 @@ class PeerPolicyTests(SynchronousTestCase):
         for name in ("a.b.lync.example", "example", "evillync.example", "lync.example.evil"):
             self.assertIsNotNone(self.refusal("lync.example", name), name)
 
+    def test_another_federated_domain_is_nobodys_host(self) -> None:
+        """A partner under another partner's domain does not speak for that one, nor the reverse."""
+        below = SipDomainConfig("branch.lync.example", next_hop=NextHopConfig("sip.branch.example"))
+        self.policy = PeerPolicy([LYNC, below])
+        self.assertIsNotNone(self.refusal("lync.example", "branch.lync.example"))
+        self.assertIsNotNone(self.refusal("branch.lync.example", "lync.example"))
+        self.assertIsNone(self.refusal("branch.lync.example", "branch.lync.example"))
+
     def test_refusal_says_what_was_expected_and_found(self) -> None:
         """The operator reads which names were expected and which the certificate carried."""
         refusal = self.refusal("lync.example", "mallory.example")
