@@ -17,7 +17,7 @@ def sample_configuration(directory: Path) -> Path:
     shutil.copytree(ROOT / "etc", target)
     authority = make_ca(target / "tls", "sample CA")
     issued = make_certificate(
-        authority, target / "tls", "sip.company.example", ["DNS:sip.company.example"]
+        authority, target / "tls", "sip.company.example", ["sip.company.example", "company.example"]
     )
     shutil.copy(authority.path, target / "tls" / "ca.pem")
     shutil.copy(issued.certificate, target / "tls" / "company.example.pem")
