@@ -101,7 +101,12 @@ class IncomingStream(S2SStream):
     def _greet(self, header: StreamHeader) -> Next:
         """Check whom the peer wants, and answer with our header and what we offer."""
         self.id = self._world.ids.token(16)
-        refusal = self._address_problem(header) or self._version_problem(header)
+        refusal: tuple[str, str] | None = None
+        # Servers from before XMPP 1.0 (jabberd2 without TLS) may name nobody here: each of their
+        # dialback elements does, and is judged by that (XEP-0220 section 2.1.1).
+        nameless = not (header.to or header.from_ or header.version is not None or self.secured)
+        if not nameless:
+            refusal = self._address_problem(header) or self._version_problem(header)
         if refusal is not None:
             return Input.REFUSED, refusal
         self._header_sent = True

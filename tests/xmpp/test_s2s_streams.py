@@ -206,6 +206,19 @@ class NegotiationTests(unittest.SynchronousTestCase):
             incoming.receive(old, 1.0)
             self.assertIn(condition, incoming.output())
 
+    def test_nameless_legacy_peer(self) -> None:
+        """One that names nobody in its header is heard, and judged by its dialback elements."""
+        nameless = header("", "", "").replace(b" version='1.0' xml", b" xml")
+        for security, pending in ((STRICT, []), (CLEAR, ["VerifyWanted"])):
+            incoming = IncomingStream(World("b.example", security=security))
+            incoming.connected(1.0)
+            incoming.receive(nameless, 1.0)
+            self.assertEqual(incoming.state, In.UNPROVEN)
+            result = b"<db:result from='a.example' to='b.example'>key</db:result>"
+            events = incoming.receive(result, 1.0)
+            self.assertEqual(names(events), pending)
+            self.assertEqual(b"type='error'" in incoming.output(), not pending)
+
     def test_plaintext_after_starttls(self) -> None:
         """What came in clear after the request for TLS is never read, however wrong it is."""
         for rest in (
