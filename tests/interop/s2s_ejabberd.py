@@ -28,7 +28,7 @@ listen:
     ip: "127.0.0.1"
     module: ejabberd_s2s_in
 s2s_dns_retries: 1
-s2s_timeout: 20
+s2s_timeout: 1 hour
 modules: {{}}
 host_config:
 {policies}

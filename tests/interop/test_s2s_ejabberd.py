@@ -31,10 +31,8 @@ Steps = Generator[Deferred[Any], Any, None]
 OURS = "ours.example"
 
 
-class EjabberdCase(S2SCase):
-    """An ejabberd as the foreign domains."""
-
-    timeout = 3600 if SOAK else 120
+class NetworkCase(S2SCase):
+    """A network of the test's own, with a DNS at port 53."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -47,6 +45,18 @@ class EjabberdCase(S2SCase):
         self.world.targets = DnsTargets(client.lookup, IdSource())  # type: ignore[assignment]
         self.world.targets.table = {}  # type: ignore[attr-defined]
 
+    def ours(self, domain: str = OURS, **options: Any) -> Node:
+        # ejabberd's mod_s2s_dialback says "remote-server-not-found" of a certificate: tried again.
+        node = self.node(domain, limits=S2SLimits(patience=2.0), **options)
+        self.zone.domain(domain, node.s2s.ports[0])
+        return node
+
+
+class EjabberdCase(NetworkCase):
+    """An ejabberd as the foreign domains."""
+
+    timeout = 3600 if SOAK else 120
+
     def ejabberd(self, **hosts: tuple[Policy, Issued | None]) -> PeerEjabberd:
         """Start one with the domains ``<name>.example``."""
         named = {f"{name}.example": each for name, each in hosts.items()}
@@ -57,12 +67,6 @@ class EjabberdCase(S2SCase):
             self.zone.domain(f"echo.{name}", peer.port)
         self.peer = peer
         return peer
-
-    def ours(self, domain: str = OURS, **options: Any) -> Node:
-        # ejabberd's mod_s2s_dialback says "remote-server-not-found" of a certificate: tried again.
-        node = self.node(domain, limits=S2SLimits(patience=2.0), **options)
-        self.zone.domain(domain, node.s2s.ports[0])
-        return node
 
     @inlineCallbacks
     def echo(self, node: Node, to: str, from_: str = OURS) -> Steps:
