@@ -30,7 +30,7 @@ BUSY = (("Retry-After", "10"),)
 #: Seconds after which what the home link could not take is offered again.
 RETRY = 5.0
 #: Seconds that a line of the ledger may wait for others: a crash costs so much history, no text.
-_LEDGER = 1.0
+_LEDGER = 0.1
 #: Delivered texts remembered, so that an error that comes late can be told to the sender.
 _REMEMBERED = 20_000
 
