@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 
 from impfed.core.dns import Answer, Lookup, Naptr, Outcome, Question, RecordType, Srv
@@ -266,7 +267,7 @@ class _Run:
             self.go({})
             return
         for question in distinct:
-            self._lookup(question, lambda answer, asked=question: self._arrived(asked, answer))  # type: ignore[misc]
+            self._lookup(question, partial(self._arrived, question))
 
     def _arrived(self, question: Question, answer: Answer) -> None:
         self._answers[question] = answer
