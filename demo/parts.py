@@ -28,26 +28,44 @@ class PartFailed(Exception):
     """A part did not start, or ended when it should not; the text has the tail of its log."""
 
 
+#: Sockets that hold the claims of this process on ports, for as long as it lives.
+_CLAIMS: list[socket.socket] = []
+
+
 def free_ports(count: int) -> list[int]:
-    """Return so many TCP ports of the loopback address that are free now.
+    """Return so many TCP ports of the loopback address that are free now and nobody else is given.
 
     They lie below the range that the system gives to outgoing connections, so that none of those
-    takes one in the moment before it is used.
+    takes one in the moment before it is used. A port once given is claimed until this process ends,
+    by an abstract socket of its name, so that neither a later call nor another process gets it
+    while the server that it is for has yet to start.
     """
-    sockets: list[socket.socket] = []
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(12000, 32000)
+        if _claim(port) and _bindable(port):
+            ports.append(port)
+    return ports
+
+
+def _claim(port: int) -> bool:
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        while len(sockets) < count:
-            one = socket.socket()
-            try:
-                one.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 32000)))
-            except OSError:
-                one.close()
-            else:
-                sockets.append(one)
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+        claim.bind(f"\0impfed-test-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _CLAIMS.append(claim)
+    return True
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(true: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:

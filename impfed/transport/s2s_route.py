@@ -70,7 +70,8 @@ class Route:
         self._context = context
         self._queue: deque[Waiting] = deque()
         self._octets = 0
-        self._backoff = Backoff(context.ids)
+        # Who waits sees at least two attempts, however long the peer has been away before.
+        self._backoff = Backoff(context.ids, limit=context.limits.patience / 3.0)
         self._dialer: Dialer | None = None
         self._timer: Timer | None = None
         self._retry_at = 0.0

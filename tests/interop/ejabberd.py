@@ -16,8 +16,9 @@ from demo.ejabberd import (
     server_command,
     write_configuration,
 )
+from demo.parts import free_ports
 from impfed.config.model import HomeConfig
-from tests.interop.servers import Child, free_ports
+from tests.interop.servers import Child
 
 PRIVILEGE = """\
   mod_privilege:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from demo.parts import free_ports
 from impfed.testing.pki import make_ca, make_certificate
-from tests.interop.servers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 

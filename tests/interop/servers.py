@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from demo.parts import free_ports
 from impfed.config.model import HomeConfig
 
 reactor: Any = _reactor
@@ -55,19 +55,6 @@ allow_unencrypted_plain_auth = true
 {hosts}
 {components}
 """
-
-
-def free_ports(count: int) -> list[int]:
-    """Look up ports of 127.0.0.1 that nothing listens on."""
-    sockets = []
-    for _ in range(count):
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        sockets.append(sock)
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 class _Process(ProcessProtocol):

@@ -16,12 +16,13 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
+from demo.parts import free_ports
 from impfed.config.model import LdapConfig
 from impfed.core.metrics import Metrics
 from impfed.routing.api import Existence, IDirectory
 from impfed.routing.ldap import LdapDirectory
 from impfed.testing.pki import make_ca, make_certificate
-from tests.interop.servers import Child, free_ports
+from tests.interop.servers import Child
 
 CONFIGURATION = """\
 include /etc/ldap/schema/core.schema
