@@ -102,18 +102,26 @@ class Node(MultiService):
 
     :param reactor: the reactor.
     :param config: a checked configuration.
+    :param store: provider of :class:`~impfed.store.api.IStore`; the one of the configuration if None.
+    :param ids: source of identifiers; the operating system's randomness if None.
     """
 
-    def __init__(self, reactor: Any, config: Config) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        store: Any = None,
+        ids: IdSource | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.config = config
         self.reactor = reactor
         self.metrics = Metrics()
         self.tracer = Tracer()
-        self.ids = IdSource()
+        self.ids = ids or IdSource()
         self.timers = ReactorTimers(reactor)
         self.started_at = 0.0
-        self.store = SqliteStore(config.node.state_directory / "impfed.sqlite", reactor)
+        self.store = store or SqliteStore(config.node.state_directory / "impfed.sqlite", reactor)
         self._build()
 
     def _build(self) -> None:
