@@ -12,20 +12,17 @@ from twisted.python.failure import Failure
 
 from impfed.config.model import HomeConfig
 from impfed.core.errors import LocalError
-from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.transport.backoff import Backoff
 from impfed.transport.component import ComponentConnection
-from impfed.transport.directory import DirectoryQueries, Existence
+from impfed.transport.directory import Existence
 from impfed.transport.inbox import Inbox
 from impfed.transport.link_api import LinkContext, LinkState
-from impfed.transport.rosters import Deed, RosterAnswer, RosterRequests, unavailable
+from impfed.transport.link_base import LinkBase
 from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, not_sent
 from impfed.xmpp.component import Closed, ComponentStream, Event, Opened, explain
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza, iq
-
-log = EventLog("impfed.home")
 
 NS_PING = "urn:xmpp:ping"
 
@@ -42,35 +39,19 @@ class _OneConnection(Factory):
         return self._connection
 
 
-class HomeLink:
+class HomeLink(LinkBase):
     """A component connection, kept up.
 
-    :ivar home: the home server's configuration.
     :ivar domain: the component's domain: a foreign domain, or the node's own address.
-    :ivar name: the home server's name, with the domain where there are several links.
-    :ivar state: where it stands.
-    :ivar reason: why it does not stand, in words; "" while it does.
     """
 
     def __init__(self, owner: Any, home: HomeConfig, domain: str, context: LinkContext) -> None:
-        self.home = home
-        self.domain = domain
         self.carries_all = home.kind == "prosody"
-        self.name = home.name if self.carries_all else f"{home.name}/{domain}"
-        self.state = LinkState.STOPPED
-        self.reason = "not started"
-        self.since = context.timers.seconds()
-        self._owner = owner
-        self._context = context
-        self._own = JID.parse(domain)
-        self._ping_target = JID.parse(home.domains[0])
+        module = JID.parse(domain if self.carries_all else home.domains[0])
+        super().__init__(owner, home, domain, module, context)
+        if not self.carries_all:
+            self.name = f"{home.name}/{domain}"
         self._barrier = AcceptanceBarrier(context.limits.acceptance, self._callback_failed)
-        #: Where our module answers: at the component's own address, or at a local domain.
-        self.module_address = self._own if self.carries_all else self._ping_target
-        self._directory = DirectoryQueries(self._own, self.module_address, self._callback_failed)
-        self._rosters = RosterRequests(
-            self._own, context.ids, self._ask, context.timers.seconds, self._callback_failed
-        )
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._backoff = Backoff(context.ids)
         self._connection: ComponentConnection | None = None
@@ -88,20 +69,6 @@ class HomeLink:
         self._open: set[ComponentConnection] = set()
 
     # -- life ----------------------------------------------------------------------------------
-
-    @property
-    def domains(self) -> frozenset[str]:
-        """The local domains of the home server, normalized."""
-        return frozenset(JID.parse(domain).domain for domain in self.home.domains)
-
-    def pings(self, address: JID) -> bool:
-        """Whether an address is the one that the link's own pings go to."""
-        return address == self._ping_target
-
-    @property
-    def up(self) -> bool:
-        """Whether stanzas can pass."""
-        return self.state is LinkState.UP
 
     def start(self) -> None:
         """Connect, and stay connected."""
@@ -144,12 +111,6 @@ class HomeLink:
         if not self._stopping:
             self._down(_connect_words(failure, self.home), lasting=False)
 
-    def _set_state(self, state: LinkState, reason: str) -> None:
-        if state is not self.state:
-            self.since = self._context.timers.seconds()
-        self.state = state
-        self.reason = reason
-
     def events_arrived(self, connection: ComponentConnection, events: list[Event]) -> None:
         """Take what a connection has brought (called by the connection)."""
         self._connection = connection
@@ -176,14 +137,10 @@ class HomeLink:
         self._pressed = False
         self._unread = 0
         context = self._context
-        context.metrics.count("home.connected")
-        log.info("link_up", "home link {link} to {host}:{port} is up", **self.fields())
         self._watch = context.timers.after(context.limits.keepalive, self._keep_alive)
         greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
         self._ask(greeting)
-        self.guard(self._owner.user.link_up, self)
-        if self._owner.relay is not None:
-            self.guard(self._owner.relay.link_up, self.domains)
+        self._tell_up()
 
     def _closed(self, closed: Closed) -> None:
         reason = explain(closed, self.domain)
@@ -202,14 +159,7 @@ class HomeLink:
         self._set_state(LinkState.WAITING, reason)
         delay = self._backoff.next(lasting)
         self._retry = self._context.timers.after(delay, self._connect)
-        self._context.metrics.count("home.disconnected" if was_up else "home.connect_failed")
-        log.warn(
-            "link_down",
-            "home link {link} to {host}:{port}: {reason}; next try in {delay:.1f} s",
-            reason=reason,
-            delay=delay,
-            **self.fields(),
-        )
+        self._tell_down(was_up, reason, delay)
         self._fail_open_work(reason)
         self._hand_back()
         if was_up:
@@ -311,22 +261,6 @@ class HomeLink:
         self.write(stanza.xml)
         self._set_alarm()
 
-    def roster_obstacle(self, domain: str, deed: Deed) -> str:
-        """Say why nothing can be done to rosters of a local domain; "" if it can."""
-        if self.state is not LinkState.UP:
-            return f"no home link: {self.reason}"
-        return self._rosters.obstacle(domain, deed)
-
-    def change_roster(
-        self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
-    ) -> None:
-        """Have something done to a local user's roster; ``done`` is called once."""
-        obstacle = self.roster_obstacle(local.domain, deed)
-        if obstacle:
-            done(unavailable(obstacle))
-            return
-        self._rosters.ask(deed, local, foreign, name, done)
-
     @property
     def knows_users(self) -> bool:
         """Whether there is a module to ask who exists, as far as we know."""
@@ -385,14 +319,7 @@ class HomeLink:
         now = self._context.timers.seconds()
         count = self._barrier.expire(now)
         if count:
-            self._context.metrics.count("home.unconfirmed", count)
-            log.warn(
-                "unconfirmed",
-                "home link {link}: {count} messages not confirmed within {seconds:g} s",
-                count=count,
-                seconds=self._context.limits.acceptance,
-                **self.fields(),
-            )
+            self._tell_unconfirmed(count)
         self._directory.expire(now)
         self._rosters.expire(now)
         self._set_alarm()
@@ -418,52 +345,12 @@ class HomeLink:
     def status(self) -> dict[str, object]:
         """Return what an operator wants to know."""
         hosts = self._directory.hosts
-        status: dict[str, object] = {
-            "link": self.name,
-            "home": self.home.name,
-            "kind": self.home.kind,
-            "server": f"{self.home.host}:{self.home.port}",
-            "component": self.domain,
-            "domains": list(self.home.domains),
-            "state": self.state.value,
-            "since": self.since,
-            "reason": self.reason,
-            "unconfirmed": len(self._barrier),
-            "congested": self.congested,
-        }
+        status = self._status(len(self._barrier), self.congested)
         if self.carries_all or hosts is not None:
             status["module"] = "there" if hosts is not None else "no answer"
-        if self.up:
-            domains = sorted(self.domains)
-            status["rosters"] = {domain: self._rosters.describe(domain) for domain in domains}
         if self._retry is not None:
             status["retry_at"] = self._retry.when
         return status
-
-    def trace(self, inbound: bool, xml: str) -> None:
-        """Show a stanza to whoever watches."""
-        tracer = self._context.tracer
-        if tracer.watching:
-            now = self._context.timers.seconds()
-            tracer.record(now, "xmpp", inbound, self.home.name, xml.encode("utf-8", "replace"))
-
-    def fields(self) -> dict[str, Any]:
-        """Return what log events say of the link."""
-        home = self.home
-        return {"link": self.name, "host": home.host, "port": home.port, "domain": self.domain}
-
-    def guard(self, call: Callable[..., None], *arguments: Any) -> bool:
-        """Call somebody whose fault must not cost the link; returns whether it went well."""
-        try:
-            call(*arguments)
-        except Exception:
-            self._callback_failed()
-            return False
-        return True
-
-    def _callback_failed(self) -> None:
-        self._context.metrics.count("home.faults")
-        log.failure("fault", "home link {link}: a user of the link failed", link=self.name)
 
 
 def _connect_words(failure: Failure, home: HomeConfig) -> str:
