@@ -1,0 +1,174 @@
+"""What every link to a home server is, whatever carries its stanzas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from impfed.config.model import HomeConfig
+from impfed.core.log import EventLog
+from impfed.transport.directory import DirectoryQueries
+from impfed.transport.link_api import LinkContext, LinkState
+from impfed.transport.rosters import Deed, RosterAnswer, RosterRequests, unavailable
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza
+
+log = EventLog("impfed.home")
+
+
+class LinkBase:
+    """A link to a home server: its state, its requests, its words.
+
+    :param owner: provider of ILinkOwner.
+    :param domain: the address that the link's own questions come from.
+    :param module: where our module on the home server answers, if it is there.
+    :ivar home: the home server's configuration.
+    :ivar name: the home server's name, with the domain where there are several links.
+    :ivar carries_all: whether it carries every foreign domain.
+    :ivar state: where it stands.
+    :ivar reason: why it does not stand, in words; "" while it does.
+    :ivar module_address: where our module answers.
+    """
+
+    carries_all = True
+
+    def __init__(
+        self, owner: Any, home: HomeConfig, domain: str, module: JID, context: LinkContext
+    ) -> None:
+        self.home = home
+        self.domain = domain
+        self.name = home.name
+        self.state = LinkState.STOPPED
+        self.reason = "not started"
+        self.since = context.timers.seconds()
+        self.module_address = module
+        self._owner = owner
+        self._context = context
+        self._own = JID.parse(domain)
+        self._ping_target = JID.parse(home.domains[0])
+        self._directory = DirectoryQueries(self._own, module, self._callback_failed)
+        self._rosters = RosterRequests(
+            self._own, context.ids, self._ask, context.timers.seconds, self._callback_failed
+        )
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The local domains of the home server, normalized."""
+        return frozenset(JID.parse(domain).domain for domain in self.home.domains)
+
+    @property
+    def up(self) -> bool:
+        """Whether stanzas can pass."""
+        return self.state is LinkState.UP
+
+    def pings(self, address: JID) -> bool:
+        """Whether an address is the one that the link's own pings go to."""
+        return address == self._ping_target
+
+    def asks_as(self, address: JID) -> bool:
+        """Whether the link's own questions may come from an address."""
+        return address == self._own
+
+    def _ask(self, stanza: OutStanza) -> None:
+        """Write a question whose answer is waited for."""
+        raise NotImplementedError
+
+    def _set_state(self, state: LinkState, reason: str) -> None:
+        if state is not self.state:
+            self.since = self._context.timers.seconds()
+        self.state = state
+        self.reason = reason
+
+    def _tell_up(self) -> None:
+        """Say that the link stands, to the log and to whoever uses it."""
+        self._context.metrics.count("home.connected")
+        log.info("link_up", "home link {link} to {host}:{port} is up", **self.fields())
+        self.guard(self._owner.user.link_up, self)
+        if self._owner.relay is not None:
+            self.guard(self._owner.relay.link_up, self.domains)
+
+    def _tell_down(self, was_up: bool, reason: str, delay: float) -> None:
+        """Say that it does not, or still not."""
+        self._context.metrics.count("home.disconnected" if was_up else "home.connect_failed")
+        log.warn(
+            "link_down",
+            "home link {link} to {host}:{port}: {reason}; next try in {delay:.1f} s",
+            reason=reason,
+            delay=delay,
+            **self.fields(),
+        )
+
+    def _tell_unconfirmed(self, count: int) -> None:
+        """Say that messages were never confirmed."""
+        self._context.metrics.count("home.unconfirmed", count)
+        log.warn(
+            "unconfirmed",
+            "home link {link}: {count} messages not confirmed within {seconds:g} s",
+            count=count,
+            seconds=self._context.limits.acceptance,
+            **self.fields(),
+        )
+
+    # -- rosters -------------------------------------------------------------------------------
+
+    def roster_obstacle(self, domain: str, deed: Deed) -> str:
+        """Say why nothing can be done to rosters of a local domain; "" if it can."""
+        if self.state is not LinkState.UP:
+            return f"no home link: {self.reason}"
+        return self._rosters.obstacle(domain, deed)
+
+    def change_roster(
+        self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Have something done to a local user's roster; ``done`` is called once."""
+        obstacle = self.roster_obstacle(local.domain, deed)
+        if obstacle:
+            done(unavailable(obstacle))
+            return
+        self._rosters.ask(deed, local, foreign, name, done)
+
+    # -- helpers -------------------------------------------------------------------------------
+
+    def _status(self, unconfirmed: int, congested: bool) -> dict[str, object]:
+        status: dict[str, object] = {
+            "link": self.name,
+            "home": self.home.name,
+            "kind": self.home.kind,
+            "server": f"{self.home.host}:{self.home.port}",
+            "component": self.domain,
+            "domains": list(self.home.domains),
+            "state": self.state.value,
+            "since": self.since,
+            "reason": self.reason,
+            "unconfirmed": unconfirmed,
+            "congested": congested,
+        }
+        if self.up:
+            domains = sorted(self.domains)
+            status["rosters"] = {domain: self._rosters.describe(domain) for domain in domains}
+        return status
+
+    def trace(self, inbound: bool, xml: str) -> None:
+        """Show a stanza to whoever watches."""
+        tracer = self._context.tracer
+        if tracer.watching:
+            now = self._context.timers.seconds()
+            tracer.record(now, "xmpp", inbound, self.home.name, xml.encode("utf-8", "replace"))
+
+    def fields(self) -> dict[str, Any]:
+        """Return what log events say of the link."""
+        home = self.home
+        return {"link": self.name, "host": home.host, "port": home.port, "domain": self.domain}
+
+    def guard(self, call: Callable[..., None], *arguments: Any) -> bool:
+        """Call somebody whose fault must not cost the link; returns whether it went well."""
+        try:
+            call(*arguments)
+        except Exception:
+            self._callback_failed()
+            return False
+        return True
+
+    def _callback_failed(self) -> None:
+        self._context.metrics.count("home.faults")
+        log.failure("fault", "home link {link}: a user of the link failed", link=self.name)
