@@ -1,7 +1,8 @@
 """The store's interface: changes, errors, and what an implementation promises.
 
-Two implementations are proved equal by one test suite: :class:`impfed.store.memory.MemoryStore`
-(the reference model) and :class:`impfed.store.sqlite.SqliteStore` (the embedded default).
+Three implementations are proved equal by one test suite: :class:`impfed.store.memory.MemoryStore`
+(the reference model), :class:`impfed.store.sqlite.SqliteStore` (the embedded default) and
+:class:`impfed.store.shared.SharedStore` (what the nodes of a cluster share, in Redis).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from impfed.core.log import EventLog
 from impfed.store.records import LedgerEntry, Record, RecordType
 
 #: Version of the interface; a plugin names the one it was written for.
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2
 
 
 class StoreFault(Enum):
@@ -34,7 +35,23 @@ class StoreFault(Enum):
     OVERLOADED = "overloaded"
     STOPPED = "stopped"
     UNREADABLE = "unreadable"
+    UNAVAILABLE = "unavailable"  # it cannot be reached; nothing was changed
+    UNSURE = "unsure"  # it did not answer in time; the change may have been made
+    OUT_OF_MEMORY = "out of memory"
+    FENCED = "fenced"  # another node has taken over
+    DENIED = "denied"  # it does not know us, or does not let us do this
     OTHER = "other"
+
+
+class StoreState(Enum):
+    """How a store is, for who has to decide whether to go on; see :meth:`IStore.observe`."""
+
+    CLOSED = "closed"
+    UP = "up"
+    #: It cannot be asked: writes fail at once, nobody can tell what others do.
+    GONE = "gone"
+    #: It answers, but takes nothing new (disk or memory full, read-only).
+    REFUSING = "refusing"
 
 
 class StoreError(ImpfedError):
@@ -48,6 +65,17 @@ class StoreError(ImpfedError):
         super().__init__(text)
         self.fault = fault
         self.text = text
+
+
+class Fenced(StoreError):
+    """A write of a node that is no longer the owner; nothing of it was made.
+
+    :ivar owner: who owns the record now; "" when it is the whole node that was taken over.
+    """
+
+    def __init__(self, text: str, owner: str = "") -> None:
+        super().__init__(StoreFault.FENCED, text)
+        self.owner = owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +105,7 @@ class Enter:
 
 Change: TypeAlias = Put | Delete | Enter
 Done: TypeAlias = Callable[[BaseException | None], None]
+Observer: TypeAlias = Callable[[StoreState], None]
 
 _log = EventLog("impfed.store")
 
@@ -95,6 +124,10 @@ class IStore(Interface):
     """Keeps records and the delivery ledger.  Every method is called in the reactor thread."""
 
     backlog = Attribute("Writes taken over that are not confirmed yet (int).")
+    state = Attribute("How it is (StoreState).")
+
+    def observe(observer: Observer) -> None:
+        """Call ``observer(state)`` whenever the state has changed, in the reactor thread."""
 
     def start() -> Deferred[None]:
         """Open the store.  Fails with a :class:`StoreError`."""
@@ -115,7 +148,10 @@ class IStore(Interface):
         """
 
     def load(kind: type[RecordType]) -> Deferred[list[RecordType]]:
-        """Return every record of a kind, in order of keys, including all writes called before."""
+        """Return every record of a kind, in order of keys, including all writes called before.
+
+        A shared store gives, of the kinds that have an owner, only those of this node.
+        """
 
     def ledger(
         *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100

@@ -15,11 +15,14 @@ from impfed.store.api import (
     Done,
     Enter,
     IStore,
+    Observer,
     Put,
     StoreError,
     StoreFault,
+    StoreState,
     call_done,
 )
+from impfed.store.gather import StateTeller
 from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
 
 
@@ -39,6 +42,7 @@ class MemoryStore:
         self._ledger: dict[str, LedgerEntry] = {}
         self._waiting: list[tuple[Done | None, BaseException | None]] = []
         self._open = False
+        self._teller = StateTeller()
         self.failing: StoreError | None = None
         self.held = False
 
@@ -47,15 +51,26 @@ class MemoryStore:
         """Writes not confirmed yet."""
         return len(self._waiting)
 
+    @property
+    def state(self) -> StoreState:
+        """How the store is."""
+        return self._teller.state
+
+    def observe(self, observer: Observer) -> None:
+        """Call the observer whenever the state has changed."""
+        self._teller.observe(observer)
+
     def start(self) -> Deferred[None]:
         """Begin; what was kept before a stop is still there."""
         self._open = True
+        self._teller.become(StoreState.UP)
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
         """Confirm everything and end."""
         self.release()
         self._open = False
+        self._teller.become(StoreState.CLOSED)
         return succeed(None)
 
     def release(self) -> None:

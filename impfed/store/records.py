@@ -21,11 +21,21 @@ Outcome = Literal["queued", "held", "delivered", "bounced", "unsure", "discarded
 class Record(msgspec.Struct, kw_only=True, gc=False):
     """Base of the kinds.
 
+    A release reads what it wrote itself, what the one before wrote, and what the one after will
+    write: fields that it does not know are left out, missing ones have their defaults, so a new
+    field needs a default that means "as before".  A layout that the release before could misread
+    takes two releases: the first one learns to read it.
+
     :cvar kind: name of the kind in the store; never changes.
+    :cvar version: the layout that this release writes; it reads one higher, too.
+    :cvar owned: whether a record has one owner among the nodes of a cluster; it then has the
+        fields ``local`` and ``foreign``, and follows the pair.  The others belong to all nodes.
     :ivar v: version of the record's layout.
     """
 
     kind: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    owned: ClassVar[bool] = False
     v: int = 1
 
     @property
@@ -103,6 +113,7 @@ class OutboxRecord(Record, gc=False):
     """
 
     kind: ClassVar[str] = "outbox"
+    owned: ClassVar[bool] = True
     id: str
     local: str
     foreign: str
@@ -131,6 +142,7 @@ class HeldTextRecord(Record, gc=False):
     """
 
     kind: ClassVar[str] = "held_text"
+    owned: ClassVar[bool] = True
     id: str
     local: str
     foreign: str
@@ -155,6 +167,7 @@ class InboundSubscriptionRecord(Record, gc=False):
     """
 
     kind: ClassVar[str] = "inbound_subscription"
+    owned: ClassVar[bool] = True
     local: str
     foreign: str
     dialog: DialogRecord
@@ -191,6 +204,7 @@ class OutboundSubscriptionRecord(Record, gc=False):
     """
 
     kind: ClassVar[str] = "outbound_subscription"
+    owned: ClassVar[bool] = True
     local: str
     foreign: str
     dialog: DialogRecord | None = None
@@ -422,12 +436,23 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 def decode(kind: type[RecordType], data: bytes) -> RecordType:
     """Return the record that octets of :func:`encode` stand for.
 
-    :raises msgspec.DecodeError: when they do not stand for one of this kind.
+    One of the next layout becomes one of ours, without what we do not know.
+
+    :raises msgspec.DecodeError: when they do not stand for one of this kind, or for one of a
+        layout that we cannot know.
     """
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    record: RecordType
     if data[:1] == _ESCAPED:
-        return msgspec.convert(_mapped(msgspec.msgpack.decode(data[1:]), _unescape), kind)
-    record: RecordType = decoder.decode(data)
+        record = msgspec.convert(_mapped(msgspec.msgpack.decode(data[1:]), _unescape), kind)
+    else:
+        record = decoder.decode(data)
+    if record.v > kind.version:
+        if record.v > kind.version + 1:
+            raise msgspec.ValidationError(
+                f"it has layout {record.v}, and this release knows {kind.version}"
+            )
+        record.v = kind.version
     return record

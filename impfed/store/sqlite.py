@@ -1,10 +1,4 @@
-"""The embedded store: one SQLite file, one thread of its own, many writes in one commit.
-
-Writes gather in the reactor thread until the end of the turn, so whatever one turn brings shares a
-commit.  While writes come densely a commit is put off until a few milliseconds after the one
-before, so that the cost of a transaction and of waking the thread is shared by more of them; a
-write that comes alone is committed at once.
-"""
+"""The embedded store: one SQLite file, one thread of its own, many writes in one commit."""
 
 from __future__ import annotations
 
@@ -16,7 +10,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,11 +20,14 @@ from impfed.store.api import (
     Done,
     Enter,
     IStore,
+    Observer,
     Put,
     StoreError,
     StoreFault,
+    StoreState,
     call_done,
 )
+from impfed.store.gather import Clock, StateTeller, WriteQueue
 from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
 from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, row_of
 
@@ -45,17 +41,11 @@ _Result = TypeVar("_Result")
 _Job: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], Callable[[Any], None]]
 
 
-class StoreReactor(Protocol):
+class StoreReactor(Clock, Protocol):
     """What the store needs of a reactor."""
-
-    def callLater(self, delay: float, callable: Any, /) -> IDelayedCall:
-        """Call after a delay (seconds)."""
 
     def callFromThread(self, callable: Any, /, *args: Any) -> None:
         """Call in the reactor thread."""
-
-    def seconds(self) -> float:
-        """Return the time (seconds since the epoch)."""
 
 
 @implementer(IStore)
@@ -79,20 +69,27 @@ class SqliteStore:
     ) -> None:
         self._path = Path(path)
         self._reactor = reactor
-        self._gather = gather
-        self._batch_limit = batch_limit
         self._backlog_limit = backlog_limit
         self._file: SqliteFile | None = None
         self._thread: Thread | None = None
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._pending: list[tuple[Write, Done | None]] = []
-        self._flush_call: IDelayedCall | None = None
-        self._in_flight = 0
-        self._flushed_at = 0.0
-        self._dense = False
-        self._patience = 0.0  # how long what is pending may wait, counted from the first of it
+        self._queue: WriteQueue[Write] = WriteQueue(reactor, self._commit, gather, batch_limit)
         self._trouble: StoreFault | None = None
-        self.backlog = 0
+        self._teller = StateTeller()
+
+    @property
+    def backlog(self) -> int:
+        """Writes that are not on the disk."""
+        return self._queue.backlog
+
+    @property
+    def state(self) -> StoreState:
+        """How the store is."""
+        return self._teller.state
+
+    def observe(self, observer: Observer) -> None:
+        """Call the observer whenever the state has changed."""
+        self._teller.observe(observer)
 
     @property
     def trouble(self) -> StoreFault | None:
@@ -109,7 +106,7 @@ class SqliteStore:
         self._thread.daemon = True
         self._thread.start()
         opened: Deferred[None] = self._ask(self._file.open)
-        opened.addErrback(self._not_opened)
+        opened.addCallbacks(self._opened, self._not_opened)
         return opened
 
     def stop(self) -> Deferred[None]:
@@ -117,10 +114,11 @@ class SqliteStore:
         file = self._file
         if file is None:
             return succeed(None)
-        self._flush_all()
+        self._queue.flush_all()
         self._file = None
         closed: Deferred[None] = self._ask(file.close)
         closed.addBoth(self._end_thread)
+        self._teller.become(StoreState.CLOSED)
         return closed
 
     def write(
@@ -143,26 +141,14 @@ class SqliteStore:
         if error is not None:
             self._reactor.callLater(0, lambda: call_done(done, error))
             return
-        self.backlog += 1
-        self._pending.append((prepared, done))
-        first = len(self._pending) == 1
-        hurry = not first and within < self._patience
-        if first or hurry:
-            self._patience = within
-        if self._in_flight:
-            return
-        if self._flush_call is None:
-            self._schedule()
-        elif hurry:
-            self._flush_call.cancel()
-            self._schedule()
+        self._queue.add(prepared, done, within)
 
     def load(self, kind: type[RecordType]) -> Deferred[list[RecordType]]:
         """Return every record of a kind; one that cannot be read is logged and left where it is."""
         file = self._file
         if file is None:
             return fail(_stopped(self._path))
-        self._flush_all()
+        self._queue.flush_all()
         return self._ask(_load, file, kind).addCallback(self._loaded, kind)
 
     def ledger(
@@ -172,7 +158,7 @@ class SqliteStore:
         file = self._file
         if file is None:
             return fail(_stopped(self._path))
-        self._flush_all()
+        self._queue.flush_all()
         return self._ask(file.ledger, readable(id), readable(address), since, limit)
 
     def purge_ledger(self, before: float) -> Deferred[int]:
@@ -180,7 +166,7 @@ class SqliteStore:
         file = self._file
         if file is None:
             return fail(_stopped(self._path))
-        self._flush_all()
+        self._queue.flush_all()
 
         def more(removed: int, total: int) -> Deferred[int] | int:
             total += removed
@@ -196,56 +182,19 @@ class SqliteStore:
         file = self._file
         if file is None:
             return fail(_stopped(self._path))
-        self._flush_all()
+        self._queue.flush_all()
         return self._ask(file.move, readable(local), readable(to))
 
     # Reactor thread: gathering and confirming.
 
-    def _schedule(self) -> None:
-        delay = self._patience
-        if not delay and self._dense:
-            since = self._reactor.seconds() - self._flushed_at
-            delay = min(self._gather, max(0.0, self._gather - since))
-        self._flush_call = self._reactor.callLater(delay, self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flush_call = None
-        self._flush()
-
-    def _flush(self) -> None:
-        batch, self._pending = (
-            self._pending[: self._batch_limit],
-            self._pending[self._batch_limit :],
-        )
-        if not batch or self._file is None:
-            return
-        self._patience = 0.0
-        now = self._reactor.seconds()
-        # Dense: another gathering time would bring company at the pace since the flush before.
-        self._dense = len(batch) * self._gather >= 2 * (now - self._flushed_at)
-        self._flushed_at = now
-        self._in_flight += 1
-        dones = [done for _, done in batch]
-        self._jobs.put(
-            (
-                self._file.commit,
-                ([changes for changes, _ in batch],),
-                lambda result: self._committed(dones, result),
-            )
-        )
-
-    def _flush_all(self) -> None:
-        if self._flush_call is not None:
-            self._flush_call.cancel()
-            self._flush_call = None
-        while self._pending:
-            self._flush()
+    def _commit(self, batch: list[Write], dones: list[Done | None]) -> None:
+        file = self._file
+        assert file is not None  # what is written without one never gets into the queue
+        self._jobs.put((file.commit, (batch,), lambda result: self._committed(dones, result)))
 
     def _committed(
         self, dones: list[Done | None], result: list[StoreError | None] | Failure
     ) -> None:
-        self._in_flight -= 1
-        self.backlog -= len(dones)
         errors: Sequence[BaseException | None]
         if isinstance(result, Failure):
             _log.failure("commit_raised", "committing to {path} raised", result, path=self._path)
@@ -253,16 +202,14 @@ class SqliteStore:
         else:
             errors = result
             self._notice(result[0])
-        if self._pending and self._flush_call is None and not self._in_flight:
-            self._schedule()
-        for done, error in zip(dones, errors, strict=True):
-            call_done(done, error)
+        self._queue.settled(dones, errors)
 
     def _notice(self, error: StoreError | None) -> None:
         fault = error.fault if error is not None else None
         if fault is self._trouble:
             return
         self._trouble = fault
+        self._teller.become(StoreState.UP if error is None else StoreState.REFUSING)
         if error is not None:
             _log.error("write_failed", "{reason}", reason=error.text, fault=error.fault.value)
         else:
@@ -283,20 +230,14 @@ class SqliteStore:
             )
         return records
 
+    def _opened(self, _: None) -> None:
+        self._teller.become(StoreState.UP)
+
     def _not_opened(self, failure: Failure) -> Failure:
         self._file = None
-        self._flush_refused(failure.value or _stopped(self._path))
+        self._queue.refuse(failure.value or _stopped(self._path))
         self._end_thread(None)
         return failure
-
-    def _flush_refused(self, error: BaseException) -> None:
-        if self._flush_call is not None:
-            self._flush_call.cancel()
-            self._flush_call = None
-        pending, self._pending = self._pending, []
-        self.backlog -= len(pending)
-        for _, done in pending:
-            call_done(done, error)
 
     def _end_thread(self, result: _Result) -> _Result:
         self._jobs.put(None)

@@ -8,7 +8,16 @@ from typing import Any
 from twisted.internet.defer import Deferred, inlineCallbacks
 from zope.interface.verify import verifyObject
 
-from impfed.store.api import Change, Delete, Enter, IStore, Put, StoreError, StoreFault
+from impfed.store.api import (
+    Change,
+    Delete,
+    Enter,
+    IStore,
+    Put,
+    StoreError,
+    StoreFault,
+    StoreState,
+)
 from impfed.store.records import (
     AuthorizationRecord,
     DialogRecord,
@@ -98,6 +107,16 @@ class StoreContract:
     def test_interface(self) -> None:
         """The store provides the whole interface."""
         verifyObject(IStore, self.store)
+
+    @inlineCallbacks
+    def test_state_is_told(self) -> Any:
+        """A running store is up; who observes it hears of its end and of its return."""
+        heard: list[StoreState] = []
+        self.store.observe(heard.append)
+        self.assertIs(self.store.state, StoreState.UP)
+        yield self.store.stop()
+        yield self.store.start()
+        self.assertEqual(heard, [StoreState.CLOSED, StoreState.UP])
 
     @inlineCallbacks
     def test_every_kind_comes_back_equal(self) -> Any:

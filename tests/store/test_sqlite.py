@@ -128,7 +128,7 @@ class GatheringTests(SynchronousTestCase):
 
     def test_large_batches_are_cut(self) -> None:
         """More writes than fit one transaction follow in the next."""
-        self.store._batch_limit = 40
+        self.store._queue._batch_limit = 40
         self.write(100)
         self.reactor.advance(0)
         sizes = self.batches()
