@@ -13,7 +13,7 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.im_dialog import ImDialog
 from impfed.gateway.im_invite import ALLOW
 from impfed.gateway.surroundings import Surroundings
-from impfed.sip.message import SipRequest, SipResponse
+from impfed.sip.message import REASONS, SipRequest, SipResponse
 from impfed.sip.transaction import ServerTransaction
 from impfed.sip.uas import screen
 from impfed.transport.flow import Flow
@@ -84,6 +84,8 @@ class Gateway:
             )
 
     def _request(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
+        if transaction.merged:
+            raise RemoteError(482, REASONS[482])
         refusal = screen(request, METHODS)
         if refusal is not None:
             raise refusal
@@ -130,7 +132,7 @@ class Gateway:
         if isinstance(transaction.user, ImDialog):
             self._im.no_ack(transaction.user)
 
-    def stray_response(self, response: SipResponse) -> None:
+    def stray_response(self, response: SipResponse, flow: Flow) -> None:
         """A response that belongs to no transaction of this node: counted, then dropped."""
         self._around.metrics.count("sip.stray_response")
 

@@ -4,8 +4,9 @@ Matching, limits and the layer's own answers are here; the machines are tables i
 :mod:`impfed.sip.transaction_tables`, run by :mod:`impfed.sip.transaction_engine`.
 
 The layer answers by itself: 100 to an INVITE that our core has not answered within 200 ms, 200 or
-481 to CANCEL, 482 to a merged request (section 8.2.2.2), and 500 with Retry-After when too many
-transactions are pending (never 503, which would take the whole node out of the peer's routing).
+481 to CANCEL, and 500 with Retry-After when too many transactions are pending (never 503, which
+would take the whole node out of the peer's routing).  A CANCEL without its INVITE is never passed on,
+not even by a proxy: it forwards nothing without a transaction (section 16.10), so there is none.
 """
 
 from __future__ import annotations
@@ -104,22 +105,21 @@ class Transactions(Engine):
         if method == "CANCEL":
             self._cancelled(transaction, now, out)
         elif not request.to_tag:
-            self._start_unless_merged(transaction, now, out)
+            self._start(transaction, now, out)
         else:
             self._servers[key] = transaction
             self.step(transaction, Input.REQUEST, now, out, request)
         return out
 
-    def _start_unless_merged(
-        self, transaction: ServerTransaction, now: float, out: list[Action]
-    ) -> None:
+    def _start(self, transaction: ServerTransaction, now: float, out: list[Action]) -> None:
         request = transaction.request
         merge_key = (request.call_id, request.from_tag, request.cseq.number, request.method)
-        if merge_key in self._merging:
-            self._answer(transaction, 482, now, out, transaction.fallback_tag)
-            return
-        transaction.merge_key = merge_key
-        self._merging[merge_key] = transaction
+        earlier = self._merging.get(merge_key)
+        if earlier is not None and not earlier.proxied:
+            transaction.merged = True
+        else:  # the first, or one that a proxy has passed on and that has come back on a spiral
+            transaction.merge_key = merge_key
+            self._merging[merge_key] = transaction
         self._servers[transaction.key] = transaction
         self.step(transaction, Input.REQUEST, now, out, request)
 

@@ -278,8 +278,8 @@ class Engine:
             self._clients.pop((tx.branch, tx.request.method), None)
         else:
             self._servers.pop(tx.key, None)
-            if tx.merge_key is not None:
-                self._merging.pop(tx.merge_key, None)
+            if tx.merge_key is not None and self._merging.get(tx.merge_key) is tx:
+                del self._merging[tx.merge_key]
             if tx.ack_key is not None:
                 self._accepted.pop(tx.ack_key, None)
         if not tx.quiet:

@@ -94,7 +94,7 @@ class Transaction:
         self.reliable = reliable
         self.user = user
         self.proxied = False
-        self.quiet = False  # the layer's own (CANCEL, 482): the transaction user hears nothing
+        self.quiet = False  # the layer's own (CANCEL): the transaction user hears nothing
         self.repeat_timer: Timer | None = None
         self.limit_timer: Timer | None = None
         self.repeat_input = Input.GIVE_UP
@@ -111,9 +111,11 @@ class ServerTransaction(Transaction):
     :ivar request: the request.
     :ivar source: where it came from and the answers go; opaque but for ``reliable``.
     :ivar response: the octets last sent; b"" before the first answer.
+    :ivar merged: whether our core is at another copy of the request, which came another way: a user
+        agent answers 482 (section 8.2.2.2), a proxy passes it on.
     """
 
-    __slots__ = ("ack_key", "key", "merge_key", "request", "response", "source")
+    __slots__ = ("ack_key", "key", "merge_key", "merged", "request", "response", "source")
 
     def __init__(
         self, machine: Machine, request: SipRequest, source: Any, reliable: bool, key: ServerKey
@@ -124,6 +126,7 @@ class ServerTransaction(Transaction):
         self.response = b""
         self.key = key
         self.merge_key: tuple[str, str, int, str] | None = None
+        self.merged = False
         self.ack_key: tuple[str, str, int] | None = None
 
     @property

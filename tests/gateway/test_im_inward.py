@@ -123,6 +123,14 @@ class InwardTests(SynchronousTestCase):
         self.assertEqual(self.statuses()[-1], 500)
         self.assertEqual(world.home.deliveries, [])
 
+    def test_merged_request(self) -> None:
+        """A copy of a request that is being answered, which came another way, gets 482."""
+        world = self.world
+        transaction = world.romeo_invites_only()
+        transaction.merged = True
+        world.gateway.request_arrived(transaction, transaction.request, world.flow)
+        self.assertEqual(self.statuses()[-1], 482)
+
     def test_unknown_dialog(self) -> None:
         """A MESSAGE of a dialog that nobody knows gets 481."""
         self.world.romeo_writes("nosuchtag", "Hello?")

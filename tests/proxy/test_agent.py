@@ -153,3 +153,20 @@ class AgentTests(SynchronousTestCase):
         self.memory.receive(self.caller, answer_to(request_bytes(transport="TCP")))
         self.assertEqual(self.memory.metrics.value("proxy.dropped"), 1)
         self.assertEqual(self.heard(), b"")
+
+    def test_cancel_of_nothing(self) -> None:
+        """A CANCEL that fits no INVITE is answered with 481, and nothing goes on."""
+        self.memory.receive(self.caller, request_bytes("CANCEL", transport="TCP", body=b""))
+        self.assertTrue(self.heard().startswith(b"SIP/2.0 481"))
+        self.assertEqual(self.memory.reactor.tcpClients, [])
+
+    def test_spiral(self) -> None:
+        """A request that comes back on another way, for another target, is passed on once more."""
+        hop = self.call(self.invite())
+        came = hop.take().replace(b"INVITE sip:alice@", b"INVITE sip:alias@")
+        via = b"Via: SIP/2.0/TCP 192.0.2.50:5060;branch=z9hG4bKnext\r\nVia: SIP/2.0/TCP 192.0.2.1"
+        came = came.replace(b"Via: SIP/2.0/TCP 192.0.2.1", via, 1)
+        self.memory.receive(hop, came)
+        self.memory.turn()
+        self.assertIn(b"INVITE sip:alias@", hop.take())
+        self.assertNotIn(b" 482 ", self.heard())

@@ -190,26 +190,26 @@ class MatchingTests(unittest.SynchronousTestCase):
         self.assertIsNone(action.transaction)
 
     def test_merged_request(self) -> None:
-        """A copy of a request that came another way gets 482; the core hears of one only."""
+        """A copy of a request that came another way is marked; within a dialog there is none."""
         layer = Transactions()
-        arrived(layer, request("SUBSCRIBE"), TLS)
-        copy = request("SUBSCRIBE", branch="z9hG4bKtwo")
-        self.assertEqual(told(layer.receive_request(copy, TLS, 0.1)), ["send 482"])
+        self.assertFalse(arrived(layer, request("SUBSCRIBE"), TLS).merged)
+        copy = arrived(layer, request("SUBSCRIBE", branch="z9hG4bKtwo"), TLS)
+        self.assertTrue(copy.merged)
         in_dialog = request("SUBSCRIBE", branch="z9hG4bKthree", to_tag="us")
-        self.assertEqual(told(layer.receive_request(in_dialog, TLS, 0.1)), ["request SUBSCRIBE"])
+        self.assertFalse(arrived(layer, in_dialog, TLS).merged)
 
-    def test_merged_invite_is_acknowledged_quietly(self) -> None:
-        """The 482 to a merged INVITE is repeated over UDP until its ACK, without the core."""
+    def test_spiral(self) -> None:
+        """What a proxy has passed on may come back on another way: that is no merged request."""
         layer = Transactions()
-        arrived(layer, request("INVITE"), UDP)
-        copy = request("INVITE", branch="z9hG4bKtwo")
-        self.assertEqual(told(layer.receive_request(copy, UDP, 0.0)), ["send 482"])
-        self.assertIn("send 482", told(layer.handle_timers(0.5)))
-        ack = request("ACK", branch="z9hG4bKtwo", to_tag="x")
-        self.assertEqual(layer.receive_request(ack, UDP, 0.6), [])
-        self.assertEqual(len(layer), 2)
-        layer.handle_timers(6.0)
-        self.assertEqual(len(layer), 1)
+        first = arrived(layer, request("SUBSCRIBE"), TLS)
+        first.proxied = True
+        self.assertFalse(arrived(layer, request("SUBSCRIBE", branch="z9hG4bKtwo"), TLS).merged)
+        third = arrived(layer, request("SUBSCRIBE", branch="z9hG4bKthree"), TLS)
+        self.assertTrue(third.merged)  # the second is ours to answer, as far as is known
+        layer.respond(first, 200, b"", 0.1)
+        layer.handle_timers(0.2)
+        fourth = arrived(layer, request("SUBSCRIBE", branch="z9hG4bKfour"), TLS)
+        self.assertTrue(fourth.merged)  # the end of the first has not made the layer forget
 
 
 class AckTests(unittest.SynchronousTestCase):
