@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -23,13 +23,14 @@ from impfed.transport.s2s_api import (
     S2SLimits,
     S2SListener,
     S2SSettings,
+    StreamWatcher,
 )
 from impfed.transport.s2s_bounce import bad_stanza_reply, bounced
 from impfed.transport.s2s_connection import S2SConnection
 from impfed.transport.s2s_route import Route
 from impfed.transport.s2s_targets import Found, ITargetFinder, Target
 from impfed.transport.s2s_tls import S2STls
-from impfed.transport.s2s_verify import Verifier
+from impfed.transport.s2s_verify import Verifiers
 from impfed.transport.s2s_world import NodeWorld
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
@@ -40,6 +41,7 @@ from impfed.xmpp.s2s_names import domain_of
 from impfed.xmpp.s2s_out import OutgoingStream
 from impfed.xmpp.s2s_parts import (
     Acknowledged,
+    CountWanted,
     PairProven,
     PairRefused,
     S2SEvent,
@@ -94,11 +96,18 @@ class S2S(Service):
     :param secret: dialback secret, the same on all nodes.
     :param targets: provider of :class:`~impfed.transport.s2s_targets.ITargetFinder`.
     :param settings: security and policy by domain.
+    :param serving: the domains that we speak for, where those are not just ``domains``.
+    :param purpose: what it is for, in the log.
     :ivar user: provider of IS2SUser; to be set before the start.
+    :ivar watcher: a StreamWatcher; None for nobody.
+    :ivar settle: calls a function once what came so far would survive this process, before which
+        no count of stanzas is told; None to tell it at once.
     :ivar ports: ports that the listeners are bound to, in their order.
     """
 
     user: Any = None
+    watcher: StreamWatcher | None = None
+    settle: Callable[[Callable[[], None]], None] | None = None
 
     def __init__(
         self,
@@ -113,11 +122,15 @@ class S2S(Service):
         tracer: Tracer,
         settings: S2SSettings | None = None,
         limits: S2SLimits | None = None,
+        serving: Container[str] | None = None,
+        purpose: str = "XMPP federation",
     ) -> None:
         settings = settings or FixedSettings()
         limits = limits or S2SLimits()
         self.domains = frozenset(domain_of(domain) for domain in domains)
+        self.serving: Container[str] = self.domains if serving is None else serving
         self.ports: list[int] = []
+        self._purpose = purpose
         self._reactor = reactor
         self._listeners = tuple(listeners)
         self._metrics = metrics
@@ -125,7 +138,7 @@ class S2S(Service):
         self._limits = limits
         self._timers = ReactorTimers(reactor)
         self._tls = S2STls(tls, settings.anchors)
-        world = NodeWorld(self.domains, settings, DialbackKeys(secret), ids, self._tls, limits)
+        world = NodeWorld(self.serving, settings, DialbackKeys(secret), ids, self._tls, limits)
         self._live = LiveConnections()
         self._context = S2SContext(
             reactor,
@@ -144,7 +157,7 @@ class S2S(Service):
         self._incoming: dict[S2SConnection, str] = {}  # connections with their addresses
         self._unproven: set[S2SConnection] = set()
         self._by_address: Counter[str] = Counter()  # of the unproven ones
-        self._verifiers: dict[tuple[str, str], Verifier] = {}
+        self._verifiers = Verifiers(self._context)
         self._dirty: list[S2SConnection] = []
         self._bounces: list[Stanza] = []
         self._open_ports: list[Any] = []
@@ -169,7 +182,8 @@ class S2S(Service):
             self.ports.append(port.getHost().port)
             log.info(
                 "listening",
-                "XMPP federation on {host}:{port}{direct}",
+                "{purpose} on {host}:{port}{direct}",
+                purpose=self._purpose,
                 host=listener.host,
                 port=self.ports[-1],
                 direct=" (direct TLS)" if listener.direct else "",
@@ -184,8 +198,7 @@ class S2S(Service):
         self._flush()
         for route in self._routes.values():
             route.stop(words)
-        for verifier in list(self._verifiers.values()):
-            verifier.stop()
+        self._verifiers.stop()
         waits.append(self._live.close(words, "system-shutdown"))
         stopped = gatherResults([wait for wait in waits if wait is not None])
         stopped.addCallback(lambda _: self._timers.stop())
@@ -240,10 +253,22 @@ class S2S(Service):
             )
         return status
 
+    def acknowledges(self, local: str, remote: str) -> bool:
+        """Say whether what is sent now is acknowledged, on a stream that errors come by, too."""
+        route = self._routes.get((local, remote))
+        carrier = route.carrier if route is not None else None
+        return carrier is not None and carrier.stream.bidi and carrier.stream.acks.sending
+
+    def withdraw(self, local: str, remote: str, unwanted: Callable[[OutStanza], bool]) -> None:
+        """Forget what waits for a pair and is not to be sent any more; nobody is told."""
+        route = self._routes.get((local, remote))
+        if route is not None:
+            route.withdraw(unwanted)
+
     def _new_route(self, local: str, remote: str) -> Route:
-        if local not in self.domains:
+        if local not in self.serving:
             raise LocalError(f"{local} is no domain of ours")
-        if remote in self.domains:
+        if remote in self.serving:
             raise LocalError(f"{remote} is a domain of ours")
         if len(self._routes) >= self._limits.routes:
             for pair in [pair for pair, route in self._routes.items() if route.idle]:
@@ -267,12 +292,16 @@ class S2S(Service):
     def stream_opened(self, connection: S2SConnection, events: list[S2SEvent]) -> None:
         """Take over an outgoing stream that is open."""
         connection.owner = self
+        connection.stream.settles = self.settle is not None
         self._metrics.count("s2s.streams_out")
         self.stream_events(connection, events)
 
     def bounce(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its sender, in a later turn; errors and results are never answered."""
         self._metrics.count("s2s.bounced")
+        if self.watcher is not None:
+            self._reactor.callLater(0, self.watcher.returned, stanza, condition, words)
+            return
         error = bounced(stanza, condition, words)
         if error is None:
             self._metrics.count("s2s.dropped")
@@ -285,6 +314,11 @@ class S2S(Service):
         bounces, self._bounces = self._bounces, []
         for error in bounces:
             self._guard(error, None)
+
+    def route_failed(self, route: Route, words: str, lasting: bool) -> None:
+        """No stream came about."""
+        if self.watcher is not None:
+            self.watcher.stream_failed(route.local, route.remote, words, lasting)
 
     # -- incoming connections ------------------------------------------------------------------
 
@@ -309,6 +343,7 @@ class S2S(Service):
             idle=limits.idle_in,
             live=self._live,
         )
+        connection.stream.settles = self.settle is not None
         self._incoming[connection] = address
         self._unproven.add(connection)
         self._by_address[address] += 1
@@ -340,17 +375,22 @@ class S2S(Service):
         if isinstance(event, PairProven):
             self._pair_proven(connection, event)
         elif isinstance(event, Acknowledged):
+            if self.watcher is not None and connection.stream.bidi:
+                self.watcher.acknowledged(event.stanzas)
             self.stream_ready(connection)
+        elif isinstance(event, CountWanted):
+            self._settled(connection, event.count)
         elif isinstance(event, VerifyWanted):
-            self._verify(connection, event)
+            route = self._routes.get((event.local, event.remote))
+            self._verifiers.ask(connection, event, route.carrier if route is not None else None)
         elif isinstance(event, VerifyAnswered):
-            self.verified(event)
+            self._verifiers.answered(event)
         elif isinstance(event, BadStanza):
             self._bad_stanza(event)
         elif isinstance(event, StreamClosed):
             self._closed(connection, event)
         elif isinstance(event, PairRefused):
-            log.warn("pair_refused", "{local} to {remote}: {words}", **_fields(event))
+            self._pair_refused(connection, event)
 
     def _pair_proven(self, connection: S2SConnection, event: PairProven) -> None:
         self._no_longer_unproven(connection)
@@ -370,6 +410,30 @@ class S2S(Service):
             pair = (event.local, event.remote)
             route = self._routes.get(pair) or self._new_route(*pair)
             route.use(connection)
+
+    def _pair_refused(self, connection: S2SConnection, event: PairRefused) -> None:
+        incoming = connection in self._incoming
+        if incoming:
+            self._metrics.count("s2s.pairs_refused")
+        log.warn(
+            "pair_refused",
+            "stream {direction} between {local} and {remote} at {address}: {words}",
+            local=event.local,
+            remote=event.remote,
+            direction="in" if incoming else "out",
+            address=connection.remote_address,
+            words=event.words,
+        )
+
+    def _settled(self, connection: S2SConnection, count: int) -> None:
+        """Tell the peer what we have taken, when that would survive us."""
+        assert self.settle is not None
+
+        def settled() -> None:
+            if not connection.closing:
+                connection.act(connection.stream.tell_count(count, self._timers.seconds()))
+
+        self.settle(settled)
 
     def stream_ready(self, connection: S2SConnection) -> None:
         """The peer reads again, or has acknowledged: hand over what waits."""
@@ -398,50 +462,16 @@ class S2S(Service):
             address=connection.remote_address,
             reason=_reason(event),
         )
-        for verifier in list(self._verifiers.values()):
-            verifier.lost(connection)
+        self._verifiers.lost(connection)
         for route in self._carried(connection):
             route.lost(connection, event.words)
+            if self.watcher is not None:
+                self.watcher.stream_lost(route.local, route.remote, event.words)
 
     def stream_gone(self, connection: S2SConnection) -> None:
         """The TCP connection is gone."""
         self._no_longer_unproven(connection)
         self._incoming.pop(connection, None)
-
-    # -- dialback ------------------------------------------------------------------------------
-
-    def _verify(self, connection: S2SConnection, event: VerifyWanted) -> None:
-        pair = (event.local, event.remote)
-        verifier = self._verifiers.get(pair)
-        if verifier is None:
-            if len(self._verifiers) >= self._limits.verifications:
-                self._metrics.count("s2s.verifications_refused")
-                self._verdict(connection, event, False, "resource-constraint")
-                return
-            verifier = self._verifiers[pair] = Verifier(self, self._context, *pair)
-        route = self._routes.get(pair)
-        carrier = route.carrier if route is not None else None
-        if carrier is not None and not isinstance(carrier.stream, OutgoingStream):
-            carrier = None  # never by a stream that the peer has opened
-        verifier.ask(connection, event, carrier)
-
-    def verified(self, event: VerifyAnswered) -> None:
-        """An authoritative server has answered."""
-        verifier = self._verifiers.get((event.local, event.remote))
-        if verifier is not None:
-            verifier.answered(event)
-
-    def verifier_done(self, verifier: Verifier) -> None:
-        """Nothing is asked of an authoritative server any more."""
-        self._verifiers.pop((verifier.local, verifier.remote), None)
-
-    def _verdict(
-        self, connection: S2SConnection, event: VerifyWanted, valid: bool, condition: str
-    ) -> None:
-        stream = connection.stream
-        if isinstance(stream, IncomingStream) and not connection.closing:
-            now = self._timers.seconds()
-            connection.act(stream.verdict(event.local, event.remote, valid, condition, now))
 
     # -- small things --------------------------------------------------------------------------
 
@@ -468,7 +498,3 @@ def _reason(event: StreamClosed) -> str:
     if event.condition and event.by_us:
         return f"{event.words} ({event.condition})"
     return event.words
-
-
-def _fields(event: PairRefused) -> dict[str, Any]:
-    return {"local": event.local, "remote": event.remote, "words": event.words}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from impfed.transport.s2s_tls import S2STls
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.s2s_parts import StreamLimits
 from impfed.xmpp.s2s_security import Security
-from impfed.xmpp.stanza import Stanza
+from impfed.xmpp.stanza import OutStanza, Stanza
 
 if TYPE_CHECKING:
     from impfed.transport.s2s_connection import S2SConnection
@@ -78,6 +79,38 @@ class IS2SUser(Interface):
         Its domains are proven.  ``stream`` is None for an error that this node itself makes of a
         stanza it could not deliver.
         """
+
+
+class StreamWatcher(Protocol):
+    """What is told more of streams and stanzas than a plain user: a link to a home server."""
+
+    def acknowledged(self, stanzas: list[OutStanza]) -> None:
+        """The peer has taken stanzas, over a stream on which an error would have come before."""
+
+    def returned(self, stanza: OutStanza, condition: str, words: str) -> None:
+        """A stanza could not be delivered; nobody else is told of it."""
+
+    def stream_lost(self, local: str, remote: str, words: str) -> None:
+        """A stream that stood is gone; what it has not acknowledged waits for the next one."""
+
+    def stream_failed(self, local: str, remote: str, words: str, lasting: bool) -> None:
+        """No stream came about; the next attempt is made later.
+
+        :param lasting: whether it is likely to end the same way.
+        """
+
+
+class AllBut:
+    """Every domain, except some.
+
+    :param excepted: prepared domains.
+    """
+
+    def __init__(self, excepted: Iterable[str]) -> None:
+        self._excepted = frozenset(excepted)
+
+    def __contains__(self, domain: object) -> bool:
+        return bool(domain) and domain not in self._excepted
 
 
 class S2SSettings(Protocol):

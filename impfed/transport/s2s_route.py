@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -50,6 +51,9 @@ class RouteOwner(Protocol):
 
     def bounce(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its sender."""
+
+    def route_failed(self, route: Route, words: str, lasting: bool) -> None:
+        """No stream came about."""
 
 
 class Route:
@@ -196,6 +200,7 @@ class Route:
         )
         if lasting:
             self.give_back(condition, words)
+        self._owner.route_failed(self, words, lasting)
         self._watch()
 
     def _wait(self, words: str, lasting: str) -> None:
@@ -241,6 +246,11 @@ class Route:
         self._octets = 0
         for waiting in queue:
             self._owner.bounce(waiting.stanza, condition, words)
+
+    def withdraw(self, unwanted: Callable[[OutStanza], bool]) -> None:
+        """Forget what waits and is not to be sent any more; nobody is told."""
+        self._queue = deque(one for one in self._queue if not unwanted(one.stanza))
+        self._octets = sum(len(one.stanza.xml) for one in self._queue)
 
     def stop(self, words: str) -> None:
         """End all attempts, and return what waits."""

@@ -143,3 +143,58 @@ class Verifier:
         own, self._own = self._own, None
         if own is not None and own.stream.state is State.OPEN:
             own.close("nothing left to ask")
+
+
+class Verifiers:
+    """All authoritative servers that are being asked, by pair of domains."""
+
+    def __init__(self, context: S2SContext) -> None:
+        self._context = context
+        self._all: dict[tuple[str, str], Verifier] = {}
+
+    def ask(
+        self, connection: S2SConnection, event: VerifyWanted, carrier: S2SConnection | None
+    ) -> None:
+        """Ask about a key that came on a stream.
+
+        :param carrier: the stream that carries our stanzas to that domain; None without one.
+        """
+        pair = (event.local, event.remote)
+        verifier = self._all.get(pair)
+        if verifier is None:
+            if len(self._all) >= self._context.limits.verifications:
+                self._context.metrics.count("s2s.verifications_refused")
+                self._refuse(connection, event)
+                return
+            verifier = self._all[pair] = Verifier(self, self._context, *pair)
+        if carrier is not None and not isinstance(carrier.stream, OutgoingStream):
+            carrier = None  # never by a stream that the peer has opened
+        verifier.ask(connection, event, carrier)
+
+    def answered(self, event: VerifyAnswered) -> None:
+        """An authoritative server has answered."""
+        verifier = self._all.get((event.local, event.remote))
+        if verifier is not None:
+            verifier.answered(event)
+
+    def lost(self, connection: S2SConnection) -> None:
+        """A stream is gone."""
+        for verifier in list(self._all.values()):
+            verifier.lost(connection)
+
+    def stop(self) -> None:
+        """Ask no more."""
+        for verifier in list(self._all.values()):
+            verifier.stop()
+
+    def verifier_done(self, verifier: Verifier) -> None:
+        """Nothing is asked of an authoritative server any more."""
+        self._all.pop((verifier.local, verifier.remote), None)
+
+    def _refuse(self, connection: S2SConnection, event: VerifyWanted) -> None:
+        stream = connection.stream
+        if isinstance(stream, IncomingStream) and not connection.closing:
+            now = self._context.timers.seconds()
+            connection.act(
+                stream.verdict(event.local, event.remote, False, "resource-constraint", now)
+            )

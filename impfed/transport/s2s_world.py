@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from impfed.core.ids import IdSource
 from impfed.transport.s2s_api import S2SLimits, S2SSettings
 from impfed.transport.s2s_tls import S2STls
@@ -13,7 +15,7 @@ class NodeWorld:
 
     def __init__(
         self,
-        domains: frozenset[str],
+        domains: Container[str],
         settings: S2SSettings,
         keys: DialbackKeys,
         ids: IdSource,

@@ -43,9 +43,14 @@ class Acks:
         if self.receiving:
             self._handled = (self._handled + 1) % _MODULUS
 
-    def answer(self) -> str:
-        """Return our count, for the peer."""
-        return f"<a xmlns='{NS_SM}' h='{self._handled}'/>"
+    @property
+    def handled(self) -> int:
+        """How many stanzas have come since acknowledgements were switched on."""
+        return self._handled
+
+    def answer(self, count: int | None = None) -> str:
+        """Return our count, for the peer; or an earlier one."""
+        return f"<a xmlns='{NS_SM}' h='{self._handled if count is None else count}'/>"
 
     def request(self, now: float) -> str:
         """Ask the peer for its count, unless it has been asked already; "" for nothing to do."""
@@ -54,8 +59,8 @@ class Acks:
         self.asked_at = now
         return REQUEST
 
-    def acknowledged(self, count: str) -> int:
-        """Take the peer's count; return how many stanzas it has taken since the last.
+    def acknowledged(self, count: str) -> list[OutStanza]:
+        """Take the peer's count; return the stanzas that it has taken since the last.
 
         :raises XmppStreamError: it is no number, or counts what was never sent.
         """
@@ -66,9 +71,8 @@ class Acks:
         if fresh > len(self.waiting):
             raise XmppStreamError("undefined-condition", "more stanzas acknowledged than sent")
         self._acked = int(count)
-        for _ in range(fresh):
-            self.waiting.popleft()
-        return fresh
+        take = self.waiting.popleft
+        return [take() for _ in range(fresh)]
 
     def left(self) -> list[OutStanza]:
         """Take what the peer has not counted."""

@@ -33,6 +33,7 @@ from impfed.xmpp.s2s_parts import (
     NS_SM,
     NS_TLS,
     Acknowledged,
+    CountWanted,
     NoCertificate,
     PeerCertificate,
     Retry,
@@ -144,6 +145,8 @@ class S2SStream:
     :ivar bidi: whether stanzas may pass both ways.
     :ivar certificate: what the peer has shown.
     :ivar acks: the counting of stanzas.
+    :ivar settles: whether the peer's question for our count is handed up, and answered by
+        :meth:`tell_count`; else it is answered at once.
     """
 
     TABLE: ClassVar[dict[Any, dict[Input, tuple[Any, Any]]]]
@@ -159,6 +162,7 @@ class S2SStream:
         self.bidi = False
         self.certificate: PeerCertificate = NoCertificate()
         self.acks = Acks()
+        self.settles = False
         self._world = world
         self._limits = world.limits
         self._reader = StanzaReader(NS_SERVER, world.limits.unproven)
@@ -259,6 +263,13 @@ class S2SStream:
         else:
             self._unwritten.append(stanza)
 
+    def tell_count(self, count: int, now: float) -> list[S2SEvent]:
+        """Answer a :class:`CountWanted`: what was counted then would survive us."""
+        self._begin(now)
+        if self.state is not self.CLOSED:
+            self._output.append(self.acks.answer(count))
+        return self._events
+
     def left(self) -> list[OutStanza]:
         """Take what was sent and surely or possibly has not arrived, oldest first."""
         left, self._unwritten = [*self.acks.left(), *self._unwritten], []
@@ -350,16 +361,19 @@ class S2SStream:
         return None
 
     def _answer_count(self, item: Any) -> tuple[Input, Any] | None:
-        self._output.append(self.acks.answer())
+        if self.settles:
+            self._events.append(CountWanted(self.acks.handled))
+        else:
+            self._output.append(self.acks.answer())
         return None
 
     def _counted(self, item: Element) -> tuple[Input, Any] | None:
         try:
-            count = self.acks.acknowledged(item.get("h", ""))
+            taken = self.acks.acknowledged(item.get("h", ""))
         except XmppStreamError as error:
             return Input.BROKEN, (error.condition, error.text)
-        if count:
-            self._events.append(Acknowledged(count))
+        if taken:
+            self._events.append(Acknowledged(taken))
         return None
 
     def _no_resumption(self, item: Element) -> tuple[Input, Any] | None:

@@ -10,7 +10,7 @@ from impfed.core.ids import IdSource
 from impfed.xmpp.dialback import NS_DIALBACK, DialbackKeys
 from impfed.xmpp.reader import NS_STREAM_ERRORS, NS_STREAMS, BadStanza, ReaderLimits
 from impfed.xmpp.s2s_security import Security
-from impfed.xmpp.stanza import Stanza
+from impfed.xmpp.stanza import OutStanza, Stanza
 from impfed.xmpp.xmltext import xml_attr, xml_text
 
 NS_SERVER = "jabber:server"
@@ -129,7 +129,7 @@ class PairProven:
 
 @dataclass(frozen=True, slots=True)
 class PairRefused:
-    """The peer does not accept us for a pair; the stream goes on."""
+    """The receiving side does not accept a pair by dialback; the stream goes on."""
 
     local: str
     remote: str
@@ -168,6 +168,16 @@ class VerifyAnswered:
 class Acknowledged:
     """The peer has acknowledged stanzas, oldest first."""
 
+    stanzas: list[OutStanza]
+
+
+@dataclass(frozen=True, slots=True)
+class CountWanted:
+    """The peer asks what we have taken; the answer waits until that would survive us.
+
+    :ivar count: what is to be answered then, by ``tell_count``.
+    """
+
     count: int
 
 
@@ -195,6 +205,7 @@ S2SEvent = (
     | VerifyWanted
     | VerifyAnswered
     | Acknowledged
+    | CountWanted
     | StreamClosed
 )
 
