@@ -14,6 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  ?= tests
+SEEN    := $(CURDIR)/run/s2s-outcomes.tsv
 SCRIPTS := scripts/run-tests scripts/check-docs
 
 .PHONY: help venv packages demo test soak bench docs clean
@@ -38,8 +39,10 @@ test: packages $(STAMP)
 	$(BIN)/python scripts/run-tests $(TESTS)
 
 soak: packages $(STAMP)
-	IMPFED_SOAK=1 $(BIN)/python scripts/run-tests \
+	rm -f $(SEEN)
+	IMPFED_SOAK=1 IMPFED_RECORD=$(SEEN) $(BIN)/python scripts/run-tests \
 		tests.interop.test_s2s_matrix tests.interop.test_s2s_ejabberd
+	$(BIN)/python scripts/s2s-outcomes --take $(SEEN)
 
 lint: lint-style lint-types lint-rooms lint-news
 

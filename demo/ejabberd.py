@@ -111,6 +111,7 @@ def server_command(
         f"ERL_CRASH_DUMP={base / 'crash.dump'}",
         "/usr/bin/erl",
         "-noinput",
+        *("-start_epmd", "false"),  # the mapper above or none: nothing must outlive a test
         *("-sname", f"impfed{mapper}@localhost"),
         *("-setcookie", secrets.token_hex(8)),
         *("-kernel", "inet_dist_use_interface", "{127,0,0,1}"),

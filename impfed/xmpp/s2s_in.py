@@ -24,6 +24,7 @@ from impfed.xmpp.s2s_parts import (
     NS_TLS,
     BeginTls,
     PairProven,
+    PairRefused,
     S2SEvent,
     S2SWorld,
     VerifyWanted,
@@ -44,6 +45,8 @@ Next = tuple[Input, Any] | None
 
 #: How a pair is proven that nobody negotiated: a certificate proves its domain to all of ours.
 IMPLIED = "certificate, for another domain of ours"
+#: Refusals of pairs that a stream tells of; a peer may go on asking for as long as it likes.
+_TOLD = 10
 
 
 class State(Enum):
@@ -70,6 +73,7 @@ class IncomingStream(S2SStream):
         self._certified: set[str] = set()  # domains proven by certificate, towards all of ours
         self._pending: dict[tuple[str, str], tuple[float, str]] = {}  # (remote, local)
         self._attempts = 0
+        self._refusals = 0
 
     def verdict(
         self, local: str, remote: str, valid: bool, condition: str, now: float
@@ -271,8 +275,7 @@ class IncomingStream(S2SStream):
             return Input.BROKEN, ("improper-addressing", str(error))
         condition, words = self._pair_problem(local, remote)
         if condition:
-            self._output.append(dialback.result_error(local, remote, condition, words))
-            return None
+            return self._refuse_pair(local, remote, condition, words)
         if (remote, local) in self._pending:
             return None  # it is being asked about
         if len(self._receiving) + len(self._pending) >= self._limits.pairs:
@@ -282,8 +285,7 @@ class IncomingStream(S2SStream):
         proof, words = judge_dialback(security, self.secured, problem)
         if proof is Proof.REFUSE:
             condition = "not-authorized" if self.secured else "policy-violation"
-            self._output.append(dialback.result_error(local, remote, condition, words))
-            return None
+            return self._refuse_pair(local, remote, condition, words)
         if proof is Proof.CERTIFICATE:
             self._certified.add(remote)
             self._output.append(dialback.result_answer(local, remote, True))
@@ -292,6 +294,14 @@ class IncomingStream(S2SStream):
             return Input.BROKEN, ("policy-violation", "too many dialback requests at once")
         self._pending[remote, local] = (self._now + self._limits.verification, asked.key)
         self._events.append(VerifyWanted(local, remote, self.id, asked.key))
+        return None
+
+    def _refuse_pair(self, local: str, remote: str, condition: str, words: str) -> Next:
+        self._output.append(dialback.result_error(local, remote, condition, words))
+        self._refusals += 1
+        if self._refusals <= _TOLD:
+            told = words or f"its own server cannot be asked: {condition}"
+            self._events.append(PairRefused(local, remote, condition, told))
         return None
 
     def _pair_problem(self, local: str, remote: str) -> tuple[str, str]:
@@ -308,8 +318,7 @@ class IncomingStream(S2SStream):
         if self._pending.pop((remote, local), None) is None:
             return None
         if condition:
-            self._output.append(dialback.result_error(local, remote, condition))
-            return None
+            return self._refuse_pair(local, remote, condition, "")
         self._output.append(dialback.result_answer(local, remote, valid))
         if valid:
             return Input.PROVEN, (local, remote, "dialback")

@@ -35,6 +35,11 @@ class Network:
         os.close(self._home)
 
 
+def mortal(command: list[str]) -> list[str]:
+    """Return a command that runs another one, which is killed when the calling thread ends."""
+    return ["setpriv", "--pdeathsig", "KILL", *command]
+
+
 def with_resolver(directory: Path, command: list[str]) -> list[str]:
     """Return a command that runs another one, which finds 127.0.0.1 as its only name server.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from demo.ejabberd import mapper_command, server_command
 from demo.parts import Part, PartFailed, free_ports, wait_until
 from impfed.testing.pki import Issued
-from tests.interop.namespace import with_resolver
+from tests.interop.namespace import mortal, with_resolver
 
 #: ``s2s_use_starttls``, and for whom mod_s2s_dialback is: while it is, no certificate is insisted on.
 Policy = tuple[str, str]
@@ -93,11 +93,11 @@ class PeerEjabberd:
             )
         )
         try:
-            self.mapper = Part("epmd", mapper_command(mapper), base)
+            self.mapper = Part("epmd", mortal(mapper_command(mapper)), base)
             self.mapper.await_port(mapper)
             echo = _ECHO % (", ".join(f'<<"{name}">>' for name in self.hosts), _READY)
             command = server_command(base, mapper, next(iter(self.hosts)), {})
-            command = with_resolver(base, [*command, "-eval", echo])
+            command = mortal(with_resolver(base, [*command, "-eval", echo]))
             part = self.part = Part("ejabberd.out", command, base)
             output = base / "ejabberd.out.log"
             wait_until(lambda: not part.alive or _READY.encode() in output.read_bytes(), 60)

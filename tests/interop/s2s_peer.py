@@ -13,6 +13,7 @@ from twisted.names import common, dns, error, server
 
 from demo.parts import Part, free_ports
 from impfed.testing.pki import Issued
+from tests.interop.namespace import mortal
 
 MODULES = Path(__file__).with_name("prosody_modules")
 MODULES_ENABLED = ("tls", "dialback", "disco", "ping", "s2s", "s2s_auth_certs", "saslauth")
@@ -108,7 +109,8 @@ class PeerProsody:
                 shutil.copy(issued.key, self.directory / "certs" / f"{host}.key")
         configuration = self.directory / "prosody.cfg.lua"
         configuration.write_text(self._configuration())
-        self.part = Part("prosody", ["prosody", "-F", "--config", configuration], self.directory)
+        command = mortal(["prosody", "-F", "--config", str(configuration)])
+        self.part = Part("prosody", command, self.directory)
         self.part.await_port(self.port)
         return self
 

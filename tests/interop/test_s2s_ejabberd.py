@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
@@ -12,19 +12,11 @@ from impfed.testing.pki import Issued
 from impfed.transport.dns import DnsClient
 from impfed.transport.s2s import S2SLimits, Security, Tls
 from impfed.transport.s2s_targets import DnsTargets
-from impfed.xmpp.s2s_security import Direction, outcome
 from tests.interop.namespace import Network
 from tests.interop.s2s_ejabberd import STRICT, PeerEjabberd, Policy
-from tests.interop.s2s_matrix import (
-    EJABBERD,
-    OUR_SETTINGS,
-    PEER_SETTINGS,
-    SOAK,
-    Case,
-    make,
-    selection,
-)
+from tests.interop.s2s_matrix import EJABBERD, SOAK, Case, make, selection
 from tests.interop.s2s_peer import Zone, serve_dns
+from tests.interop.s2s_play import MatrixCase, Tail
 from tests.transport.s2s_kit import Node, S2SCase, reactor, text
 
 Steps = Generator[Deferred[Any], Any, None]
@@ -55,7 +47,7 @@ class NetworkCase(S2SCase):
 class EjabberdCase(NetworkCase):
     """An ejabberd as the foreign domains."""
 
-    timeout = 3600 if SOAK else 120
+    timeout = 120
 
     def ejabberd(self, **hosts: tuple[Policy, Issued | None]) -> PeerEjabberd:
         """Start one with the domains ``<name>.example``."""
@@ -149,59 +141,47 @@ class EjabberdTests(EjabberdCase):
         bare = self.ours("bare.example", certificate=self.world.self_signed("bare.example"))
         yield self.refused(bare, "strict", "certificate", from_="bare.example")
 
+
+class EjabberdStage:
+    """An ejabberd with a domain for each of its settings and states of certificates."""
+
+    server = "ejabberd"
+
+    def __init__(self, peer: PeerEjabberd, control: Node, domain: Callable[[Case], str]) -> None:
+        self.tail = Tail(peer.directory / "ejabberd.log")
+        self._control = control
+        self._domain = domain
+
+    def order(self, case: Case, sender: str, recipient: str) -> None:
+        """Have the server's user write to ours."""
+        order = text("eve@control.example", "bob@echo.control.example", id=f"{sender} {recipient}")
+        self._control.s2s.send(order)
+
+    def failure(self, case: Case, domain: str) -> str:
+        """Return why no stream to our domain came about."""
+        words = "Failed to establish outbound s2s connection"
+        return self.tail.find(rf"{words} {self._domain(case)} -> {domain}: (.*)")
+
+
+class MatrixTests(EjabberdCase, MatrixCase):
+    """A pairwise selection of settings and certificates; all of them in a soak."""
+
+    timeout = 7200 if SOAK else 240
+
     @inlineCallbacks
     def test_matrix(self) -> Steps:
         """What is foretold of settings and certificates is what happens, both ways."""
         cases = selection(EJABBERD)
         pairs = sorted({(case.theirs, case.peer_certificate) for case in cases}, key=str)
         names = {pair: f"m{number}" for number, pair in enumerate(pairs)}
+
+        def domain(case: Case) -> str:
+            return f"echo.{names[case.theirs, case.peer_certificate]}.example"
+
         hosts = {
             name: (EJABBERD[theirs], make(self.world, state, f"echo.{name}.example"))
             for (theirs, state), name in names.items()
         }
-        self.ejabberd(**hosts, control=(STRICT, self.world.issue("echo.control.example")))
-        self.control = self.ours("control.example")
-        problems = []
-        for number, case in enumerate(cases):
-            name = names[case.theirs, case.peer_certificate]
-            try:
-                yield self.play(case, f"ours{number}.example", name)
-            except AssertionError as problem:
-                problems.append(str(problem))
-        self.assertEqual(problems, [], f"{len(problems)} of {len(cases)}\n" + "\n\n".join(problems))
-
-    @inlineCallbacks
-    def play(self, case: Case, domain: str, name: str) -> Steps:
-        """Play one case with domains that no other case has."""
-        ours, peer = OUR_SETTINGS[case.ours], PEER_SETTINGS[case.theirs]
-        out, back = (
-            outcome(ours, peer, case.our_certificate, case.peer_certificate, direction)
-            for direction in Direction
-        )
-        certificate = make(self.world, case.our_certificate, domain)
-        node = self.ours(domain, security=ours, certificate=certificate)
-        failure = f"Failed to establish outbound s2s connection echo.{name}.example -> {domain}:"
-        user, alice, bob = node.user, f"alice@{domain}", f"bob@echo.{name}.example"
-        try:
-            node.s2s.send(text(alice, bob))
-            if out.up and not back.up:
-                yield self.until(lambda: user.stanzas or failure in self.peer.log, 20)
-                self.assertEqual(user.stanzas, [])
-            else:
-                yield self.until(lambda: user.stanzas, 20)
-                self.assertEqual(user.bodies, ["hi"] if out.up else [])
-            if out.up:
-                status = next(one for one in node.s2s.status() if one["direction"] == "out")
-                self.assertEqual(bool(status["tls"]), out.tls)
-                return
-            # The other direction by itself: somebody else asks bob to write.
-            order = text("eve@control.example", "bob@echo.control.example", id=f"{bob} {alice}")
-            self.control.s2s.send(order)
-            yield self.until(lambda: user.bodies or failure in self.peer.log, 20)
-            self.assertEqual(user.bodies, ["hi"] if back.up else [])
-        except AssertionError as problem:
-            words = f"{case}: {out}; {back}\n{problem}\n{self.words(node)}"
-            raise AssertionError(words) from problem
-        finally:
-            self.nodes.remove(node)
-            yield node.stop()
+        hosts["control"] = (STRICT, self.world.issue("echo.control.example"))
+        stage = EjabberdStage(self.ejabberd(**hosts), self.ours("control.example"), domain)
+        yield self.play_all(stage, cases, self.ours, domain)

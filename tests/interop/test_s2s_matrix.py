@@ -7,58 +7,74 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
-from impfed.xmpp.s2s_security import Certificate, Direction, outcome
-from tests.interop.s2s_matrix import OUR_SETTINGS, PEER_SETTINGS, PROSODY, make, selection
-from tests.interop.test_s2s_prosody import OURS, THEIRS, ProsodyCase
+from impfed.transport.s2s import S2SLimits, Security, Tls
+from impfed.xmpp.s2s_security import Certificate
+from tests.interop.s2s_matrix import CERTIFICATES, PROSODY, SOAK, Case, make, selection
+from tests.interop.s2s_peer import PeerProsody
+from tests.interop.s2s_play import MatrixCase, Tail
+from tests.interop.test_s2s_prosody import ProsodyCase
 from tests.transport.s2s_kit import Node, text
 
 Steps = Generator[Deferred[Any], Any, None]
+CONTROL = "control.peer.example"
 
 
-class MatrixTests(ProsodyCase):
+def _domain(state: Certificate) -> str:
+    return f"c{CERTIFICATES.index(state)}.peer.example"
+
+
+class ProsodyStage:
+    """A Prosody with one way of insisting, and a domain for each state of a certificate."""
+
+    server = "Prosody"
+
+    def __init__(self, peer: PeerProsody, control: Node) -> None:
+        self.tail = Tail(peer.directory / "prosody.log")
+        self._control = control
+
+    def order(self, case: Case, sender: str, recipient: str) -> None:
+        """Have the server's user write to ours."""
+        order = text("eve@control.example", f"bob@{CONTROL}", id=f"{sender} {recipient}")
+        self._control.s2s.send(order)
+
+    def failure(self, case: Case, domain: str) -> str:
+        """Return what the server's user was told when his message came back."""
+        return self.tail.find(rf"returned from {domain}: (.*)")
+
+
+class MatrixTests(ProsodyCase, MatrixCase):
     """A pairwise selection of settings and certificates; all of them in a soak."""
 
-    timeout = 120
+    timeout = 7200 if SOAK else 240
 
     @inlineCallbacks
-    def play(self, ours: str, theirs: str, mine: Certificate, peers: Certificate) -> Steps:
-        own, peer = OUR_SETTINGS[ours], PEER_SETTINGS[theirs]
-        out = outcome(own, peer, mine, peers, Direction.OUT)
-        back = outcome(own, peer, mine, peers, Direction.IN)
-        prosody = self.prosody(certificate=make(self.world, peers, THEIRS), **PROSODY[theirs])
-        node: Node = self.ours(security=own, certificate=make(self.world, mine, OURS))
-        what = f"{ours} / {theirs} / {mine.value} / {peers.value}: {out}; {back}"
-        try:
-            node.s2s.send(text(f"alice@{OURS}", f"bob@{THEIRS}"))
-            user = node.user
-            if out.up and back.up:
-                yield self.until(lambda: user.stanzas)
-                self.assertEqual(user.bodies, ["echo: hi"], f"{what}\n{self.words(node)}")
-            elif out.up:
-                # He has it, but his answer cannot come: Prosody returns it to him.
-                yield self.until(lambda: "echo: hi" in prosody.log)
-                self.assertEqual(user.stanzas, [], what)
-            else:
-                yield self.until(lambda: user.stanzas, 45)
-                self.assertEqual(len(user.errors), 1, f"{what}\n{self.words(node)}")
-            if out.up:
-                status = next(one for one in node.s2s.status() if one["direction"] == "out")
-                self.assertEqual(bool(status["tls"]), out.tls, what)
-        except AssertionError as problem:
-            raise AssertionError(f"{what}\n{problem}\n{self.words(node)}") from problem
-        finally:
-            prosody.stop()
-            self.nodes.remove(node)
-            yield node.stop()
+    def play_with(self, theirs: str) -> Steps:
+        """Play every case with a Prosody of these settings."""
+        cases = [case for case in selection(PROSODY) if case.theirs == theirs]
+        states = dict.fromkeys(case.peer_certificate for case in cases)
+        hosts = {_domain(state): make(self.world, state, _domain(state)) for state in states}
+        hosts[CONTROL] = self.world.issue(CONTROL)
+        peer = self.prosody(hosts=hosts, **PROSODY[theirs])
+        optional = Security(Tls.OPTIONAL, certificates=False)
+        stage = ProsodyStage(peer, self.ours("control.example", security=optional))
 
+        def node(domain: str, **options: Any) -> Node:
+            return self.ours(domain, limits=S2SLimits(patience=2.0), **options)
 
-def _story(ours: str, theirs: str, mine: Certificate, peers: Certificate) -> Any:
-    def test(self: MatrixTests) -> Any:
-        return self.play(ours, theirs, mine, peers)
+        yield self.play_all(stage, cases, node, lambda case: _domain(case.peer_certificate))
 
-    test.__doc__ = f"{ours} here, {theirs} there; ours {mine.value}, theirs {peers.value}."
-    return test
+    def test_strict(self) -> Deferred[None]:
+        """A Prosody that requires TLS and certificates."""
+        return self.play_with("strict")
 
+    def test_without_certificates(self) -> Deferred[None]:
+        """A Prosody that requires TLS, and takes dialback for certificates."""
+        return self.play_with("TLS without certificates")
 
-for _number, _case in enumerate(selection(PROSODY)):
-    setattr(MatrixTests, f"test_{_number:03d}", _story(*_case))
+    def test_optional(self) -> Deferred[None]:
+        """A Prosody that offers TLS."""
+        return self.play_with("optional")
+
+    def test_clear(self) -> Deferred[None]:
+        """A Prosody without TLS."""
+        return self.play_with("clear")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
@@ -47,13 +47,19 @@ class ProsodyCase(S2SCase):
         return stopping
 
     def prosody(
-        self, *, hosts: tuple[str, ...] = (THEIRS,), certificate: Issued | bool | None = True,
-        direct: bool = False, **options: Any,
+        self, *, hosts: Iterable[str] | Mapping[str, Issued] = (THEIRS,),
+        certificate: Issued | bool | None = True, direct: bool = False, **options: Any,
     ) -> PeerProsody:  # fmt: skip
-        issued = self.world.issue(*hosts) if certificate is True else certificate or None
+        """Start a Prosody; its hosts share a certificate unless each comes with its own."""
+        shared: dict[str, Issued | None]
+        if isinstance(hosts, Mapping):
+            shared = dict(hosts)
+        else:
+            issued = self.world.issue(*hosts) if certificate is True else certificate or None
+            shared = dict.fromkeys(hosts, issued)
         peer = PeerProsody(
             self.world.directory / f"prosody{len(self.prosodies)}",
-            dict.fromkeys(hosts, issued),
+            shared,
             self.world.ca.path,
             self.dns_port,
             **options,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,14 @@ class User:
 
 
 class World:
-    """A DNS of the test's own, and a CA."""
+    """A DNS of the test's own, and a CA.
 
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="impfed-s2s-"))
+    :param directory: for certificates and servers; made here.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.directory.mkdir(parents=True)
         self.ca: Authority = make_ca(self.directory, "Test CA")
         self.other_ca: Authority = make_ca(self.directory, "Unknown CA")
         self.targets = FixedTargets({})
@@ -128,7 +131,7 @@ class S2SCase(unittest.TestCase):
     timeout = 20
 
     def setUp(self) -> None:
-        self.world = World()
+        self.world = World(Path(self.mktemp()))
         self.nodes: list[Node] = []
 
     def tearDown(self) -> Deferred[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -118,7 +117,8 @@ class ChainTests(unittest.SynchronousTestCase):
     """The chain, judged after the handshake."""
 
     def setUp(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="impfed-s2s-"))
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
         self.ca = make_ca(self.directory, "Root")
         self.other = make_ca(self.directory, "Partner Root")
         self.roots: dict[str, Path] = {}
