@@ -15,8 +15,10 @@ from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
+from impfed.sip.dialog import TARGET_REFRESH
 from impfed.sip.errors import SipParseError
-from impfed.sip.message import SipRequest, response_bytes
+from impfed.sip.message import OutgoingRequest, SipRequest, response_bytes
+from impfed.sip.relay_token import RelayTokens
 from impfed.sip.target import Hop
 from impfed.sip.transaction import (
     AckArrived,
@@ -65,7 +67,13 @@ class Dispatch(Service, FlowOwner):
 
     It carries out what the transaction layer asks for.  Malformed requests and ``NEGOTIATE`` are
     answered here.
+
+    :ivar tokens: writes into our Contacts and branches which node they are of; None for nobody.
+    :ivar probed: sees every OPTIONS first, and says whether it has answered it.
     """
+
+    tokens: RelayTokens | None = None
+    probed: Callable[[ServerTransaction, SipRequest, Flow], bool] | None = None
 
     def __init__(
         self,
@@ -132,6 +140,9 @@ class Dispatch(Service, FlowOwner):
         :raises LocalError: on line breaks in anything given.
         """
         tag = to_tag or (transaction.fallback_tag if status > 100 else "")
+        if headers and self.tokens is not None:
+            request = transaction.request
+            headers = self._told(headers, request.call_id, request.to_tag or to_tag)
         data = response_bytes(transaction.request, status, reason, tag, headers, body)
         self._perform(self.transactions.respond(transaction, status, data, self._reactor.seconds()))
 
@@ -141,12 +152,37 @@ class Dispatch(Service, FlowOwner):
         :param listener: name of the listener to tell of; the transport's first one if empty.
         :raises LocalError: when there is no listener for it.
         """
+        return self._advertised(self._listener(transport, listener))
+
+    def _listener(self, transport: str, listener: str) -> ListenerConfig:
         if listener in self._listeners:
-            return self._advertised(self._listeners[listener])
+            return self._listeners[listener]
         for config in self._listeners.values():
             if config.transport == transport:
-                return self._advertised(config)
+                return config
         raise LocalError(f"there is no {transport} listener whose address could be advertised")
+
+    # Relay tokens
+
+    def _marked(self, request: OutgoingRequest) -> OutgoingRequest:
+        """Return a request of ours whose Contact says which node it belongs to."""
+        if request.method not in TARGET_REFRESH:  # no other of our requests has a Contact
+            return request
+        sender = next((value for name, value in request.headers if name == "From"), "")
+        headers = self._told(request.headers, request.call_id, sender.rpartition(";tag=")[2])
+        return OutgoingRequest(
+            request.method, request.uri, headers, request.body, request.cseq, request.call_id
+        )
+
+    def _told(self, headers: Headers, call_id: str, tag: str) -> Headers:
+        """Return headers whose Contact, if there is one, holds the dialog's relay token."""
+        if self.tokens is None or all(name != "Contact" for name, _ in headers):
+            return headers
+        now, contact = self._reactor.seconds(), self.tokens.contact
+        return [
+            (name, contact(value, call_id, tag, now) if name == "Contact" else value)
+            for name, value in headers
+        ]
 
     # Sending
 
@@ -161,7 +197,7 @@ class Dispatch(Service, FlowOwner):
             for datagrams in self._datagrams.values():
                 return datagrams.flow((destination.host, destination.port))
             return NoFlow("udp", (destination.host, destination.port), "there is no UDP listener")
-        return self.pool.flow(Target.of_hop(destination))
+        return self.pool.flow(Target.of_hop(destination), destination.others)
 
     def _via(self, flow: Flow, branch: str) -> str:
         host, port = self.advertised(flow.transport, flow.listener)
@@ -282,6 +318,9 @@ class Dispatch(Service, FlowOwner):
             self.respond(transaction, 405, headers=(("Allow", self._allow),))
             return
         try:
+            if request.method == "OPTIONS" and self.probed is not None:
+                if self.probed(transaction, request, transaction.source):
+                    return
             self.user.request_arrived(transaction, request, transaction.source)
         except RemoteError as error:
             self.respond(transaction, error.status, error.reason, headers=error.headers)
@@ -306,7 +345,7 @@ class Dispatch(Service, FlowOwner):
 
     def _stray(self, action: Stray) -> None:
         self._metrics.count("sip.stray_responses")
-        self._tell("stray_response", action.response)
+        self._tell("stray_response", action.response, self._arriving)
 
     def _response_arrived(self, action: ResponseArrived) -> None:
         self._metrics.count("sip.responses_in")
@@ -318,6 +357,8 @@ class Dispatch(Service, FlowOwner):
         self._metrics.count("sip.transactions_failed")
         if isinstance(transaction, ClientTransaction):
             self._guard(transaction.user.request_failed, transaction, action.cause, action.text)
+            if action.cause is FailureCause.TIMEOUT:
+                transaction.destination.unanswered()
         elif action.cause is FailureCause.NO_ACK:
             self._tell("no_ack", transaction)
         else:

@@ -26,8 +26,11 @@ class SipLimits:
 
     :ivar keepalive: silence after which we ping (CRLFCRLF, RFC 5626 section 4.4.1); 0 for never.
     :ivar pong_timeout: how long a peer that is known to answer pings may take.
-    :ivar dead_after: how long the peer's machine may acknowledge nothing (TCP_USER_TIMEOUT).
-    :ivar connect_timeout: for one address of a host.
+    :ivar dead_after: how long the peer's machine may acknowledge nothing (TCP_USER_TIMEOUT), and how
+        long a peer that owes an answer may be silent.
+    :ivar connect_timeout: for a connection of ours, all addresses of the host included.
+    :ivar failover_after: how long a next hop may take where there is another one: to be connected to,
+        TLS included, and later to acknowledge what was sent.
     :ivar handshake_timeout: for the whole TLS handshake.
     :ivar message_timeout: from the first octet of a message to its last.
     :ivar stall_timeout: how long a peer may read nothing while much waits for it.
@@ -38,6 +41,8 @@ class SipLimits:
     :ivar connections: incoming connections at one time.
     :ivar connections_per_address: the same from one IP address.
     :ivar handshakes: incoming connections whose TLS handshake is not done.
+    :ivar handshakes_per_address: the same from one IP address.
+    :ivar trusted: names of listeners where one IP address may have as many as there are at all.
     :ivar backoff: first pause after a failed connection; doubles up to ``backoff_limit``.
     :ivar framing: sizes of one message.
     """
@@ -46,6 +51,7 @@ class SipLimits:
     pong_timeout: float = 10.0
     dead_after: float = 30.0
     connect_timeout: float = 10.0
+    failover_after: float = 3.0
     handshake_timeout: float = 15.0
     message_timeout: float = 30.0
     stall_timeout: float = 30.0
@@ -55,6 +61,8 @@ class SipLimits:
     connections: int = 10000
     connections_per_address: int = 1000
     handshakes: int = 500
+    handshakes_per_address: int = 500
+    trusted: frozenset[str] = frozenset()
     backoff: float = 0.5
     backoff_limit: float = 30.0
     framing: FramingLimits = field(default_factory=FramingLimits)
@@ -101,6 +109,9 @@ class Flow:
 
         :param reason: in words, for whoever waits for an answer over it.
         """
+
+    def unanswered(self) -> None:
+        """A request over it was never answered."""
 
     def __str__(self) -> str:
         host, port = self.remote

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _PING = b"\r\n\r\n"
 _PONG = b"\r\n"
+
+#: The kernel's timers are not ours: it may give a peer up a little early.
+_GRAIN = 0.5
 
 
 class State(Enum):
@@ -88,6 +91,9 @@ class StreamFlow(Flow):
     :ivar vouched: whom a load balancer says that it has verified; None when it says nothing.
     :ivar own_check: whether a load balancer opened it for itself, to see whether we answer.
     :ivar remember: called with the TLS connection once the peer has sent something.
+    :ivar began: when the connection was wanted.
+    :ivar patience: seconds that the peer may be silent, for there is another hop; 0 for no such.
+    :ivar silent: whether the connection ended because its peer acknowledged nothing any more.
     """
 
     def __init__(
@@ -107,6 +113,9 @@ class StreamFlow(Flow):
         self.vouched: str | None = None
         self.own_check = False
         self.remember: Callable[[SSL.Connection], None] | None = None
+        self.began = owner.timers.seconds()
+        self.patience = 0.0
+        self.silent = False
         self.wire = Wire(self)
         self._owner = owner
         self._limits = owner.limits
@@ -116,7 +125,7 @@ class StreamFlow(Flow):
         self._out_size = 0
         self._reason = ""
         self._stalled_since: float | None = None
-        self._last_heard = owner.timers.seconds()
+        self._last_heard = self.began
         self._message_began: float | None = None
         self._pinged: float | None = None
         self._answers_pings = False
@@ -200,6 +209,12 @@ class StreamFlow(Flow):
         if transport is not None:
             transport.abortConnection()
 
+    def hurry(self, patience: float) -> None:
+        """Expect signs of life within some seconds from now on, for there is another hop."""
+        self.patience = patience
+        if self._state is State.OPEN:
+            _tune(self.wire.tcp, patience)
+
     # What the wire tells
 
     def connected(self) -> None:
@@ -210,9 +225,11 @@ class StreamFlow(Flow):
         if self.target is not None:  # of one that came in it is known, from a balancer perhaps
             peer = self.wire.transport.getPeer()
             self.remote = (peer.host, peer.port)
-        _tune(self.wire.tcp, self._limits.dead_after)
+        _tune(self.wire.tcp, self.patience or self._limits.dead_after)
         if self.transport == "tls":
             self._deadline = self._owner.timers.seconds() + self._limits.handshake_timeout
+            if self.patience:
+                self._deadline = self.began + self.patience
             self._watch()
         else:
             self._open()
@@ -258,6 +275,11 @@ class StreamFlow(Flow):
         elif messages or self._message_began is None:
             self._message_began = now
 
+    def broken(self, unclean: bool) -> None:
+        """The connection is going to be lost; see whether its peer had fallen silent before."""
+        quiet = self._owner.timers.seconds() - self._last_heard
+        self.silent = unclean and 0 < self.patience <= quiet + _GRAIN
+
     def lost(self, reason: str) -> None:
         """The connection is gone, or could not be made."""
         if self._state is State.CLOSED:
@@ -270,6 +292,16 @@ class StreamFlow(Flow):
         self._owner.flow_lost(self, self._reason)
         self._out.clear()
         self._out_size = 0
+
+    def unanswered(self) -> None:
+        """A request over this connection was never answered: with silence beside it, it is dead.
+
+        TCP cannot tell when something on the way, such as a balancer, acknowledges for the peer.
+        """
+        silent = self._owner.timers.seconds() - self._last_heard
+        if self._state is State.OPEN and silent >= self._limits.dead_after:
+            self._owner.count("sip.dead_peers")
+            self.abort(f"a request went unanswered, and nothing was heard for {silent:.0f} s")
 
     def stall(self) -> None:
         """The peer reads no more: what is written has to wait here."""
@@ -348,7 +380,8 @@ class StreamFlow(Flow):
             return self._reason
         if self._deadline is not None and now >= self._deadline:
             self._owner.count("sip.handshake_timeouts")
-            return f"the TLS handshake was not done after {limits.handshake_timeout:g} s"
+            allowed = self.patience or limits.handshake_timeout
+            return f"the TLS handshake was not done after {allowed:g} s"
         began = self._message_began
         if began is not None and now >= began + limits.message_timeout:
             self._owner.count("sip.message_timeouts")
@@ -408,6 +441,7 @@ class Wire(Protocol):
             words = "the peer closed the connection"
         else:
             words = reason.getErrorMessage()
+        self.flow.broken(reason.check(ConnectionLost) is not None)
         self.flow.lost(words)
 
     def pauseProducing(self) -> None:

@@ -1,0 +1,438 @@
+"""The network: byte streams between addresses, as TCP gives them, and what can befall them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IConnector, IListeningPort, ITransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.simulation.loop import Loop, SimReactor
+
+_FIRST_PORT = 40000
+#: Octets that a writer may have under way before its producer is paused.
+_HIGH_WATER = 65536
+
+
+@dataclass
+class Weather:
+    """How the network behaves.
+
+    :ivar latency: least and greatest time on the way, in seconds.
+    :ivar sliced: share of the writes that arrive in several pieces.
+    :ivar reset: probability that a write finds its connection broken.
+    """
+
+    latency: tuple[float, float] = (0.0005, 0.005)
+    sliced: float = 0.0
+    reset: float = 0.0
+
+
+class Network:
+    """Everything between the processes.
+
+    :ivar weather: changed by whoever makes faults.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.weather = Weather()
+        self._listeners: dict[tuple[str, int], Port] = {}
+        self._ends: list[End] = []
+        self._parted: set[frozenset[str]] = set()
+        self._port = _FIRST_PORT
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def part(self, one: str, other: str) -> None:
+        """Let nothing pass between two addresses, without a word: packets are lost."""
+        self._parted.add(frozenset((one, other)))
+
+    def join(self, one: str, other: str) -> None:
+        """Let everything pass again; connections that lost something are found dead."""
+        self._parted.discard(frozenset((one, other)))
+
+    def join_all(self) -> None:
+        """Heal every partition."""
+        self._parted.clear()
+
+    def parted(self, one: str, other: str) -> bool:
+        """Whether nothing passes between two addresses."""
+        return frozenset((one, other)) in self._parted
+
+    def cut(self, one: str, other: str) -> int:
+        """Break every connection between two addresses; returns how many."""
+        pair = {one, other}
+        ends = [end for end in self._ends if {end.here[0], end.there[0]} == pair and end.client]
+        for end in ends:
+            end.break_off()
+        return len(ends)
+
+    def process_died(self, reactor: SimReactor, silent: bool) -> None:
+        """A process is gone: its system resets its connections, unless it is gone, too."""
+        reactor.alive = False
+        for key in [key for key, port in self._listeners.items() if port.reactor is reactor]:
+            del self._listeners[key]
+        for end in [end for end in self._ends if end.reactor is reactor]:
+            end.closed = True
+            self._ends.remove(end)
+            if silent:
+                end.mute = True
+            else:
+                at = max(end.sent_until, self.loop.now + self.delay())
+                self.loop.at(at, lambda end=end: end.peer.arrive_end(error.ConnectionLost()))
+
+    # -- connections -----------------------------------------------------------------------------
+
+    def listen(self, reactor: SimReactor, port: int, factory: Any) -> Port:
+        """Take connections at an address."""
+        key = (reactor.host, port)
+        if key in self._listeners:
+            raise error.CannotListenError(reactor.host, port, OSError("in use"))
+        self._listeners[key] = listener = Port(self, reactor, port, factory)
+        factory.doStart()
+        return listener
+
+    def closed(self, port: Port) -> None:
+        """Take no more connections."""
+        self._listeners.pop((port.reactor.host, port.number), None)
+
+    def connect(
+        self, reactor: SimReactor, host: str, port: int, factory: Any, timeout: float
+    ) -> Connector:
+        """Begin a connection."""
+        self._port += 1
+        here = (reactor.host, self._port)
+        connector = Connector(self, reactor, (host, port), factory, here)
+        factory.doStart()
+        factory.startedConnecting(connector)
+        if self.parted(reactor.host, host):
+            self.loop.after(timeout, lambda: connector.failed(error.TimeoutError()))
+        else:
+            self.loop.after(self.delay(), lambda: self._arrived(connector))
+            self.loop.after(timeout, lambda: connector.failed(error.TimeoutError()))
+        return connector
+
+    def _arrived(self, connector: Connector) -> None:
+        listener = self._listeners.get(connector.there)
+        if connector.over or not connector.reactor.alive:
+            return
+        if listener is None:
+            connector.failed(error.ConnectionRefusedError())
+            return
+        client = End(self, connector.reactor, connector.here, connector.there, True)
+        server = End(self, listener.reactor, connector.there, connector.here, False)
+        client.peer, server.peer = server, client
+        self._ends += [client, server]
+        server.reactor.happen(server.open, listener.factory)
+        self.loop.after(self.delay(), lambda: connector.connected(client))
+
+    def delay(self) -> float:
+        """Draw a time on the way."""
+        return self.loop.random.uniform(*self.weather.latency)
+
+    def forget(self, end: End) -> None:
+        """A connection is over at one end."""
+        if end in self._ends:
+            self._ends.remove(end)
+
+
+@implementer(IListeningPort)
+class Port:
+    """A listening port."""
+
+    def __init__(self, network: Network, reactor: SimReactor, number: int, factory: Any) -> None:
+        self.network = network
+        self.reactor = reactor
+        self.number = number
+        self.factory = factory
+
+    def startListening(self) -> None:
+        """It listens from the beginning."""
+
+    def stopListening(self) -> None:
+        """Take no more connections."""
+        self.network.closed(self)
+
+    def getHost(self) -> IPv4Address:
+        """Return the address."""
+        return IPv4Address("TCP", self.reactor.host, self.number)
+
+
+@implementer(IConnector)
+class Connector:
+    """A connection that is being made."""
+
+    def __init__(
+        self,
+        network: Network,
+        reactor: SimReactor,
+        there: tuple[str, int],
+        factory: Any,
+        here: tuple[str, int],
+    ) -> None:
+        self.network = network
+        self.reactor = reactor
+        self.there = there
+        self.here = here
+        self.factory = factory
+        self.over = False
+        self.end: End | None = None
+
+    def connected(self, end: End) -> None:
+        """The peer has taken it."""
+        if self.over:
+            end.break_off()
+            return
+        self.over = True
+        self.end = end
+        self.reactor.happen(end.open, self.factory)
+
+    def failed(self, why: Exception) -> None:
+        """The peer cannot be reached."""
+        if not self.over:
+            self.over = True
+            self.reactor.happen(self.factory.clientConnectionFailed, self, Failure(why))
+
+    def stopConnecting(self) -> None:
+        """Give up."""
+        if not self.over:
+            self.over = True
+            failure = Failure(error.UserError())
+            self.reactor.happen(self.factory.clientConnectionFailed, self, failure)
+
+    def disconnect(self) -> None:
+        """Give up, or close."""
+        if self.end is not None:
+            self.end.loseConnection()
+        else:
+            self.stopConnecting()
+
+    def getDestination(self) -> IPv4Address:
+        """Return where it leads."""
+        return IPv4Address("TCP", *self.there)
+
+
+@implementer(ITransport)
+class End:
+    """One end of a connection: a transport.
+
+    :ivar client: whether this end began it.
+    :ivar mute: whether what this end sends is lost.
+    """
+
+    connected = True
+    disconnecting = False
+
+    def __init__(
+        self,
+        network: Network,
+        reactor: SimReactor,
+        here: tuple[str, int],
+        there: tuple[str, int],
+        client: bool,
+    ) -> None:
+        self.network = network
+        self.reactor = reactor
+        self.here = here
+        self.there = there
+        self.client = client
+        self.peer: End = self
+        self.protocol: Any = None
+        self.closed = False
+        self.mute = False
+        self._early: list[Callable[[], None]] = []
+        self.sent_until = 0.0  # when what was sent last arrives
+        self._reading = True
+        self._unread: list[bytes] = []
+        self._under_way = 0
+        self._producer: Any = None
+        self._producing = True
+        self._ended: Exception | None = None
+
+    def open(self, factory: Any) -> None:
+        """The connection stands: make the protocol."""
+        if self.closed:
+            return
+        self.protocol = factory.buildProtocol(self.getPeer())
+        if self.protocol is None:
+            self.break_off()
+            return
+        self.protocol.makeConnection(self)
+        early, self._early = self._early, []
+        for call in early:
+            call()
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send octets."""
+        if self.closed or self.disconnecting or not data:
+            return
+        loop, weather = self.network.loop, self.network.weather
+        if self.mute or self.network.parted(self.here[0], self.there[0]):
+            self.mute = True  # what TCP would send again comes too late for anybody
+            self._under_way += len(data)
+            self._press()
+            return
+        if weather.reset and loop.random.random() < weather.reset:
+            keep = loop.random.randrange(len(data) + 1)
+            data, broken = data[:keep], True
+        else:
+            broken = False
+        for piece in self._pieces(data):
+            self._send(piece)
+        if broken:
+            self.break_off()
+
+    def _pieces(self, data: bytes) -> list[bytes]:
+        random, weather = self.network.loop.random, self.network.weather
+        if not weather.sliced or random.random() >= weather.sliced or len(data) < 2:
+            return [data]
+        cuts = sorted({0, len(data), *(random.randrange(1, len(data)) for _ in range(3))})
+        return [data[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+
+    def _send(self, data: bytes) -> None:
+        self.sent_until = max(self.sent_until, self.network.loop.now + self.network.delay())
+        self._under_way += len(data)
+        self._press()
+        self.network.loop.at(self.sent_until, lambda: self.peer.arrive(data))
+
+    def _press(self) -> None:
+        if self._producer is not None and self._producing and self._under_way > _HIGH_WATER:
+            self._producing = False
+            self._producer.pauseProducing()
+
+    def _arrived(self, octets: int) -> None:
+        self._under_way -= octets
+        if self._producer is not None and not self._producing and self._under_way == 0:
+            self._producing = True
+            self.reactor.happen(self._producer.resumeProducing)
+
+    def writeSequence(self, data: list[bytes]) -> None:
+        """Send octets."""
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close when all is sent."""
+        if self.closed or self.disconnecting:
+            return
+        self.disconnecting = True
+        if not self.mute and not self.network.parted(self.here[0], self.there[0]):
+            at = max(self.sent_until, self.network.loop.now + self.network.delay())
+            self.network.loop.at(at, lambda: self.peer.arrive_end(error.ConnectionDone()))
+            self.network.loop.at(at, lambda: self.arrive_end(error.ConnectionDone()))
+        else:
+            # The end of the connection is never acknowledged: the system gives up some time.
+            self.network.loop.after(60.0, lambda: self.arrive_end(error.ConnectionLost()))
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+        if self.closed:
+            return
+        if not self.network.parted(self.here[0], self.there[0]) and not self.mute:
+            at = max(self.sent_until, self.network.loop.now + self.network.delay())
+            self.network.loop.at(at, lambda: self.peer.arrive_end(error.ConnectionLost()))
+        self.network.loop.after(0, lambda: self.arrive_end(error.ConnectionAborted()))
+
+    def break_off(self) -> None:
+        """A device on the way resets the connection; what is under way is lost."""
+        self.mute = self.peer.mute = True
+        for end in (self, self.peer):
+            self.network.loop.after(
+                self.network.delay(), lambda end=end: end.arrive_end(error.ConnectionLost())
+            )
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def arrive(self, data: bytes) -> None:
+        """Octets come; a partition or a break since they were sent has taken them."""
+        if self.closed or self.peer.mute:
+            return
+        if self.network.parted(self.here[0], self.there[0]):
+            self.peer.mute = True
+            return
+        self.reactor.happen(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        if self.closed:
+            return
+        if self.protocol is None:
+            self._early.append(lambda: self._take(data))
+        elif not self._reading:
+            self._unread.append(data)
+        else:
+            self.peer._arrived(len(data))
+            self.protocol.dataReceived(data)
+
+    def arrive_end(self, why: Exception) -> None:
+        """The other end is gone, or this one is."""
+        if self.closed or self._ended is not None:
+            return
+        self._ended = why
+        self.reactor.happen(self._end)
+
+    def _end(self) -> None:
+        if self.closed:
+            return
+        if self.protocol is None and not self._early and self._ended is not None:
+            self._early.append(self._end)
+            self.network.loop.after(1.0, self._never_opened)
+            return
+        self.closed = True
+        self.connected = False
+        self.network.forget(self)
+        if self.protocol is not None:
+            self.protocol.connectionLost(Failure(self._ended))
+
+    def _never_opened(self) -> None:
+        if self.protocol is None:
+            self.closed = True
+            self.network.forget(self)
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+        self._reading = False
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if self._reading:
+            return
+        self._reading = True
+        unread, self._unread = self._unread, []
+        for data in unread:
+            self.network.loop.after(0, lambda data=data: self.reactor.happen(self._take, data))
+
+    def stopProducing(self) -> None:
+        """Close."""
+        self.loseConnection()
+
+    # -- what Twisted's transports have ----------------------------------------------------------
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Tell a producer when much is under way."""
+        self._producer = producer
+        self._producing = True
+
+    def unregisterProducer(self) -> None:
+        """Tell nobody any more."""
+        self._producer = None
+
+    def getPeer(self) -> IPv4Address:
+        """Return the other address."""
+        return IPv4Address("TCP", *self.there)
+
+    def getHost(self) -> IPv4Address:
+        """Return this address."""
+        return IPv4Address("TCP", *self.here)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing is ever delayed to gather."""
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Nothing is ever sent to keep it alive."""

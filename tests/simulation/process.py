@@ -1,0 +1,137 @@
+"""A node's process: started on what the store holds, killed, paused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from impfed.config.model import (
+    Config,
+    HomeConfig,
+    ListenerConfig,
+    NextHopConfig,
+    NodeConfig,
+    SipDomainConfig,
+    TlsConfig,
+)
+from impfed.core.ids import IdSource
+from impfed.service import Node
+from impfed.store.api import Change, Done, Enter, Put, StoreError, StoreFault, call_done
+from impfed.store.memory import MemoryStore
+from impfed.store.records import decode, encode
+from tests.simulation.loop import Loop, SimReactor
+from tests.simulation.network import Network
+
+HOME, PARTNER = "10.1.0.1", "10.9.0.1"
+HOME_DOMAIN, PARTNER_DOMAIN = "home.example", "partner.example"
+SECRET = "secret"
+
+
+class Disk:
+    """What survives a process: the records and ledger of a store.
+
+    :ivar trouble: what every write is refused with; None while all is well.
+    :ivar slow: seconds that a commit takes at most.
+    """
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, bytes]] = {}
+        self.ledger: dict[str, Any] = {}
+        self.trouble: StoreFault | None = None
+        self.slow = 0.01
+
+
+class SimStore(MemoryStore):
+    """The store of one process: commits after a while, unless the process dies before."""
+
+    def __init__(self, reactor: SimReactor, disk: Disk) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._disk = disk
+        self._records = disk.records
+        self._ledger = disk.ledger
+        self._queue: list[tuple[list[Change], Done | None]] = []
+
+    @property
+    def backlog(self) -> int:
+        """Writes not confirmed yet."""
+        return len(self._queue)
+
+    def write(self, changes: Any, done: Done | None = None, *, within: float = 0.0) -> None:
+        """Make changes, a moment later; their values are those of now."""
+        self._queue.append(([_snapshot(change) for change in changes], done))
+        if len(self._queue) == 1:
+            loop = self._reactor.loop
+            delay = loop.random.uniform(0.0, self._disk.slow)
+            loop.after(delay, lambda: self._reactor.happen(self._commit))
+
+    def load(self, kind: Any) -> Any:
+        """Return records, everything written before included."""
+        self._commit()
+        return super().load(kind)
+
+    def _commit(self) -> None:
+        queue, self._queue = self._queue, []
+        trouble = self._disk.trouble
+        for changes, done in queue:
+            error = None if trouble is None else StoreError(trouble, "made up by the test")
+            if error is None:
+                self._apply(changes)
+            call_done(done, error)
+
+
+def _snapshot(change: Change) -> Change:
+    if isinstance(change, Put):
+        return Put(decode(type(change.record), encode(change.record)))
+    if isinstance(change, Enter):
+        return Enter(msgspec.structs.replace(change.entry))
+    return change
+
+
+class NodeProcess:
+    """One node, whatever becomes of it.
+
+    :ivar node: the living node; None while there is none.
+    """
+
+    def __init__(self, loop: Loop, network: Network, name: str, host: str) -> None:
+        self.loop = loop
+        self.network = network
+        self.name = name
+        self.host = host
+        self.disk = Disk()
+        self.node: Node | None = None
+        self.reactor = SimReactor(loop, network, host)
+        self.starts = 0
+
+    @property
+    def configuration(self) -> Config:
+        """What the operator has written."""
+        hop = NextHopConfig(PARTNER, 5060, "tcp")
+        return Config(
+            path=Path("simulated.toml"),
+            node=NodeConfig(name=self.name, control_socket=Path("/tmp/impfed-simulated.sock")),
+            tls=TlsConfig(),
+            listeners=(ListenerConfig("sip", "tcp", self.host, 5060, self.host, 5060),),
+            domains=(SipDomainConfig(PARTNER_DOMAIN, "microsoft", next_hop=hop, listed=True),),
+            homes=(HomeConfig("home", "component", (HOME_DOMAIN,), HOME, 5347, SECRET),),
+        )
+
+    def start(self) -> None:
+        """Start it."""
+        self.starts += 1
+        skew = self.reactor.skew
+        self.reactor = SimReactor(self.loop, self.network, self.host)
+        self.reactor.skew = skew
+        random = self.loop.random
+        store = SimStore(self.reactor, self.disk)
+        self.node = Node(self.reactor, self.configuration, store, IdSource(random.randbytes))
+        self.node.startService()
+
+    def kill(self, silent: bool = False) -> None:
+        """Kill it: ``kill -9``, or the machine with it."""
+        if self.node is not None:
+            self.network.process_died(self.reactor, silent)
+            self.node = None

@@ -1,0 +1,282 @@
+"""One run: an installation, its traffic, its faults, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from impfed.store.api import StoreFault
+from tests.simulation.history import History, Said
+from tests.simulation.home import HomeServer
+from tests.simulation.loop import START, Loop, SimReactor
+from tests.simulation.network import Network, Weather
+from tests.simulation.partner import Partner
+from tests.simulation.process import (
+    HOME,
+    HOME_DOMAIN,
+    PARTNER,
+    PARTNER_DOMAIN,
+    NodeProcess,
+)
+
+NODE = "10.2.0.1"
+#: Seconds of traffic and faults, then seconds without faults in which all must be right again.
+TROUBLED, QUIET = 300.0, 240.0
+#: How long before the death of a connection a text may have been written to it and be lost: the
+#: plain component link has no acknowledgement (docs/home-links.md).
+WINDOW = 0.1
+
+_LOCALS = [f"{name}@{HOME_DOMAIN}" for name in ("alice", "bob", "carol")]
+_FOREIGN = [f"{name}@{PARTNER_DOMAIN}" for name in ("romeo", "juliet", "tybalt")]
+_STATES = ("available", "busy", "away", "offline")
+#: How a state looks to an XMPP user, and what an XMPP presence looks like to the partner's.
+_AS_PRESENCE = {
+    "available": ("", ""), "busy": ("away", "Busy"), "away": ("away", ""), "offline": None,
+}  # fmt: skip
+_AS_STATE = {("", ""): "available", ("away", ""): "away", ("dnd", ""): "busy", None: "offline"}
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Which kinds of fault a run has; each as a mean number of seconds between two, 0 for never."""
+
+    kill: float = 0.0
+    lose: float = 0.0
+    pause: float = 0.0
+    cut: float = 0.0
+    part: float = 0.0
+    store: float = 0.0
+    jump: float = 0.0
+    sliced: float = 0.0
+    reset: float = 0.0
+
+    @classmethod
+    def draw(cls, loop: Loop) -> Faults:
+        """Draw which kinds are on, and how often each comes (a swarm of different runs)."""
+        random = loop.random
+
+        def often(low: float, high: float) -> float:
+            return random.uniform(low, high) if random.random() < 0.5 else 0.0
+
+        return cls(
+            kill=often(20, 150),
+            lose=often(60, 300),
+            pause=often(20, 150),
+            cut=often(10, 100),
+            part=often(30, 200),
+            store=often(30, 200),
+            jump=often(50, 200),
+            sliced=often(0.05, 0.5),
+            reset=often(0.0005, 0.01),
+        )
+
+
+class World:
+    """An installation of one node.
+
+    :param faults: what befalls it; drawn from the seed if None.
+    """
+
+    def __init__(self, seed: int, faults: Faults | None = None) -> None:
+        self.seed = seed
+        self.loop = Loop(seed)
+        self.network = Network(self.loop)
+        self.history = History()
+        self.faults = Faults.draw(self.loop) if faults is None else faults
+        self.home = HomeServer(
+            SimReactor(self.loop, self.network, HOME), self.history, list(_LOCALS)
+        )
+        reactor = SimReactor(self.loop, self.network, PARTNER)
+        self.partner = Partner(reactor, self.history, list(_FOREIGN), [NODE])
+        self.node = NodeProcess(self.loop, self.network, "node1", NODE)
+        self._numbers = itertools.count(1)
+        self._troubled = True
+        self._settle_texts()
+
+    def _settle_texts(self) -> None:
+        """What has arrived at the partner is under way at the home server no longer."""
+        shown = self.history.shown
+
+        def also(text: str, recipient: str, at: float) -> None:
+            shown(text, recipient, at)
+            self.home.settled(text)
+
+        self.history.shown = also  # type: ignore[method-assign]
+
+    # -- the run -----------------------------------------------------------------------------------
+
+    def run(self) -> list[str]:
+        """Run it; returns what is wrong afterwards, in words."""
+        self.home.start()
+        self.partner.start()
+        self.node.start()
+        self.loop.after(2.0, self._subscribe)
+        self._every(1.5, self._talk)
+        self._every(7.0, self._change)
+        self._bring_faults()
+        self.loop.run(START + TROUBLED)
+        self._end_faults()
+        self.loop.run(START + TROUBLED + QUIET / 2)
+        self._change_all()
+        self.loop.run(START + TROUBLED + QUIET)
+        return [*self.history.problems, *self._accounting(), *self._order(), *self._presence()]
+
+    def _every(self, mean: float, call: Callable[[], None]) -> None:
+        def again() -> None:
+            if not self._troubled:
+                return
+            call()
+            self._every(mean, call)
+
+        self.loop.after(self.loop.random.expovariate(1.0 / mean), again)
+
+    def _subscribe(self) -> None:
+        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
+            self.home.watch(local, foreign)
+            self.partner.watch(foreign, local)
+
+    def _talk(self) -> None:
+        random = self.loop.random
+        local, foreign = random.choice(_LOCALS), random.choice(_FOREIGN)
+        for _ in range(random.choice((1, 1, 1, 4))):
+            number = next(self._numbers)
+            if random.random() < 0.5:
+                self.home.write(local, foreign, f"out {number}")
+            else:
+                self.partner.write(foreign, local, f"in {number}")
+
+    def _change(self) -> None:
+        random = self.loop.random
+        if random.random() < 0.5:
+            self.partner.show(random.choice(_FOREIGN), random.choice(_STATES))
+            return
+        local = random.choice(_LOCALS)
+        presence = random.choice((("", ""), ("away", ""), ("dnd", ""), None))
+        if presence is None:
+            self.home.leave(local)
+        else:
+            self.home.show(local, *presence)
+
+    def _change_all(self) -> None:
+        """Everybody is there again, so that everybody's presence can be asked for."""
+        for local in _LOCALS:
+            self.home.show(local, "", "")
+        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
+            self.home.watch(local, foreign)
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    def _bring_faults(self) -> None:
+        faults = self.faults
+        self.network.weather = Weather(sliced=faults.sliced, reset=faults.reset)
+        for mean, call in (
+            (faults.kill, partial(self._kill, False)),
+            (faults.lose, partial(self._kill, True)),
+            (faults.pause, self._pause),
+            (faults.cut, self._cut),
+            (faults.part, self._part),
+            (faults.store, self._store),
+            (faults.jump, self._jump),
+        ):
+            if mean:
+                self._every(mean, call)
+
+    def _kill(self, silent: bool) -> None:
+        if self.node.node is not None:
+            self.node.kill(silent)
+            self.loop.after(self.loop.random.uniform(0.2, 5.0), self._restart)
+
+    def _restart(self) -> None:
+        if self.node.node is None:
+            self.node.start()
+
+    def _pause(self) -> None:
+        self.node.reactor.pause(self.loop.random.choice((0.1, 1.0, 10.0, 45.0)))
+
+    def _cut(self) -> None:
+        self.network.cut(NODE, self.loop.random.choice((HOME, PARTNER)))
+
+    def _part(self) -> None:
+        other = self.loop.random.choice((HOME, PARTNER))
+        self.network.part(NODE, other)
+        delay = self.loop.random.choice((1.0, 10.0, 40.0))
+        self.loop.after(delay, lambda: self.network.join(NODE, other))
+
+    def _store(self) -> None:
+        if self.loop.random.random() < 0.5:
+            self.node.disk.slow = self.loop.random.uniform(0.1, 2.0)
+        else:
+            self.node.disk.trouble = self.loop.random.choice(
+                (StoreFault.FULL, StoreFault.READ_ONLY, StoreFault.LOCKED)
+            )
+        self.loop.after(self.loop.random.uniform(1.0, 20.0), self._store_well)
+
+    def _store_well(self) -> None:
+        self.node.disk.slow = 0.01
+        self.node.disk.trouble = None
+
+    def _jump(self) -> None:
+        self.node.reactor.skew += self.loop.random.uniform(-5.0, 5.0)
+
+    def _end_faults(self) -> None:
+        self._troubled = False
+        self.network.weather = Weather()
+        self.network.join_all()
+        self._store_well()
+        self._restart()
+
+    # -- what must be true -------------------------------------------------------------------------
+
+    def _accounting(self) -> list[str]:
+        """Every text was shown, or its sender was told; and it was shown once, or its path broke."""
+        problems = []
+        for text, said in self.history.texts.items():
+            if not said.shown and not said.returned and not self._excused(said):
+                problems.append(f"lost without a word: {text!r} of {said.sender}, {said}")
+            if len(said.shown) > 1 and not self._broken:
+                problems.append(f"shown {len(said.shown)} times though nothing broke: {text!r}")
+        return problems
+
+    @property
+    def _broken(self) -> bool:
+        """Whether this run has faults after which a copy may be seen."""
+        faults = self.faults
+        return bool(
+            faults.kill or faults.lose or faults.cut or faults.part or faults.reset or faults.pause
+            or faults.store or faults.jump
+        )  # fmt: skip
+
+    def _excused(self, said: Said) -> bool:
+        """Whether it was on a component link that broke: what the dead socket held is gone."""
+        return said.at_risk is not None
+
+    def _order(self) -> list[str]:
+        """Texts of one person to another are shown first in the order in which they were written."""
+        latest: dict[tuple[str, str], tuple[float, str]] = {}
+        problems = []
+        for text, said in self.history.texts.items():
+            if not said.shown:
+                continue
+            pair = (said.sender, said.recipient)
+            before = latest.get(pair)
+            if before is not None and said.shown[0] < before[0] and not self._broken:
+                problems.append(f"{text!r} was shown before {before[1]!r}")
+            if before is None or said.shown[0] >= before[0]:
+                latest[pair] = (said.shown[0], text)
+        return problems
+
+    def _presence(self) -> list[str]:
+        """In the end everybody sees everybody as he is."""
+        problems = []
+        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
+            wanted = _AS_PRESENCE[self.partner.users[foreign]]
+            seen = self.home.seen.get((local, foreign))
+            if seen != wanted:
+                problems.append(f"{local} sees {foreign} as {seen} instead of {wanted}")
+            state = _AS_STATE[self.home.users[local]]
+            shown = self.partner.seen.get((foreign, local))
+            if shown != state:
+                problems.append(f"{foreign} sees {local} as {shown} instead of {state}")
+        return problems
