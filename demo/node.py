@@ -23,6 +23,7 @@ class Node:
     :ivar advertised: port that partners are told, where it is not ``port``.
     :ivar listener: more lines for the listener's section.
     :ivar prefix: words before the command, such as a taskset.
+    :ivar peer_name: name that the peer's certificate carries; "sip." and its domain when empty.
     """
 
     directory: Path
@@ -40,6 +41,7 @@ class Node:
     listener: str = ""
     prefix: tuple[str, ...] = ()
     part: Part | None = field(default=None)
+    peer_name: str = ""
 
     @property
     def socket(self) -> Path:
@@ -60,7 +62,8 @@ class Node:
         users.write_text("".join(f"{name}@{home.domain}\n" for name in home.users))
         link_lines = f'address = "{home.module}"\n' if home.module else ""
         link_lines += "" if home.knows_users else f'users = "{users}"\n'
-        tls_name = f'tls_name = "sip.{self.foreign}"' if self.transport == "tls" else ""
+        peer_name = self.peer_name or f"sip.{self.foreign}"
+        tls_name = f'tls_name = "{peer_name}"' if self.transport == "tls" else ""
         advertised = self.name if self.transport == "tls" else "127.0.0.1"
         self.configuration.write_text(f"""\
 [node]

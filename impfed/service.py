@@ -77,7 +77,8 @@ class _HomeDirectory:
         return answer
 
 
-def _end_with_failure() -> None:
+def end_with_failure() -> None:
+    """End the process with exit code 1."""
     # The reactor has stopped and twistd would end with 0; a supervisor has to know better.
     sys.stdout.flush()
     os._exit(1)
@@ -265,7 +266,7 @@ class Node(MultiService):
             log.failure("start_failed", "the node cannot start", failure)
         else:
             log.error("cannot_start", "the node cannot start: {why}", why=str(failure.value))
-        self.reactor.addSystemEventTrigger("after", "shutdown", _end_with_failure)
+        self.reactor.addSystemEventTrigger("after", "shutdown", end_with_failure)
         self.reactor.stop()
 
     @inlineCallbacks

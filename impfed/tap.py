@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
 from twisted.logger import ILogObserver
 from twisted.python import usage
@@ -14,8 +14,10 @@ from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
 from impfed.config.load import load
+from impfed.config.model import Config
 from impfed.config.problems import ConfigErrors
 from impfed.core.logformat import log_observer
+from impfed.edge_service import Edge
 from impfed.routing.plugins import PluginError
 from impfed.service import Node
 
@@ -28,9 +30,10 @@ class Options(usage.Options):
     ]
 
 
-class _NodeApplication(Node):
-    """A node that brings its own log observer, unless twistd was told to use another one."""
+class _Application(MultiService):
+    """A node or an edge that brings its own log observer, unless twistd was told to use another."""
 
+    config: Config
     log_file: str | None = None
 
     def setServiceParent(self, parent: Any) -> None:
@@ -39,6 +42,14 @@ class _NodeApplication(Node):
             node = self.config.node
             parent.setComponent(ILogObserver, log_observer(stream, node.log_format, node.log_level))
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+
+
+class _NodeApplication(_Application, Node):
+    """A node as a program."""
+
+
+class _EdgeApplication(_Application, Edge):
+    """An edge as a program."""
 
 
 def makeService(options: Options) -> IService:
@@ -52,7 +63,8 @@ def makeService(options: Options) -> IService:
     except ConfigErrors as errors:
         raise SystemExit(f"{path} cannot be used:\n{errors}") from errors
     try:
-        node = _NodeApplication(reactor, config)
+        kind = _NodeApplication if config.edge is None else _EdgeApplication
+        node = kind(reactor, config)
     except PluginError as error:
         raise SystemExit(f"{path} cannot be used:\n{error}") from error
     twistd = options.parent

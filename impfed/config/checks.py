@@ -7,6 +7,7 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any, Protocol
 
+from impfed.config.edge_checks import check_edge
 from impfed.config.lines import Path
 from impfed.config.model import SIP_KINDS, Config
 from impfed.config.neighbours import check_neighbours
@@ -139,7 +140,9 @@ def _domains(config: Config, document: dict[str, Any], report: Report) -> None:
 
 
 def _homes(config: Config, document: dict[str, Any], report: Report) -> None:
-    if not (config.homes or _tables(document, "home") or config.neighbours):
+    # A node that only passes on, and an edge, have nobody at home.
+    elsewhere = config.neighbours or "edge" in document
+    if not (config.homes or _tables(document, "home") or elsewhere):
         report.report((), "there is no [[home]]", "", "add the server that your users log in to")
     for where, raw in _tables(document, "home"):
         if raw.get("kind") == "prosody" and "address" not in raw:
@@ -320,3 +323,4 @@ _CHECKS = (
     check_exceptions,
     check_neighbours,
 )
+    check_edge,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from impfed.config import lines, model, s2s, sections
+from impfed.config import edge, lines, model, s2s, sections
 from impfed.config.checks import check
 from impfed.config.problems import ConfigErrors, Problem, Unsuitable, did_you_mean, shown
 from impfed.config.sections import Key, Section
@@ -134,10 +134,47 @@ class Loader:
                 self._tables((), "neighbour", sections.NEIGHBOUR),
                 sections.NEIGHBOUR,
             ),
+            edge=self._edge(),
         )
 
     def _s2s(self) -> s2s.S2SConfig | None:
         if "s2s" not in self._document:
+    def _edge(self) -> edge.EdgeConfig | None:
+        if "edge" not in self._document:
+            return None
+        raw = self._document["edge"]
+        if not isinstance(raw, dict):  # reported already
+            return edge.EdgeConfig()
+        if not isinstance(raw.get("limits", {}), dict):
+            where = ("edge", "limits")
+            self.report(where, f"found {shown(raw['limits'])}", "a section [edge.limits]")
+        fields = self._table(("edge",), edge.EDGE, ("target", "port", "limits"))
+        targets = self._tables(("edge",), "target", edge.TARGET)
+        ports = self._tables(("edge",), "port", edge.PORT)
+        return edge.EdgeConfig(
+            **fields,
+            targets=_made(edge.EdgeTargetConfig, targets, edge.TARGET),
+            ports=_made(edge.EdgePortConfig, ports, edge.PORT),
+            limits=edge.EdgeLimitsConfig(**self._table(("edge", "limits"), edge.LIMITS)),
+        )
+
+    def _node(self) -> model.NodeConfig:
+        fields = self._table(("node",), sections.NODE)
+        self._secret(("node",), fields, "relay_")
+        return model.NodeConfig(**fields)
+
+    def _store(self) -> store.StoreConfig:
+        fields = self._table(("store",), store.STORE)
+        if {"password_file", "password_env"} <= fields.keys():
+            self.report(("store", "password_env"), "password_file is there too", "one of them")
+        if (variable := fields.pop("password_env", None)) is not None:
+            where = ("store", "password_env")
+            fields["password"] = self._secret_in_environment(where, variable)
+        for name in ("password", "sentinel_password"):
+            if (file := fields.pop(f"{name}_file", None)) is not None:
+                fields[name] = self._secret_in_file(("store", f"{name}_file"), file)
+        return store.StoreConfig(**fields)
+
             return None
         fields = self._table(("s2s",), s2s.S2S, ("domain", "exception"))
         self._secret(("s2s",), fields)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from impfed.config.edge import EdgeConfig
     from impfed.config.s2s import S2SConfig
 
 from impfed.config.patterns import Pattern
@@ -74,6 +75,8 @@ class ListenerConfig:
     name: str
     transport: str
     host: str
+    :ivar side: of an edge: "outside" or "inside"; "" otherwise.
+    :ivar certificate: name of the only certificate that it shows; "" for the one asked for by name.
     port: int
     advertised_host: str
     advertised_port: int
@@ -85,6 +88,8 @@ class ListenerConfig:
 @dataclass(frozen=True, slots=True)
 class NextHopConfig:
     """Where a domain's requests go.
+    side: str = ""
+    certificate: str = ""
 
     :ivar tls_name: name that the peer's certificate must carry; the host when empty.
     """
@@ -369,4 +374,6 @@ class Config:
     def own_domains(self) -> frozenset[str]:
         """Every domain of the organisation, those of its other nodes included, lower case."""
         there = {domain for neighbour in self.neighbours for domain in neighbour.domains}
-        return self.local_domains | there
+        behind = self.edge.domains if self.edge is not None else ()
+        return self.local_domains | there | frozenset(behind)
+    edge: EdgeConfig | None = None

@@ -123,7 +123,7 @@ def _names(config: Config, report: Report) -> None:
         where = ("neighbour", position, "peer_names" if neighbour.peer_names else "tls_name")
         for name in neighbour.peer_names or (neighbour.tls_name or neighbour.host,):
             for domain in config.domains:
-                if _proves(domain, name):
+                if proves(domain, name):
                     report.report(
                         where,
                         f'"{name}" may be the name of a peer of {domain.name}, too, who would pass'
@@ -138,5 +138,6 @@ def _names(config: Config, report: Report) -> None:
                 )
 
 
-def _proves(domain: SipDomainConfig, name: str) -> bool:
+def proves(domain: SipDomainConfig, name: str) -> bool:
+    """Say whether a certificate's name may be that of a peer of a domain."""
     return domain.name in (name, name.partition(".")[2]) or name in domain.peer_names

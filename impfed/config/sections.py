@@ -6,7 +6,7 @@ can know of a key that the other does not.  Defaults come from :mod:`impfed.conf
 
 from __future__ import annotations
 
-from impfed.config import model, values
+from impfed.config import edge, model, values
 from impfed.config.keys import Key, Section
 from impfed.config.mapping import MAPPING_FILE
 from impfed.config.neighbours import NEIGHBOUR
@@ -148,6 +148,19 @@ DOMAIN = Section(
         ),
         Key("text_limit", values.whole(100, 100_000), "Characters from which on a text is split."),
         Key(
+        Key(
+            "side",
+            values.choice(*edge.SIDES),
+            "With `[edge]` only, and required there: whether partners or our own nodes connect to it.",
+            default="none",
+        ),
+        Key(
+            "certificate",
+            values.NAME,
+            "TLS: name of the only certificate that it shows.",
+            default="the one that the peer asks for by name, else the first; with `side ="
+            ' "inside"` the one that `[edge]` names',
+        ),
             "presence_pace",
             values.limit(1, 100_000),
             "Subscriptions that are refreshed there in a second after a restart, those of users who"
@@ -408,3 +421,7 @@ SECTIONS = (
     LEDGER,
     WEB,
 )
+    edge.EDGE,
+    edge.TARGET,
+    edge.PORT,
+    edge.LIMITS,

@@ -71,6 +71,9 @@ class PairPolicy:
             return None
         if self._told is not None:
             self._told(request, source, reason)
+        return self._refusal(status, reason)
+
+    def _refusal(self, status: int, reason: str) -> RemoteError:
         # The answer says little: who was refused has no need to know how to do better.
         return RemoteError(status, "Not Found" if status == 404 else "Forbidden")
 

@@ -61,11 +61,14 @@ class Routing:
         """Return the SIP domains with what their static routes say of their peers."""
         return [with_static_names(domain, self.table) for domain in self._config.domains]
 
-    def build(self, may_prove: Callable[[str, str], bool], probe: Any = None) -> Router:
+    def build(
+        self, may_prove: Callable[[str, str], bool], probe: Any = None, first: Sequence[Any] = ()
+    ) -> Router:
         """Make the chain of routes.
 
         :param may_prove: says whether a name in a certificate proves a domain.
         :param probe: provider of :class:`impfed.routing.openfederation.IXmppProbe`.
+        :param first: more routes of ours.
         :raises PluginError: when a plugin of the configuration cannot be used.
         """
         config = self._config
@@ -82,7 +85,7 @@ class Routing:
         if config.open_federation.enabled:
             names.append("open-federation")
         own = self._context({}, shared)
-        routes = [make_route(name, own) for name in names]
+        routes = [*first, *(make_route(name, own) for name in names)]
         routes += [make_route(name, self._context({})) for name in config.plugins.routes]
         routes += [
             make_route(route.plugin, self._context(route.settings), route.order)

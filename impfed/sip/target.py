@@ -17,6 +17,7 @@ class Hop:
     :ivar priority: lower is tried first.
     :ivar weight: share among hops of equal priority.
     :ivar source: which route it came from, so that a trace can say why.
+    :ivar lane: which of several connections there; the address and port are the same.
     """
 
     transport: str
@@ -29,5 +30,6 @@ class Hop:
     source: str = ""
 
     def __str__(self) -> str:
+    lane: int = 0
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.transport}:{host}:{self.port}"

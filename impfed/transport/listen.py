@@ -43,11 +43,14 @@ class Incoming:
     def admit(self, transport: str, listener: str, remote: tuple[str, int]) -> StreamFlow | None:
         """Return the flow of a new connection; None when there are too many."""
         limits = self._owner.limits
-        if (
-            len(self._flows) >= limits.connections
-            or self._by_address[remote[0]] >= limits.connections_per_address
-            or (transport == "tls" and len(self._securing) >= limits.handshakes)
-        ):
+        address = remote[0]
+        tls = transport == "tls"
+        full = len(self._flows) >= limits.connections
+        full = full or (tls and len(self._securing) >= limits.handshakes)
+        if listener not in limits.trusted:
+            full = full or self._by_address[address] >= limits.connections_per_address
+            full = full or (tls and self._securing_from(address) >= limits.handshakes_per_address)
+        if full:
             self._owner.count("sip.connections_refused")
             return None
         flow = StreamFlow(self._owner, transport, listener, remote)
@@ -56,6 +59,11 @@ class Incoming:
         if transport == "tls":
             self._securing.add(flow)
         return flow
+
+    def _securing_from(self, address: str) -> int:
+        if len(self._securing) < self._owner.limits.handshakes_per_address:
+            return 0  # not all of them are enough
+        return sum(flow.remote[0] == address for flow in self._securing)
 
     def secured(self, flow: StreamFlow) -> None:
         """A connection's TLS handshake is done."""
@@ -112,7 +120,7 @@ def listen(
         return reactor.listenUDP(config.port, datagrams, config.host, 65536), datagrams
     factory: Any = _FlowFactory(incoming, config)
     if config.transport == "tls":
-        creator = tls.server(config.client_certificates)
+        creator = tls.server(config.client_certificates, config.certificate)
         factory = _TlsFactory(creator, False, factory, reactor)
     if config.proxy_protocol:
         factory = ProxiedFactory(owner, config.name, factory, config.proxy_addresses)

@@ -1,4 +1,4 @@
-"""Connections of ours, one for each (transport, host, port, TLS names, own certificate).
+"""Connections of ours, one for each (transport, host, port, TLS names, own certificate, lane).
 
 A connection is made when something is first sent to its target; what is sent meanwhile waits in its
 flow.  After a failure the target rests for a while, longer each time, and what is sent to it fails
@@ -40,6 +40,7 @@ class Target:
     """What a connection is made for; equal targets share one connection.
 
     :ivar names: names of which the peer's certificate must carry one (RFC 5922); empty without TLS.
+    :ivar lane: which of several connections to the same place.
     :ivar certificate: name of the certificate that we show; "" the default, "none" for none.
     """
 
@@ -47,14 +48,16 @@ class Target:
     host: str
     port: int
     names: tuple[str, ...] = ()
+    lane: int = 0
     certificate: str = ""
 
     @classmethod
     def of_hop(cls, hop: Hop) -> Target:
         """Return the target of a next hop."""
         if hop.transport != "tls":
-            return cls(hop.transport, hop.host, hop.port)
-        return cls("tls", hop.host, hop.port, (hop.tls_name or hop.host,), hop.certificate)
+            return cls(hop.transport, hop.host, hop.port, lane=hop.lane)
+        names = (hop.tls_name or hop.host,)
+        return cls("tls", hop.host, hop.port, names, hop.certificate, hop.lane)
 
     def __str__(self) -> str:
         return f"{self.transport}:{bracketed(self.host)}:{self.port}"
@@ -131,7 +134,11 @@ class Pool:
         if flow.heard or (lived and not flow.refused):
             self._resting.pop(target, None)
             return
-        self._rest(target, reason, now)
+        self._rest(flow, target, reason, now)
+
+    def forgive(self, target: Target) -> None:
+        """Try a target at once when something is sent there next, whatever has failed."""
+        self._resting.pop(target, None)
 
     def resting(self) -> dict[str, str]:
         """Return the targets that are left alone, with the reason, for status output."""

@@ -95,14 +95,20 @@ class TlsStore:
         self._signature = signature(self._paths())
         self._generation = _Generation(config, self._metrics)
 
-    def server(self, client_certificates: str = "required") -> IOpenSSLServerConnectionCreator:
+    def server(
+        self, client_certificates: str = "required", certificate: str = ""
+    ) -> IOpenSSLServerConnectionCreator:
         """Return what a listener needs; it always uses the newest files.
 
         :param client_certificates: "required" (mutual TLS), "optional" or "none" (server-only).
+        :param certificate: name of the only one to show; "" for the one asked for, else the first.
+        :raises TlsFileError: when there is no certificate of that name.
         """
         if client_certificates not in _CLIENT_VERIFY:
             raise ValueError(f"client certificates cannot be {client_certificates!r}")
-        return _ServerCreator(self, client_certificates)
+        if certificate:
+            self._generation.server_context(client_certificates, certificate)
+        return _ServerCreator(self, client_certificates, certificate)
 
     def web(self, certificate: str) -> IOpenSSLServerConnectionCreator:
         """Return what accepts browsers: one certificate ("" for the first), none asked for.
@@ -221,11 +227,19 @@ class _Generation:
         self._check_pairs()
         self._warn_of_expiry()
 
-    def server_context(self, client_certificates: str) -> SSL.Context:
+    def server_context(self, client_certificates: str, certificate: str = "") -> SSL.Context:
         """Return the context that greets clients.
 
-        :raises TlsFileError: when no certificate is configured.
+        :param certificate: name of the only one to show; "" for the one asked for, else the first.
+        :raises TlsFileError: when no such certificate is configured.
         """
+        if certificate:
+            key = f"{client_certificates} {certificate}"
+            if key not in self._fronts:
+                chain, flags = self._chain(certificate), _CLIENT_VERIFY[client_certificates]
+                assert chain is not None  # it has a name
+                self._fronts[key] = self._server_context_for(chain, flags)
+            return self._fronts[key]
         if not self._fronts:
             raise TlsFileError("a TLS listener needs at least one [[tls.certificates]]")
         return self._fronts[client_certificates]
@@ -391,13 +405,15 @@ class TlsTransport(TLSMemoryBIOProtocol):
 class _ServerCreator:
     """Accepts TLS connections with the newest generation of a store."""
 
-    def __init__(self, store: TlsStore, client_certificates: str) -> None:
+    def __init__(self, store: TlsStore, client_certificates: str, certificate: str) -> None:
         self._store = store
         self._client_certificates = client_certificates
+        self._certificate = certificate
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """Return a connection for a client that has just come."""
-        context = self._store._generation.server_context(self._client_certificates)
+        generation = self._store._generation
+        context = generation.server_context(self._client_certificates, self._certificate)
         return SSL.Connection(context, None)
 
 

@@ -1,0 +1,90 @@
+"""Who may pass an edge: the pairs of :mod:`impfed.proxy.permission`, and nothing back to where it came
+from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from impfed.core.errors import RemoteError
+from impfed.policy.peers import PeerPolicy
+from impfed.proxy.border_ways import Fronts
+from impfed.proxy.permission import PairPolicy, Side, Told
+from impfed.proxy.values import Question
+from impfed.routing.inner import InnerTargets
+from impfed.sip.message import SipRequest
+from impfed.sip.uri import SipUri
+from impfed.transport.flow import Flow
+
+#: Counts a request of a domain that has proven itself; returns the refusal of one too many.
+Allowance = Callable[[str, Any], RemoteError | None]
+
+
+class BorderPolicy(PairPolicy):
+    """Decides for each request that comes to an edge; says in a Warning why it refuses.
+
+    :param domains: the local domains.
+    :param allowance: is asked last, for what comes from outside and may pass.
+    """
+
+    def __init__(
+        self,
+        side: Callable[[Any], Side],
+        domains: frozenset[str],
+        peers: PeerPolicy,
+        targets: InnerTargets,
+        fronts: Fronts,
+        allowance: Allowance,
+        told: Told,
+    ) -> None:
+        super().__init__(
+            side,
+            domains.__contains__,
+            lambda domain: peers.domain(domain) is not None,
+            self._not_proven,
+            lambda uri: fronts.ours(uri) or targets.knows(uri),
+            peers.reaches,
+            told,
+        )
+        self._domains = domains
+        self._peers = peers
+        self._targets = targets
+        self._fronts = fronts
+        self._allowance = allowance
+
+    def __call__(self, request: SipRequest, source: Any, question: Question) -> RemoteError | None:
+        """Return None for a request that may pass, else the answer to it."""
+        refusal = super().__call__(request, source, question)
+        if refusal is not None or self._side(source) is Side.INSIDE:
+            return refusal
+        sender = request.from_.uri
+        return self._allowance(sender.host, source) if isinstance(sender, SipUri) else None
+
+    def _verdict(self, request: SipRequest, source: Any, question: Question) -> tuple[int, str]:
+        side = self._side(source)
+        if side is Side.OUTSIDE and self._fronts.inside(source.listener):
+            return 403, "it came to an inside listener from a machine that is none of ours"
+        status, reason = super()._verdict(request, source, question)
+        if status or side is Side.OUTSIDE:
+            return status, reason
+        uri = question.uri
+        if self._targets.knows(uri) or uri.host in self._domains or self._fronts.ours(uri):
+            return 403, f"from inside to {uri.host}, which is inside too"
+        return 0, ""
+
+    def _refusal(self, status: int, reason: str) -> RemoteError:
+        error = super()._refusal(status, reason)
+        # What his certificate would have to say is our operator's business, not the sender's.
+        words = reason.partition(" (expected")[0].replace("\\", "\\\\").replace('"', '\\"')
+        return RemoteError(error.status, error.reason, (("Warning", f'399 edge "{words}"'),))
+
+    def _not_proven(self, flow: Flow, domain: str) -> str:
+        peer = flow.peer
+        refusal = self._peers.may_speak_for(
+            domain, peer.names, peer.proven, flow.transport, flow.remote[0]
+        )
+        if refusal is None:
+            return ""
+        found = ", ".join(refusal.found) or "nothing"
+        expected = ", ".join(refusal.expected)
+        return f"{refusal.reason} (expected one of: {expected}; found: {found})"
