@@ -40,8 +40,8 @@ class Node:
     advertised: int = 0
     listener: str = ""
     prefix: tuple[str, ...] = ()
-    part: Part | None = field(default=None)
     peer_name: str = ""
+    part: Part | None = field(default=None)
 
     @property
     def socket(self) -> Path:

@@ -322,5 +322,5 @@ _CHECKS = (
     check_peers,
     check_exceptions,
     check_neighbours,
-)
     check_edge,
+)

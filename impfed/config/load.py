@@ -137,8 +137,6 @@ class Loader:
             edge=self._edge(),
         )
 
-    def _s2s(self) -> s2s.S2SConfig | None:
-        if "s2s" not in self._document:
     def _edge(self) -> edge.EdgeConfig | None:
         if "edge" not in self._document:
             return None
@@ -158,23 +156,8 @@ class Loader:
             limits=edge.EdgeLimitsConfig(**self._table(("edge", "limits"), edge.LIMITS)),
         )
 
-    def _node(self) -> model.NodeConfig:
-        fields = self._table(("node",), sections.NODE)
-        self._secret(("node",), fields, "relay_")
-        return model.NodeConfig(**fields)
-
-    def _store(self) -> store.StoreConfig:
-        fields = self._table(("store",), store.STORE)
-        if {"password_file", "password_env"} <= fields.keys():
-            self.report(("store", "password_env"), "password_file is there too", "one of them")
-        if (variable := fields.pop("password_env", None)) is not None:
-            where = ("store", "password_env")
-            fields["password"] = self._secret_in_environment(where, variable)
-        for name in ("password", "sentinel_password"):
-            if (file := fields.pop(f"{name}_file", None)) is not None:
-                fields[name] = self._secret_in_file(("store", f"{name}_file"), file)
-        return store.StoreConfig(**fields)
-
+    def _s2s(self) -> s2s.S2SConfig | None:
+        if "s2s" not in self._document:
             return None
         fields = self._table(("s2s",), s2s.S2S, ("domain", "exception"))
         self._secret(("s2s",), fields)

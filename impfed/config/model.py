@@ -70,26 +70,26 @@ class ListenerConfig:
     :ivar client_certificates: TLS only: "required" (mutual), "optional" or "none" (server-only).
     :ivar proxy_protocol: whether each connection begins with a PROXY header.
     :ivar proxy_addresses: addresses and networks whose PROXY headers are believed.
+    :ivar side: of an edge: "outside" or "inside"; "" otherwise.
+    :ivar certificate: name of the only certificate that it shows; "" for the one asked for by name.
     """
 
     name: str
     transport: str
     host: str
-    :ivar side: of an edge: "outside" or "inside"; "" otherwise.
-    :ivar certificate: name of the only certificate that it shows; "" for the one asked for by name.
     port: int
     advertised_host: str
     advertised_port: int
     client_certificates: str = "required"
     proxy_protocol: bool = False
     proxy_addresses: tuple[str, ...] = ()
+    side: str = ""
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NextHopConfig:
     """Where a domain's requests go.
-    side: str = ""
-    certificate: str = ""
 
     :ivar tls_name: name that the peer's certificate must carry; the host when empty.
     """
@@ -364,6 +364,7 @@ class Config:
     mappings: tuple[MappingConfig, ...] = ()
     s2s: S2SConfig | None = None
     neighbours: tuple[NeighbourConfig, ...] = ()
+    edge: EdgeConfig | None = None
 
     @property
     def local_domains(self) -> frozenset[str]:
@@ -376,4 +377,3 @@ class Config:
         there = {domain for neighbour in self.neighbours for domain in neighbour.domains}
         behind = self.edge.domains if self.edge is not None else ()
         return self.local_domains | there | frozenset(behind)
-    edge: EdgeConfig | None = None

@@ -117,6 +117,19 @@ LISTENER = Section(
             "With `proxy_protocol`: who may connect and is believed. A connection from elsewhere, or"
             " without the header, is closed.",
         ),
+        Key(
+            "side",
+            values.choice(*edge.SIDES),
+            "With `[edge]` only, and required there: whether partners or our own nodes connect to it.",
+            default="none",
+        ),
+        Key(
+            "certificate",
+            values.NAME,
+            "TLS: name of the only certificate that it shows.",
+            default="the one that the peer asks for by name, else the first; with `side ="
+            ' "inside"` the one that `[edge]` names',
+        ),
     ),
 )
 
@@ -148,19 +161,6 @@ DOMAIN = Section(
         ),
         Key("text_limit", values.whole(100, 100_000), "Characters from which on a text is split."),
         Key(
-        Key(
-            "side",
-            values.choice(*edge.SIDES),
-            "With `[edge]` only, and required there: whether partners or our own nodes connect to it.",
-            default="none",
-        ),
-        Key(
-            "certificate",
-            values.NAME,
-            "TLS: name of the only certificate that it shows.",
-            default="the one that the peer asks for by name, else the first; with `side ="
-            ' "inside"` the one that `[edge]` names',
-        ),
             "presence_pace",
             values.limit(1, 100_000),
             "Subscriptions that are refreshed there in a second after a restart, those of users who"
@@ -412,6 +412,10 @@ SECTIONS = (
     HOME,
     LDAP,
     NEIGHBOUR,
+    edge.EDGE,
+    edge.TARGET,
+    edge.PORT,
+    edge.LIMITS,
     S2S,
     S2S_DOMAIN,
     S2S_EXCEPTION,
@@ -421,7 +425,3 @@ SECTIONS = (
     LEDGER,
     WEB,
 )
-    edge.EDGE,
-    edge.TARGET,
-    edge.PORT,
-    edge.LIMITS,

@@ -28,8 +28,8 @@ class Hop:
     priority: int = 1
     weight: int = 1
     source: str = ""
+    lane: int = 0
 
     def __str__(self) -> str:
-    lane: int = 0
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.transport}:{host}:{self.port}"

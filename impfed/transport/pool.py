@@ -40,16 +40,16 @@ class Target:
     """What a connection is made for; equal targets share one connection.
 
     :ivar names: names of which the peer's certificate must carry one (RFC 5922); empty without TLS.
-    :ivar lane: which of several connections to the same place.
     :ivar certificate: name of the certificate that we show; "" the default, "none" for none.
+    :ivar lane: which of several connections to the same place.
     """
 
     transport: str
     host: str
     port: int
     names: tuple[str, ...] = ()
-    lane: int = 0
     certificate: str = ""
+    lane: int = 0
 
     @classmethod
     def of_hop(cls, hop: Hop) -> Target:
@@ -134,7 +134,7 @@ class Pool:
         if flow.heard or (lived and not flow.refused):
             self._resting.pop(target, None)
             return
-        self._rest(flow, target, reason, now)
+        self._rest(target, reason, now)
 
     def forgive(self, target: Target) -> None:
         """Try a target at once when something is sent there next, whatever has failed."""
