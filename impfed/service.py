@@ -39,6 +39,7 @@ from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kinds
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.junction import Junction
+from impfed.proxy.relaying import relay_tokens
 from impfed.relay.setup import XmppFederation
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
@@ -131,7 +132,11 @@ class Node(MultiService):
         peers = PeerPolicy(self.routing.domains(), config.node.trusted_upstreams)
         aliases = Aliases()
         self.tls = TlsStore(config.tls, metrics, self.reactor)
-        limits = SipLimits(framing=FramingLimits(body=config.im.message_limit))
+        limits = SipLimits(
+            connect_timeout=config.sip.connect_timeout,
+            failover_after=config.sip.failover_after,
+            framing=FramingLimits(body=config.im.message_limit),
+        )
         self.stack = SipStack(
             self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, limits=limits,
             upstreams=config.node.trusted_upstreams,
@@ -146,6 +151,8 @@ class Node(MultiService):
             config.im.acceptance_timeout,
             {domain.name: _gateway_type(domain) for domain in config.domains},
             relayed_domains=_exact_peers(config),
+            tls=self.tls,
+            settle=lambda done: self.store.write([], lambda _: done()),
         )
         self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
         router = self.routing.build(peers.may_prove, self.federation.probe)
@@ -183,6 +190,7 @@ class Node(MultiService):
             neighbours=self.routing.neighbours,
         )
         own_hosts = {listener.advertised_host for listener in config.listeners}
+        own_hosts |= {each.contact_host for each in config.listeners if each.contact_host}
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
@@ -191,6 +199,7 @@ class Node(MultiService):
         self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
         self.junction: Junction | None = None
+        tokens = self.stack.tokens = relay_tokens(config)
         if config.neighbours:
             self.junction = Junction(
                 self.gateway,
@@ -202,6 +211,7 @@ class Node(MultiService):
                 router,
                 ids,
                 metrics,
+                tokens,
             )
         self.stack.user = self.junction or self.gateway
         self.home.user = self.gateway
@@ -314,6 +324,7 @@ class Node(MultiService):
             "routes": self.routing.router.status(),
             "neighbours": self.routing.neighbours.status(self._condition),
             "proxying": self.junction.under_way if self.junction is not None else 0,
+            "misrouted": self.junction.relaying.view() if self.junction is not None else [],
             "budgets": self.budgets.status(),
             "learned_domains": self.routing.learned.view(),
             "allow_without_asking": [

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from impfed.config import edge, lines, model, s2s, sections
+from impfed.config import edge, lines, model, s2s, sections, store
 from impfed.config.checks import check
 from impfed.config.problems import ConfigErrors, Problem, Unsuitable, did_you_mean, shown
 from impfed.config.sections import Key, Section
@@ -104,7 +104,7 @@ class Loader:
         certificates = self._tables(("tls",), "certificate", sections.CERTIFICATE)
         return model.Config(
             path=self.path,
-            node=model.NodeConfig(**self._table(("node",), sections.NODE)),
+            node=self._node(),
             tls=model.TlsConfig(
                 certificates=_made(model.CertificateConfig, certificates, sections.CERTIFICATE),
                 **tls,
@@ -135,6 +135,8 @@ class Loader:
                 sections.NEIGHBOUR,
             ),
             edge=self._edge(),
+            sip=model.SipConfig(**self._table(("sip",), sections.SIP)),
+            store=self._store(),
         )
 
     def _edge(self) -> edge.EdgeConfig | None:
@@ -155,6 +157,23 @@ class Loader:
             ports=_made(edge.EdgePortConfig, ports, edge.PORT),
             limits=edge.EdgeLimitsConfig(**self._table(("edge", "limits"), edge.LIMITS)),
         )
+
+    def _node(self) -> model.NodeConfig:
+        fields = self._table(("node",), sections.NODE)
+        self._secret(("node",), fields, "relay_")
+        return model.NodeConfig(**fields)
+
+    def _store(self) -> store.StoreConfig:
+        fields = self._table(("store",), store.STORE)
+        if {"password_file", "password_env"} <= fields.keys():
+            self.report(("store", "password_env"), "password_file is there too", "one of them")
+        if (variable := fields.pop("password_env", None)) is not None:
+            where = ("store", "password_env")
+            fields["password"] = self._secret_in_environment(where, variable)
+        for name in ("password", "sentinel_password"):
+            if (file := fields.pop(f"{name}_file", None)) is not None:
+                fields[name] = self._secret_in_file(("store", f"{name}_file"), file)
+        return store.StoreConfig(**fields)
 
     def _s2s(self) -> s2s.S2SConfig | None:
         if "s2s" not in self._document:
@@ -212,21 +231,22 @@ class Loader:
             where = ("home", position)
             raw = self._raw_tables((), "home")[position]
             self._secret(where, fields)
-            if not any(name in raw for name in _SECRETS):
+            if raw.get("kind") != "s2s" and not any(name in raw for name in _SECRETS):
                 allowed = "secret_file, secret_env or secret"
                 self.report(where, "the component's secret is missing", allowed)
         return _made(model.HomeConfig, found, sections.HOME)
 
-    def _secret(self, where: lines.Path, fields: dict[str, Any]) -> None:
+    def _secret(self, where: lines.Path, fields: dict[str, Any], prefix: str = "") -> None:
         """Take a secret from the one place that is given."""
-        given = [name for name in _SECRETS if name in fields]
-        file, variable = fields.pop("secret_file", None), fields.pop("secret_env", None)
+        in_file, in_environment, plain = [prefix + name for name in _SECRETS]
+        given = [name for name in (in_file, in_environment, plain) if name in fields]
+        file, variable = fields.pop(in_file, None), fields.pop(in_environment, None)
         if len(given) > 1:
             self.report((*where, given[1]), f"{given[0]} is there too", "one of them")
         elif file is not None:
-            fields["secret"] = self._secret_in_file((*where, "secret_file"), file)
+            fields[plain] = self._secret_in_file((*where, in_file), file)
         elif variable is not None:
-            fields["secret"] = self._secret_in_environment((*where, "secret_env"), variable)
+            fields[plain] = self._secret_in_environment((*where, in_environment), variable)
 
     def _secret_in_file(self, where: lines.Path, path: Path) -> str:
         try:
@@ -310,7 +330,7 @@ class Loader:
         try:
             read = key.kind.read(value, self._base)
         except Unsuitable as problem:
-            secret = key.name == "secret"
+            secret = key.name.endswith("secret")
             found = "found a value that will not do" if secret else f"found {shown(value)}"
             message = f"{found}, {problem.reason}" if problem.reason else found
             self.report(where, message, key.kind.allowed, problem.suggestion)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from impfed.config.s2s import S2SConfig
 
 from impfed.config.patterns import Pattern
+from impfed.config.store import StoreConfig
 
 #: Kinds of foreign domain, each with a data file of its own in ``impfed/interwork/kinds``.
 SIP_KINDS = ("microsoft", "office365", "simple")
@@ -29,6 +30,8 @@ class NodeConfig:
 
     :ivar trusted_upstreams: certificate names of who stands before this node (an edge, a balancer,
         a routing node); their word on who the far side is is taken.
+    :ivar relay_secret: what the nodes sign relay tokens with; "" for no tokens.
+    :ivar relay_lifetime: seconds for which a relay token is good.
     """
 
     name: str = "node1"
@@ -37,6 +40,8 @@ class NodeConfig:
     log_format: str = "text"  # or "json"
     log_level: str = "info"
     trusted_upstreams: tuple[str, ...] = ()
+    relay_secret: str = field(default="", repr=False)
+    relay_lifetime: float = 12 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class ListenerConfig:
 
     :ivar transport: "tls", "tcp" or "udp".
     :ivar client_certificates: TLS only: "required" (mutual), "optional" or "none" (server-only).
+    :ivar contact_host: what stands in our Contact in place of the advertised address; "" for that.
     :ivar proxy_protocol: whether each connection begins with a PROXY header.
     :ivar proxy_addresses: addresses and networks whose PROXY headers are believed.
     :ivar side: of an edge: "outside" or "inside"; "" otherwise.
@@ -85,6 +91,8 @@ class ListenerConfig:
     proxy_addresses: tuple[str, ...] = ()
     side: str = ""
     certificate: str = ""
+    contact_host: str = ""
+    contact_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,18 @@ class RouteConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SipConfig:
+    """Connections to next hops.
+
+    :ivar connect_timeout: seconds for a connection to the only hop that there is.
+    :ivar failover_after: seconds after which another hop takes over, where there is one.
+    """
+
+    connect_timeout: float = 10.0
+    failover_after: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
 class DnsConfig:
     """How foreign domains are looked up.
 
@@ -234,9 +254,14 @@ class LdapConfig:
 class HomeConfig:
     """A home server and the local domains that it hosts.
 
-    :ivar kind: "component" (one XEP-0114 component for each foreign domain) or "prosody" (one
-        component, fed by ``mod_impfed``).
-    :ivar address: the component's own domain; required for kind "prosody".
+    :ivar kind: "component" (one XEP-0114 component for each foreign domain), "prosody" (one
+        component, fed by ``mod_impfed``) or "s2s" (it takes us for every foreign server).
+    :ivar secret: the component's; for kind "s2s" the dialback secret, "" for one made at the start.
+    :ivar address: the node's own address; required for kinds "prosody" and "s2s".
+    :ivar bind_host: where a home of kind "s2s" connects to us; "" for the others.
+    :ivar tls: "none", "optional" or "required" on the streams of kind "s2s".
+    :ivar require_certificates: whether there its certificate must prove its domains.
+    :ivar ca: trusted roots for it alone.
     :ivar users: file with one bare JID or local part a line, the directory of kind "component".
     :ivar directory: name of an LDAP directory or of a directory plugin.
     """
@@ -250,6 +275,11 @@ class HomeConfig:
     address: str = ""
     users: Path | None = None
     directory: str = ""
+    bind_host: str = ""
+    bind_port: int = 5269
+    tls: str = "optional"
+    require_certificates: bool = False
+    ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +395,8 @@ class Config:
     s2s: S2SConfig | None = None
     neighbours: tuple[NeighbourConfig, ...] = ()
     edge: EdgeConfig | None = None
+    sip: SipConfig = SipConfig()
+    store: StoreConfig = StoreConfig()
 
     @property
     def local_domains(self) -> frozenset[str]:

@@ -52,6 +52,28 @@ ROUTE = Section(
     ),
 )
 
+SIP = Section(
+    "sip",
+    False,
+    model.SipConfig,
+    "Connections to the next hops of SIP. A hop that cannot be reached is left alone for half a second"
+    " at first and for half a minute at most, and then tried by itself, so that it is used again as"
+    " soon as it is back and no text has to wait for that.",
+    (
+        Key(
+            "connect_timeout",
+            values.duration(1, 60),
+            "How long a connection may take, all addresses of the host and its look-up included.",
+        ),
+        Key(
+            "failover_after",
+            values.duration(0.5, 30),
+            "The same, TLS included, where there is another hop: then that one is used. Also how long"
+            " a hop that is in use may acknowledge nothing (TCP) before its connection is given up.",
+        ),
+    ),
+)
+
 DNS = Section(
     "dns",
     False,

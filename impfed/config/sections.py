@@ -10,8 +10,9 @@ from impfed.config import edge, model, values
 from impfed.config.keys import Key, Section
 from impfed.config.mapping import MAPPING_FILE
 from impfed.config.neighbours import NEIGHBOUR
-from impfed.config.route_sections import DNS, LDAP, OPEN_FEDERATION, PLUGINS, ROUTE
+from impfed.config.route_sections import DNS, LDAP, OPEN_FEDERATION, PLUGINS, ROUTE, SIP
 from impfed.config.s2s import S2S, S2S_DOMAIN, S2S_EXCEPTION
+from impfed.config.store import STORE
 
 __all__ = [
     "DNS",
@@ -21,6 +22,8 @@ __all__ = [
     "PLUGINS",
     "ROUTE",
     "SECTIONS",
+    "SIP",
+    "STORE",
     "Key",
     "Section",
 ]
@@ -50,6 +53,28 @@ NODE = Section(
             "Certificate names of who stands before this node: an edge, a load balancer, a routing"
             " node (docs/topologies.md). Their word on who the far side is is taken: whom a balancer"
             " names in the PROXY header, or else for every `[[domain]]`; nobody else's.",
+        ),
+        Key(
+            "relay_secret_file",
+            values.PATH,
+            "File whose first line is the secret that relay tokens are signed with, the same on all"
+            " nodes (docs/pat.md). A token in our Contact tells any node which node a request belongs"
+            " to.",
+            (),
+            default="no tokens",
+        ),
+        Key("relay_secret_env", values.NAME, "Environment variable that holds it.", ()),
+        Key(
+            "relay_secret",
+            values.NAME,
+            "The secret itself; a file is better.",
+            ("relay_secret",),
+        ),
+        Key(
+            "relay_lifetime",
+            values.duration(600, 7 * 86400),
+            "How long a relay token is good. Subscriptions get a new one with each refresh; a session"
+            " keeps the one that it began with.",
         ),
     ),
 )
@@ -99,6 +124,14 @@ LISTENER = Section(
             "Address and port that peers are told, in Via and Contact.",
             ("advertised_host", "advertised_port"),
             default="what `bind` says",
+        ),
+        Key(
+            "contact",
+            values.ADDRESS,
+            "Address and port that stand in our Contact instead, the same on all nodes: the federation"
+            " routing name, for an edge that routes by name and not by port (docs/pat.md).",
+            ("contact_host", "contact_port"),
+            default="`advertised`",
         ),
         Key(
             "client_certificates",
@@ -232,21 +265,22 @@ HOME = Section(
     True,
     model.HomeConfig,
     "A home server and the local domains that it hosts. One of `secret_file`, `secret_env` and"
-    " `secret` is required.",
+    " `secret` is required, but not for kind `s2s`, where it is the dialback secret.",
     (
         Key("name", values.NAME, "Name of the home server in logs and status.", required=True),
         Key(
             "kind",
-            values.choice("component", "prosody"),
+            values.choice("component", "prosody", "s2s"),
             "`component`: one XEP-0114 component for each foreign domain, with any server."
-            " `prosody`: one component for all of them, fed by `mod_impfed`.",
+            " `prosody`: one component for all of them, fed by `mod_impfed`. `s2s`: it takes this"
+            " node for the server of every foreign domain (docs/home-servers.md).",
             required=True,
         ),
         Key("domains", values.DOMAINS, "The local domains.", required=True),
         Key(
             "connect",
             values.ADDRESS,
-            "Where its component port listens.",
+            "Where its component port listens; for kind `s2s` its port for other servers.",
             ("host", "port"),
             default='"127.0.0.1:5347"',
         ),
@@ -257,7 +291,31 @@ HOME = Section(
             "address",
             values.DOMAIN,
             "The component's own domain, and the node's own address for users: help, `login`, ad-hoc"
-            " commands. Required with kind `prosody`; with kind `component` one component more.",
+            " commands. Required with kinds `prosody` and `s2s`; with kind `component` one component"
+            " more.",
+        ),
+        Key(
+            "bind",
+            values.ADDRESS,
+            "Where a home server of kind `s2s` connects to us, inside the house.",
+            ("bind_host", "bind_port"),
+            default="required with kind `s2s`",
+        ),
+        Key(
+            "tls",
+            values.choice("none", "optional", "required"),
+            "TLS on the streams of kind `s2s`; `optional`: in clear where it fails.",
+        ),
+        Key(
+            "require_certificates",
+            values.BOOLEAN,
+            "Whether there its certificate must prove its domains; else dialback may do.",
+        ),
+        Key(
+            "ca",
+            values.CA_FILE,
+            "Trusted roots for its certificate alone.",
+            default="those of `[tls]`",
         ),
         Key(
             "users",
@@ -406,6 +464,7 @@ SECTIONS = (
     NEXT_HOP,
     BUDGET,
     ROUTE,
+    SIP,
     DNS,
     OPEN_FEDERATION,
     PLUGINS,
@@ -422,6 +481,7 @@ SECTIONS = (
     IM,
     PRESENCE,
     MAPPING,
+    STORE,
     LEDGER,
     WEB,
 )

@@ -92,6 +92,7 @@ class SrvRoute:
                 certificate=domain.client_certificate if place.transport == "tls" else "",
                 priority=position,
                 source=place.why,
+                others=len(located.places) > 1,
             )
             for position, place in enumerate(located.places, start=1)
         ]

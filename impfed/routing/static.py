@@ -200,9 +200,10 @@ def _key(pattern: Pattern) -> tuple[str, str, int]:
 
 def _entry(found: list[tuple[Pattern, RouteConfig | None, Hop | None]]) -> StaticEntry:
     serving = [(route, hop) for _, route, hop in found if route is None or route.in_service]
+    hops = [hop for _, hop in serving if hop is not None]
     return StaticEntry(
         found[0][0],
-        tuple(hop for _, hop in serving if hop is not None),
+        tuple(replace(hop, others=len(hops) > 1) for hop in hops),
         any(route is not None and route.block for route, _ in serving),
         len(found) - len(serving),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Hop:
     :ivar priority: lower is tried first.
     :ivar weight: share among hops of equal priority.
     :ivar source: which route it came from, so that a trace can say why.
+    :ivar others: whether there is another hop to go to instead, so that this one is not waited for
+        long.
     :ivar lane: which of several connections there; the address and port are the same.
     """
 
@@ -29,6 +31,7 @@ class Hop:
     weight: int = 1
     source: str = ""
     lane: int = 0
+    others: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -2,27 +2,23 @@
 
 A connection is made when something is first sent to its target; what is sent meanwhile waits in its
 flow.  After a failure the target rests for a while, longer each time, and what is sent to it fails
-at once: its sender learns early and may try another hop.
+at once: its sender learns early and may try another hop.  After each rest the pool tries the target
+by itself, so that nobody has to wait to find out that it is back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IAddress, IResolutionReceiver
-from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from impfed.core.errors import LocalError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.sip.target import Hop
-from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed, is_address
+from impfed.transport.attempt import Attempt, ConnectFactory
+from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed
 from impfed.transport.stream import StreamFlow
 from impfed.transport.tls import TlsStore, TlsTransport
 
@@ -33,6 +29,9 @@ _RESTING_LIMIT = 1000
 
 #: A connection that ends sooner than this, without a word from the peer, counts as a failure.
 _SHORT = 5.0
+
+#: Seconds for which a target that failed is tried again although nothing is sent to it.
+_WANTED = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +64,19 @@ class Target:
 
 @dataclass(slots=True)
 class _Rest:
-    """How long a target that failed is left alone."""
+    """How long a target that failed is left alone.
+
+    :ivar failures: how many in a row.
+    :ivar until: when it is tried again.
+    :ivar silent: whether it did not even refuse: finding out took long.
+    :ivar wanted: when something was last sent there.
+    """
 
     failures: int
     until: float
     reason: str
+    silent: bool
+    wanted: float
 
 
 class Pool:
@@ -86,7 +93,7 @@ class Pool:
         self._ids = ids
         self._flows: dict[Target, StreamFlow] = {}
         self._resting: dict[Target, _Rest] = {}
-        self._attempts: set[_Attempt] = set()
+        self._attempts: set[Attempt] = set()
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -96,28 +103,44 @@ class Pool:
         """All connections, open or being made."""
         return list(self._flows.values())
 
-    def flow(self, target: Target) -> Flow:
+    def flow(self, target: Target, others: bool = False) -> Flow:
         """Return the connection for a target, a new one if there is none.
 
         While the target rests, or when our certificate for it does not exist, a :class:`NoFlow`.
+
+        :param others: whether there is another hop, so that this one may not take long.
         """
         flow = self._flows.get(target)
-        if flow is not None and flow.alive:
-            return flow
         rest = self._resting.get(target)
-        now = self._owner.timers.seconds()
-        if rest is not None and now < rest.until:
-            reason = (
-                f"no connection to {target} (next try in {rest.until - now:.1f} s): {rest.reason}"
-            )
-            return NoFlow(target.transport, (target.host, target.port), reason)
-        flow = StreamFlow(self._owner, target.transport, "", (target.host, target.port), target)
+        if flow is not None and flow.alive:
+            if others and not flow.patience:
+                flow.hurry(self._owner.limits.failover_after)
+            if rest is None or flow.opened is not None or not (rest.silent and others):
+                return flow
+        if rest is not None:
+            rest.wanted = now = self._owner.timers.seconds()
+            if flow is not None and flow.alive:
+                return _no_flow(target, f"no connection to {target} yet: {rest.reason}")
+            if now < rest.until:
+                pause = f"next try in {rest.until - now:.1f} s"
+                return _no_flow(target, f"no connection to {target} ({pause}): {rest.reason}")
         try:
-            plain, factory = self._factory(flow, target)
+            return self._open(target, others)
         except LocalError as error:
-            return NoFlow(target.transport, (target.host, target.port), str(error))
+            return _no_flow(target, str(error))
+
+    def _open(self, target: Target, others: bool) -> StreamFlow:
+        place = (target.host, target.port)
+        limits = self._owner.limits
+        flow = StreamFlow(self._owner, target.transport, "", place, target)
+        if others:
+            flow.hurry(limits.failover_after)
+        plain, factory = self._factory(flow, target)
         self._flows[target] = flow
-        attempt = plain.attempt = _Attempt(self, flow, target, factory)
+        limit = limits.failover_after if others else limits.connect_timeout
+        attempt = plain.attempt = Attempt(
+            self._reactor, self._owner.timers, flow, place, factory, limit, self._attempts.discard
+        )
         self._attempts.add(attempt)
         attempt.begin()
         return flow
@@ -131,10 +154,10 @@ class Pool:
             del self._flows[target]
         now = self._owner.timers.seconds()
         lived = flow.opened is not None and now - flow.opened >= _SHORT
-        if flow.heard or (lived and not flow.refused):
+        if not flow.silent and (flow.heard or (lived and not flow.refused)):
             self._resting.pop(target, None)
             return
-        self._rest(target, reason, now)
+        self._rest(flow, target, reason, now)
 
     def forgive(self, target: Target) -> None:
         """Try a target at once when something is sent there next, whatever has failed."""
@@ -148,9 +171,11 @@ class Pool:
     def condition(self, target: Target) -> tuple[str, str]:
         """Return how things stand with a target: its connection's state, "resting" or "idle"; why."""
         flow = self._flows.get(target)
-        if flow is not None and flow.alive:
-            return flow.state.value, ""
         rest = self._resting.get(target)
+        if flow is not None and flow.alive:
+            if rest is None or flow.opened is not None or not rest.silent:
+                return flow.state.value, ""
+            return "resting", f"{rest.reason} (being tried again)"
         left = 0.0 if rest is None else rest.until - self._owner.timers.seconds()
         if rest is not None and left > 0:
             return "resting", f"{rest.reason} (next try in {left:.1f} s)"
@@ -158,10 +183,11 @@ class Pool:
 
     def stop(self) -> None:
         """Give up what is being connected."""
+        self._resting.clear()
         for attempt in list(self._attempts):
             attempt.stop()
 
-    def _rest(self, target: Target, reason: str, now: float) -> None:
+    def _rest(self, flow: StreamFlow, target: Target, reason: str, now: float) -> None:
         limits = self._owner.limits
         known = self._resting.get(target)
         failures = known.failures + 1 if known is not None else 1
@@ -169,9 +195,14 @@ class Pool:
         pause *= self._ids.uniform(0.5, 1.0)
         if known is None and len(self._resting) >= _RESTING_LIMIT:
             self._resting = {key: rest for key, rest in self._resting.items() if rest.until > now}
-        self._resting[target] = _Rest(failures, now + pause, reason)
+        silent = flow.silent or now - flow.began >= limits.failover_after
+        wanted = now if known is None else known.wanted
+        self._resting[target] = _Rest(failures, now + pause, reason, silent, wanted)
+        self._owner.timers.after(pause, self._try_again, target, bool(flow.patience))
         self._owner.count("sip.connect_failures")
-        log.warn(
+        # A target that is tried again and again says so once.
+        tell = log.warn if known is None or known.reason != reason else log.debug
+        tell(
             "connect_failed",
             "no connection to {target} (failure {failures}, next try in {pause:.1f} s): {reason}",
             target=str(target),
@@ -180,8 +211,24 @@ class Pool:
             reason=reason,
         )
 
-    def _factory(self, flow: StreamFlow, target: Target) -> tuple[_ClientFactory, Any]:
-        plain = _ClientFactory(flow)
+    def _try_again(self, target: Target, others: bool) -> None:
+        """The rest of a target is over: see whether it is back, if anybody still wants it."""
+        rest = self._resting.get(target)
+        flow = self._flows.get(target)
+        now = self._owner.timers.seconds()
+        if rest is None or now < rest.until or (flow is not None and flow.alive):
+            return
+        if now >= rest.wanted + _WANTED:
+            del self._resting[target]
+            return
+        self._owner.count("sip.reconnects")
+        try:
+            self._open(target, others)
+        except LocalError as error:
+            rest.reason = str(error)  # our certificate for it is gone; senders are told the same
+
+    def _factory(self, flow: StreamFlow, target: Target) -> tuple[ConnectFactory, Any]:
+        plain = ConnectFactory(flow)
         if target.transport != "tls":
             return plain, plain
         server_name = target.names[0] if target.names else target.host
@@ -193,99 +240,5 @@ class Pool:
         return plain, factory
 
 
-class _ClientFactory(ClientFactory):
-    """Gives the one connection of a flow its protocol."""
-
-    noisy = False
-    attempt: _Attempt | None = None
-
-    def __init__(self, flow: StreamFlow) -> None:
-        self._flow = flow
-
-    def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        """Twisted: the connection stands."""
-        if self.attempt is not None:
-            self.attempt.over()
-        return self._flow.wire
-
-    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        """Twisted: this address did not answer."""
-        if self.attempt is not None:
-            self.attempt.failed(reason.getErrorMessage())
-
-
-@implementer(IResolutionReceiver)
-class _Attempt:
-    """Finds the addresses of a host and tries one after the other."""
-
-    def __init__(self, pool: Pool, flow: StreamFlow, target: Target, factory: Any) -> None:
-        self._pool = pool
-        self._flow = flow
-        self._target = target
-        self._factory = factory
-        self._addresses: list[str] = []
-        self._connector: Any = None
-        self._failures: list[str] = []
-
-    def begin(self) -> None:
-        """Start."""
-        if is_address(self._target.host):
-            self._addresses = [self._target.host]
-            self._next()
-        else:
-            resolver = self._pool._reactor.nameResolver
-            resolver.resolveHostName(self, self._target.host, self._target.port)
-
-    def stop(self) -> None:
-        """Give up."""
-        self.over()
-        if self._connector is not None:
-            connector, self._connector = self._connector, None
-            connector.disconnect()
-
-    def over(self) -> None:
-        """There is a connection, or there will be none."""
-        self._pool._attempts.discard(self)
-
-    def failed(self, reason: str) -> None:
-        """One address did not answer."""
-        self._failures.append(reason)
-        self._next()
-
-    def resolutionBegan(self, resolutionInProgress: object) -> None:
-        """Twisted: the resolver is at work."""
-
-    def addressResolved(self, address: Any) -> None:
-        """Twisted: the host has this address."""
-        if address.host not in self._addresses:
-            self._addresses.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        """Twisted: there are no more addresses."""
-        if not self._addresses:
-            self._failures.append(f"the host name {self._target.host} has no address")
-        self._next()
-
-    def _next(self) -> None:
-        self._connector = None
-        if not self._flow.alive or self not in self._pool._attempts:
-            self.over()
-            return
-        if not self._addresses:
-            self.over()
-            self._flow.lost(_distinct(self._failures))
-            return
-        address = self._addresses.pop(0)
-        try:
-            self._connector = self._pool._reactor.connectTCP(
-                address,
-                self._target.port,
-                self._factory,
-                timeout=self._pool._owner.limits.connect_timeout,
-            )
-        except (ConnectError, OSError) as error:
-            self.failed(str(error))
-
-
-def _distinct(reasons: Sequence[str]) -> str:
-    return "; ".join(dict.fromkeys(reasons)) or "no connection"
+def _no_flow(target: Target, reason: str) -> NoFlow:
+    return NoFlow(target.transport, (target.host, target.port), reason)

@@ -60,7 +60,11 @@ class SipStack(Dispatch):
         """
         flow = self._flow_to(destination)
         branch = self._ids.branch()
-        data = request.render(self._via(flow, branch))
+        if self.tokens is not None:
+            branch = self.tokens.branch(branch)
+            data = self._marked(request).render(self._via(flow, branch))
+        else:
+            data = request.render(self._via(flow, branch))
         transaction, actions = self.transactions.send_request(
             data, request, branch, flow, flow.reliable, self._reactor.seconds(), user
         )
@@ -136,7 +140,10 @@ class SipStack(Dispatch):
 
         :param listener: name of the listener to tell of; the transport's first one if empty.
         """
-        host, port = self.advertised(transport, listener)
+        chosen = self._listener(transport, listener)
+        host, port = self._advertised(chosen)
+        if chosen.contact_host:
+            host, port = chosen.contact_host, chosen.contact_port
         at = f"{user}@" if user else ""
         return f"<sip:{at}{bracketed(host)}:{port};transport={transport}>"
 
@@ -239,7 +246,8 @@ class SipStack(Dispatch):
         self._log_loss(flow, reason)
         if flow.opened is not None and self.running and self.closed is not None:
             self.closed(flow)
-        hopeless = flow.opened is None or flow.refused or flow.unsent or not self.running
+        hopeless = flow.opened is None or flow.refused or flow.unsent or flow.silent
+        hopeless = hopeless or not self.running
         waiting = [each for each in flow.transactions if each.state in WAITING]
         if waiting and hopeless:
             self._fail_later(waiting, f"{flow}: {reason}")
