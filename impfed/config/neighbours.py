@@ -51,12 +51,17 @@ NEIGHBOUR = Section(
 )
 
 
+#: Fewest characters of a relay secret.
+_SECRET = 16
+
+
 def check_neighbours(config: Config, document: dict[str, Any], report: Report) -> None:
     """Report domains with two places, addresses of two nodes, and names that are a partner's, too."""
     if len(config.neighbours) == len(document.get("neighbour", ())):  # else positions do not fit
         _domains(config, report)
         _addresses(config, report)
         _names(config, report)
+    _relaying(config, document, report)
     if (config.neighbours or config.node.trusted_upstreams) and not any(
         listener.transport == "tls" for listener in config.listeners
     ):
@@ -67,6 +72,41 @@ def check_neighbours(config: Config, document: dict[str, Any], report: Report) -
             "",
             'add a [[listener]] with transport = "tls"',
         )
+
+
+def _relaying(config: Config, document: dict[str, Any], report: Report) -> None:
+    """Report what would make relay tokens worthless: a weak secret, a name of two nodes, none at all."""
+    secret = config.node.relay_secret
+    if 0 < len(secret) < _SECRET:
+        report.report(
+            ("node",),
+            f"the relay secret has {len(secret)} characters, which can be guessed",
+            f"{_SECRET} characters or more",
+            "make one with: openssl rand -hex 32",
+        )
+    for position, neighbour in enumerate(config.neighbours):
+        if secret and neighbour.name == config.node.name:
+            report.report(
+                ("neighbour", position, "name"),
+                f'"{neighbour.name}" is the name of this node; relay tokens name nodes, so each needs'
+                " its own",
+                "the [node] name of the other node",
+            )
+    shared = [raw.get("contact") for raw in _listeners(document)]
+    for position, contact in enumerate(shared):
+        if contact is not None and not (secret and config.neighbours):
+            missing = "[[neighbour]] for each other node" if secret else "[node] relay_secret_file"
+            report.report(
+                ("listener", position, "contact"),
+                "with one Contact for all nodes the relay token is the only way to the right one",
+                "",
+                f"add {missing}, or take contact out",
+            )
+
+
+def _listeners(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found = document.get("listener", [])
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _domains(config: Config, report: Report) -> None:

@@ -106,7 +106,7 @@ class ProxyAgent:
     def no_ack(self, transaction: ServerTransaction) -> None:
         """Never comes: the user agents see to the ACK of a 2xx."""
 
-    def stray_response(self, response: SipResponse) -> None:
+    def stray_response(self, response: SipResponse, flow: Flow) -> None:
         """Drop a response that belongs to nothing."""
         self._perform(self._proxy.stray(response))
 

@@ -56,6 +56,7 @@ class Proxy:
     :param own_sent_by: says whether a Via's sent-by (host in lower case, port) is ours.
     :param permit: raises or returns the refusal of a request that may not pass.
     :param known: option tags of Proxy-Require that we understand, lower case.
+    :param hint: gives each branch of ours, from its unique part, an end that tells whose it is.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Proxy:
         ids: IdSource,
         known: Sequence[str] = (),
         timer_c: float = TIMER_C,
+        hint: Callable[[str], str] | None = None,
     ) -> None:
         self._ours = ours
         self._own_sent_by = own_sent_by
         self._permit = permit
         self._known = frozenset(known)
         self._timer_c = timer_c
+        self._hint = hint
         self._heap = TimerHeap()
         self._now = 0.0
         self._out: list[Effect] = []
@@ -365,7 +368,8 @@ class Proxy:
             timer.cancel()
 
     def _unique(self) -> str:
-        return f"{self._life}{next(self._numbers):x}"
+        unique = f"{self._life}{next(self._numbers):x}"
+        return unique if self._hint is None else unique + self._hint(unique)
 
     def _taken(self) -> list[Effect]:
         out, self._out = self._out, []

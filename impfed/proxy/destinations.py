@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from impfed.core.errors import RemoteError
-from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.proxy.agent import Decision
+from impfed.proxy.relaying import Relaying
 from impfed.proxy.values import Leg, Question, Target
 from impfed.routing.api import Reject, RouteQuery
-from impfed.routing.neighbours import Neighbours, address_of
+from impfed.routing.neighbours import Neighbours
 from impfed.routing.router import Resolution
 from impfed.sip.message import DIALOG_FORMING, REASONS
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
 from impfed.transport.flow import Flow, bracketed
 from impfed.transport.sip import SipStack
-
-log = EventLog("impfed.proxy")
-
-#: Seconds between two lines in the log about requests that came to the wrong node.
-_SAY_AGAIN = 60.0
 
 
 class Destinations:
@@ -34,7 +29,12 @@ class Destinations:
 
     :param foreign: says whether a domain is a configured SIP domain.
     :param resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
+    :param relaying: finds the owner of a request by its relay token, and hears of misrouted ones;
+        None on a node that has no neighbours.
+    :cvar unreached_outside: status when none of a foreign domain's hops can be reached.
     """
+
+    unreached_outside = 500
 
     def __init__(
         self,
@@ -43,14 +43,15 @@ class Destinations:
         foreign: Callable[[str], bool],
         resolve: Callable[[RouteQuery, Callable[[Resolution], None]], None],
         metrics: Metrics,
+        relaying: Relaying | None = None,
     ) -> None:
         self._stack = stack
         self._neighbours = neighbours
         self._foreign = foreign
         self._resolve = resolve
         self._metrics = metrics
+        self._relaying = relaying
         self._flows: dict[str, Flow] = {}
-        self._said_at = float("-inf")
 
     def locate(self, question: Question, done: Callable[[Decision], None]) -> None:
         """Find targets; ``done`` is called once, at once if no route needs to wait."""
@@ -66,7 +67,8 @@ class Destinations:
                 done(RemoteError(status, REASONS.get(status, resolution.reason)))
             else:
                 ways = self._onward(question, resolution)
-                done([Target(tuple(self._leg(question, way) for way in ways))])
+                legs = tuple(self._leg(question, way) for way in ways)
+                done([Target(legs, unreached=self.unreached_outside)])
 
         self._ask(question, resolved)
 
@@ -99,33 +101,16 @@ class Destinations:
     # -- towards the inside ------------------------------------------------------------------------
 
     def _inside(self, question: Question) -> Hop | None:
-        uri = question.uri
-        hop = self._neighbours.at(uri)
-        if hop is not None:
-            if not question.by_route and not question.way.ours:
-                self._misrouted(question, uri, hop)
-            return hop
-        return None if question.by_route else self._neighbours.hosting(uri.host)
-
-    def _misrouted(self, question: Question, uri: SipUri, hop: Hop) -> None:
-        """Note a request for another node's Contact that came here without a Route of ours."""
-        self._metrics.count("proxy.misrouted")
-        now = self._stack.timers.seconds()
-        if now < self._said_at + _SAY_AGAIN:
-            return
-        self._said_at = now
-        host, port = address_of(uri)
-        log.warn(
-            "misrouted",
-            "{method} for {contact} came to this node and is relayed to {owner}: see whether"
-            " {host} port {port} is mapped to it",
-            method=question.request.method,
-            contact=str(uri),
-            owner=hop.source,
-            host=host,
-            port=port,
-            conversation=question.request.call_id,
-        )
+        uri, request, flow = question.uri, question.request, question.source
+        there = self._neighbours.at(uri)
+        if question.by_route or self._relaying is None:
+            return there
+        owner = self._relaying.by_token(request, question.way, uri, flow) or there
+        if owner is None:
+            return self._neighbours.hosting(uri.host)
+        if there is not None and not question.way.ours:
+            self._relaying.misrouted(request, uri, owner, flow)
+        return owner
 
     # -- towards the outside -----------------------------------------------------------------------
 

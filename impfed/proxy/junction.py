@@ -17,10 +17,12 @@ from impfed.proxy.agent import ProxyAgent
 from impfed.proxy.core import Proxy
 from impfed.proxy.destinations import Destinations
 from impfed.proxy.permission import PairPolicy, Side
+from impfed.proxy.relaying import Relaying
 from impfed.proxy.way import way_of
 from impfed.routing.neighbours import Neighbours, address_of
 from impfed.routing.router import Router
 from impfed.sip.message import SipRequest, SipResponse
+from impfed.sip.relay_token import RelayTokens
 from impfed.sip.transaction import ServerTransaction
 from impfed.sip.uri import SipUri, parse_uri
 from impfed.transport.flow import Flow
@@ -41,6 +43,7 @@ class Junction:
 
     :param gateway: the user for everything that ends at this node.
     :param owned: says which dialogs are the gateway's.
+    :param tokens: finds the owner of what came to the wrong node; None where nodes share no secret.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Junction:
         router: Router,
         ids: IdSource,
         metrics: Metrics,
+        tokens: RelayTokens | None = None,
     ) -> None:
         self._gateway = gateway
         self._owned = owned
@@ -64,7 +68,12 @@ class Junction:
         self._listeners = config.listeners
         self._homes = config.local_domains
         self._own: frozenset[tuple[str, int]] = frozenset()
-        self.destinations = Destinations(stack, neighbours, self._foreign, router.resolve, metrics)
+        self.relaying = Relaying(
+            tokens, neighbours, config.listeners, self._ours, stack.timers.seconds, metrics
+        )
+        self.destinations = Destinations(
+            stack, neighbours, self._foreign, router.resolve, metrics, self.relaying
+        )
         policy = PairPolicy(
             self._side,
             config.own_domains.__contains__,
@@ -74,7 +83,8 @@ class Junction:
             peers.reaches,
             self._refused,
         )
-        self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN)
+        hint = None if tokens is None else tokens.hint
+        self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN, hint=hint)
         self._agent = ProxyAgent(
             stack,
             self._proxy,
@@ -98,7 +108,13 @@ class Junction:
 
         :raises RemoteError: to have the stack answer with it.
         """
-        if not self._passes_on(request, flow):
+        try:
+            passes_on = self._passes_on(request, flow)
+        except RemoteError:
+            if request.method == "BENOTIFY":
+                return  # never answered, whatever is wrong with it
+            raise
+        if not passes_on:
             self._gateway.request_arrived(transaction, request, flow)
             return
         if self._side(flow) is Side.OUTSIDE:
@@ -128,9 +144,14 @@ class Junction:
         if not transaction.proxied:
             self._gateway.no_ack(transaction)
 
-    def stray_response(self, response: SipResponse) -> None:
-        """A response that belongs to no request of this node goes nowhere."""
-        self._gateway.stray_response(response)
+    def stray_response(self, response: SipResponse, flow: Flow) -> None:
+        """A response that belongs to no request of this node goes to the node whose it is, if any."""
+        owner = self.relaying.answer_owner(response, flow)
+        if owner is None:
+            self._gateway.stray_response(response, flow)
+        else:
+            self._metrics.count("proxy.answers_relayed")
+            self._stack.send(response.to_bytes(), owner)
 
     def flow_closed(self, flow: Flow) -> None:
         """A connection is gone."""
@@ -148,6 +169,8 @@ class Junction:
         target = parse_uri(way.next)
         if not isinstance(target, SipUri):
             return False
+        if self.relaying.by_token(request, way, target, flow) is not None:
+            return True
         if self._neighbours.at(target) is not None:
             return True
         if not way.routes and (self._ours(target) or target.host in self._homes):
@@ -197,9 +220,13 @@ class Junction:
         return any((host, each) in addresses for each in ((port,) if port else (5060, 5061)))
 
     def _addresses(self) -> frozenset[tuple[str, int]]:
-        """Return the addresses that our Via, Contact and Record-Route name, and that we listen on."""
+        """Return the addresses that our Via, Contact and Record-Route name, and that we listen on.
+
+        One that all nodes write into their Contacts is among them.
+        """
         if not self._own:
             told = {self._stack.advertised(each.transport, each.name) for each in self._listeners}
             bound = {(each.host, self._stack.ports.get(each.name)) for each in self._listeners}
-            self._own = frozenset((host, port) for host, port in told | bound if port)
+            shared = {(each.contact_host, each.contact_port) for each in self._listeners}
+            self._own = frozenset((host, port) for host, port in told | bound | shared if port)
         return self._own

@@ -60,6 +60,15 @@ class Neighbours:
         found = self._by_address.get(address_of(uri))
         return None if found is None else self._hops[found.name]
 
+    def named(self, name: str) -> Hop | None:
+        """Return the way to a neighbour by its name; None when there is none called so."""
+        return self._hops.get(name)
+
+    def advertising(self, address: tuple[str, int]) -> str:
+        """Return the name of the neighbour that tells peers a (host, port) of its own, "" for none."""
+        found = self._by_address.get(address)
+        return "" if found is None else found.name
+
     def by_route(self, route_set: Sequence[str]) -> Hop | None:
         """Return where a request within a dialog goes whose first Route is a neighbour's, else None.
 

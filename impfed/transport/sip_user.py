@@ -27,5 +27,5 @@ class ISipUser(Interface):
     def no_ack(transaction: ServerTransaction) -> None:
         """End the session: our 2xx to its INVITE was never acknowledged."""
 
-    def stray_response(response: SipResponse) -> None:
+    def stray_response(response: SipResponse, flow: Flow) -> None:
         """Take a response that belongs to no request of ours."""

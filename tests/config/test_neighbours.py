@@ -71,6 +71,36 @@ class NeighbourTests(LoadCase):
         )
         self.assertIn("over TLS", self.only(text + NODE2).message)
 
+    def test_relay_secret(self) -> None:
+        """The secret comes from a file, is long enough, and no node has the name of another."""
+        (self.shop.path.parent / "relay").write_text("0123456789abcdef0123\nnot this\n")
+        node = '\n[node]\nrelay_secret_file = "relay"\nrelay_lifetime = "2h"\n'
+        read = self.shop.load(GOOD + NODE2 + node).node
+        self.assertEqual((read.relay_secret, read.relay_lifetime), ("0123456789abcdef0123", 7200.0))
+        self.assertNotIn("0123456789", repr(read))
+        problem = self.only(GOOD + NODE2 + '\n[node]\nrelay_secret = "short"\n')
+        self.assertIn("can be guessed", problem.message)
+        self.assertNotIn("short", problem.message)
+        problem = self.only(GOOD + NODE2 + node + 'name = "node2"\n')
+        self.assertEqual(problem.key, "neighbour[1].name")
+        self.assertEqual(self.only(GOOD + "\n[node]\nrelay_secret = 5\n").key, "node.relay_secret")
+
+    def test_shared_contact(self) -> None:
+        """One Contact for all nodes needs what leads to the right one: tokens, and neighbours."""
+        shared = GOOD.replace(
+            'transport = "tls"\n',
+            'transport = "tls"\ncontact = "federation.company.example:5061"\n',
+            1,
+        )
+        node = '\n[node]\nrelay_secret = "0123456789abcdef0123"\n'
+        (listener,) = self.shop.load(shared + NODE2 + node).listeners
+        told = (listener.contact_host, listener.contact_port)
+        self.assertEqual(told, ("federation.company.example", 5061))
+        for text, word in ((shared + NODE2, "relay_secret_file"), (shared + node, "[[neighbour]]")):
+            problem = self.only(text)
+            self.assertEqual(problem.key, "listener[1].contact")
+            self.assertIn(word, problem.suggestion)
+
     def test_routes(self) -> None:
         """No static route leads to a neighbour's domain."""
         route = '\n[[route]]\npattern = "second.example"\naddress = "sip.lync.example:5061"\n'

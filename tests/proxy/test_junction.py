@@ -22,7 +22,8 @@ from impfed.proxy.junction import Junction
 from impfed.routing.neighbours import Neighbours
 from impfed.routing.router import Router
 from impfed.routing.static import StaticRoute
-from impfed.sip.message import SipRequest, parse_message
+from impfed.sip.message import SipRequest, SipResponse, parse_message
+from impfed.sip.relay_token import RelayTokens
 from impfed.sip.target import Hop
 from impfed.sip.transaction_parts import Machine, ServerTransaction
 from impfed.testing.fakes import FakeFlow, counting_ids
@@ -54,6 +55,7 @@ class OneStack:
         self.timers = ReactorTimers(clock)
         self.ports: dict[str, int] = {}
         self.forwarded: list[tuple[SipRequest, Any]] = []
+        self.answers_sent: list[tuple[bytes, Any]] = []
         self.answers: list[int] = []
         self.cancelled: list[object] = []
         self._listeners = config.listeners
@@ -70,8 +72,11 @@ class OneStack:
 
     def send(self, data: bytes, hop: Any) -> None:
         sent = parse_message(data)
-        assert isinstance(sent, SipRequest)
-        self.forwarded.append((sent, hop))
+        if isinstance(sent, SipResponse):
+            self.answers_sent.append((data, hop))
+        else:
+            assert isinstance(sent, SipRequest)
+            self.forwarded.append((sent, hop))
 
     def cancel(self, transaction: object) -> None:
         self.cancelled.append(transaction)
@@ -83,7 +88,7 @@ class OneStack:
 class Site:
     """One node's junction; the gateway behind it only notes what it gets."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, tokens: RelayTokens | None = None) -> None:
         self.clock = Clock()
         self.stack = OneStack(config, self.clock)
         self.gateway = RecordingUser()
@@ -100,6 +105,7 @@ class Site:
             Router([StaticRoute(config.domains)], self.metrics),
             counting_ids(),
             self.metrics,
+            tokens,
         )
 
     def receive(self, arrived: SipRequest, flow: Flow) -> ServerTransaction:

@@ -105,7 +105,7 @@ class RecordingUser:
     def no_ack(self, transaction: Any) -> None:
         self.unacknowledged.append(transaction)
 
-    def stray_response(self, response: Any) -> None:
+    def stray_response(self, response: Any, flow: Any) -> None:
         self.strays.append(response)
 
 
