@@ -145,13 +145,29 @@ def _homes(config: Config, document: dict[str, Any], report: Report) -> None:
     if not (config.homes or _tables(document, "home") or elsewhere):
         report.report((), "there is no [[home]]", "", "add the server that your users log in to")
     for where, raw in _tables(document, "home"):
-        if raw.get("kind") == "prosody" and "address" not in raw:
-            report.report(
-                (*where, "kind"),
-                "address is missing",
-                'with kind "prosody": address = the domain of the Component in Prosody\'s'
-                " configuration",
-            )
+        _home(where, raw, report)
+
+
+def _home(where: Path, raw: dict[str, Any], report: Report) -> None:
+    kind = raw.get("kind")
+    if kind == "prosody" and "address" not in raw:
+        report.report(
+            (*where, "kind"),
+            "address is missing",
+            'with kind "prosody": address = the domain of the Component in Prosody\'s'
+            " configuration",
+        )
+    if kind == "s2s":
+        if "address" not in raw:
+            allowed = 'with kind "s2s": address = a name of the node\'s own'
+            report.report((*where, "kind"), "address is missing", allowed)
+        if "bind" not in raw:
+            allowed = 'with kind "s2s": bind = "host:port", where it connects to us'
+            report.report((*where, "kind"), "bind is missing", allowed)
+    elif kind in ("component", "prosody"):
+        for key in ("bind", "tls", "require_certificates", "ca"):
+            if key in raw:
+                report.report((*where, key), f'it counts for nothing with kind "{kind}"')
 
 
 def _listeners(config: Config, document: dict[str, Any], report: Report) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IResolutionReceiver
-from zope.interface import implementer
 
 from impfed.config.model import Config
 from impfed.config.s2s import S2SConfig
@@ -31,7 +29,7 @@ from impfed.transport.s2s_settings import (
     limits_of,
     listeners_of,
 )
-from impfed.transport.s2s_targets import DnsTargets
+from impfed.transport.s2s_targets import DnsTargets, resolver
 from impfed.transport.tls import TlsStore
 from impfed.xmpp.jid import JID
 
@@ -109,7 +107,9 @@ class XmppFederation:
             sorted(own),
             tls,
             self._section.secret or self._ids.token(32),
-            ConfiguredTargets(self._settings, DnsTargets(lookup, self._ids), self._resolve),
+            ConfiguredTargets(
+                self._settings, DnsTargets(lookup, self._ids), resolver(self._reactor)
+            ),
             self._ids,
             self._metrics,
             self._tracer,
@@ -131,9 +131,6 @@ class XmppFederation:
             return kinds[entry.kind if entry is not None else "xmpp"]
 
         return PresenceRewriter([kinds[name] for name in sorted(used)], kind_of)
-
-    def _resolve(self, host: str, done: Callable[[list[str]], None]) -> None:
-        self._reactor.nameResolver.resolveHostName(_Addresses(done), host)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -223,21 +220,3 @@ class XmppFederation:
 
 def _domains(names: Any) -> frozenset[str]:
     return frozenset(JID.parse(name).domain for name in names)
-
-
-@implementer(IResolutionReceiver)
-class _Addresses:
-    """Gathers the addresses of a host."""
-
-    def __init__(self, done: Callable[[list[str]], None]) -> None:
-        self._done = done
-        self._found: list[str] = []
-
-    def resolutionBegan(self, resolution: Any) -> None:
-        pass
-
-    def addressResolved(self, address: Any) -> None:
-        self._found.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        self._done(list(dict.fromkeys(self._found)))

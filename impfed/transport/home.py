@@ -2,7 +2,8 @@
 
 A home of kind "component" has one XEP-0114 component for each foreign domain, and one for the
 node's own address if it has any; a home of kind "prosody" has one component, and the module
-``etc/prosody/mod_impfed.lua`` feeds it with the stanzas for every foreign domain.
+``etc/prosody/mod_impfed.lua`` feeds it with the stanzas for every foreign domain.  A home of kind
+"s2s" takes us for the server of every foreign domain (:mod:`.home_streams`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.transport.directory import Existence
+from impfed.transport.home_streams import StreamLink
 from impfed.transport.link import HomeLink
 from impfed.transport.link_api import (
     IHomeUser,
@@ -35,9 +37,11 @@ from impfed.transport.link_api import (
     LinkContext,
     LinkLimits,
 )
+from impfed.transport.link_base import LinkBase
 from impfed.transport.queries import Description
 from impfed.transport.rosters import Deed, RosterAnswer, RosterOutcome, unavailable
 from impfed.transport.timers import ReactorTimers
+from impfed.transport.tls import TlsStore
 from impfed.xmpp.barrier import ACCEPTED, Delivery, Outcome, not_sent, refused, unsure
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza
@@ -60,6 +64,8 @@ __all__ = [
     "unsure",
 ]
 
+AnyLink = HomeLink | StreamLink
+
 #: Features of foreign users, whatever their clients can do: we translate these.
 USER_FEATURES = ("http://jabber.org/protocol/chatstates", "urn:xmpp:receipts")
 
@@ -76,6 +82,8 @@ class HomeLinks(Service):
         a home of kind "component"; a home of kind "prosody" needs none.
     :param gateway_types: for a foreign domain the type of its service discovery identity in
         category "gateway" ("lcs", "simple") and its name; type "simple" where it is missing.
+    :param tls: our certificates and trusted roots, for homes of kind "s2s".
+    :param settle: calls a function once what has been taken over so far would survive this process.
     :ivar user: who takes the stanzas; to be set before the start.
     :ivar relay: who takes stanzas for other foreign domains, an IForeignRelay; None for nobody.
     :ivar own: who answers at the node's own address, an IOwnAddress; None for nobody.
@@ -99,11 +107,13 @@ class HomeLinks(Service):
         gateway_types: Mapping[str, tuple[str, str]] | None = None,
         limits: LinkLimits | None = None,
         relayed_domains: Sequence[str] = (),
+        tls: TlsStore | None = None,
+        settle: Callable[[Callable[[], None]], None] = lambda done: done(),
     ) -> None:
         self._reactor = reactor
         self._foreign = frozenset(JID.parse(domain).domain for domain in foreign_domains)
         self._gateway_types = dict(gateway_types or {})
-        self._dirty: list[HomeLink] = []
+        self._dirty: list[LinkBase] = []
         self._timers = ReactorTimers(reactor)
         limits = limits or LinkLimits(acceptance=acceptance_timeout)
         self._gather = limits.gather
@@ -112,15 +122,21 @@ class HomeLinks(Service):
         self.own_domains = frozenset(
             JID.parse(home.address).domain for home in homes if home.address
         )
-        self.links: list[HomeLink] = []
+        self.links: list[AnyLink] = []
         # By local domain: the links by foreign domain; "" stands for every foreign domain.
-        self._by_local: dict[str, dict[str, HomeLink]] = {}
+        self._by_local: dict[str, dict[str, AnyLink]] = {}
+        locals = frozenset(JID.parse(name).domain for home in homes for name in home.domains)
         relayed = {JID.parse(domain).domain for domain in relayed_domains}
         for home in homes:
+            links: dict[str, AnyLink] = {}
             domains = [home.address] if home.address else []
-            if home.kind != "prosody":
+            if home.kind == "s2s":
+                assert tls is not None
+                links[""] = StreamLink(self, home, context, reactor, tls, locals, settle)
+                self.links.append(links[""])
+                domains.clear()
+            elif home.kind != "prosody":
                 domains += sorted(self._foreign | relayed)
-            links: dict[str, HomeLink] = {}
             for domain in domains:
                 link = HomeLink(self, home, domain, context)
                 self.links.append(link)
@@ -159,7 +175,7 @@ class HomeLinks(Service):
 
     # -- for the gateway -----------------------------------------------------------------------
 
-    def link(self, local: str, foreign: str) -> HomeLink | None:
+    def link(self, local: str, foreign: str) -> AnyLink | None:
         """Return the link that carries stanzas between a local and a foreign domain."""
         links = self._by_local.get(local)
         if links is None:
@@ -271,7 +287,7 @@ class HomeLinks(Service):
 
     # -- for the links -------------------------------------------------------------------------
 
-    def flush_later(self, link: HomeLink) -> None:
+    def flush_later(self, link: LinkBase) -> None:
         """Write what the link has gathered: at the end of this reactor turn, or a little later.
 
         Where stanzas come densely they wait for company, so that one write, one barrier and one

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from impfed.core.log import EventLog
 from impfed.transport.directory import DirectoryQueries
 from impfed.transport.link_api import LinkContext
+from impfed.transport.pair_barriers import PairBarriers
 from impfed.transport.queries import Queries
 from impfed.transport.rosters import NS_ROSTERS, RosterRequests
 from impfed.xmpp.barrier import AcceptanceBarrier
@@ -19,6 +20,7 @@ from impfed.xmpp.reader import BadStanza
 from impfed.xmpp.stanza import NS_STANZAS, Stanza, error_reply, xml_attr, xml_text
 
 if TYPE_CHECKING:
+    from impfed.transport.home_streams import StreamLink
     from impfed.transport.link import HomeLink
 
 log = EventLog("impfed.home")
@@ -35,10 +37,10 @@ class Inbox:
 
     def __init__(
         self,
-        link: HomeLink,
+        link: HomeLink | StreamLink,
         owner: Any,
         context: LinkContext,
-        barrier: AcceptanceBarrier,
+        barrier: AcceptanceBarrier | PairBarriers,
         directory: DirectoryQueries,
         rosters: RosterRequests,
     ) -> None:
@@ -88,7 +90,7 @@ class Inbox:
         """
         if stanza.from_.domain not in self._locals:
             return False
-        if stanza.kind != "iq" or stanza.to.text != self._own:
+        if stanza.kind != "iq" or not self._link.asks_as(stanza.to):
             return True
         return stanza.type in ("get", "set") or not self._answers_us(stanza)
 

@@ -22,7 +22,7 @@ from impfed.xmpp.reader import ReaderLimits
 from impfed.xmpp.stanza import OutStanza, Stanza
 
 if TYPE_CHECKING:
-    from impfed.transport.link import HomeLink
+    from impfed.transport.link_base import LinkBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class LinkLimits:
 class IHomeUser(Interface):
     """What uses the home links: the gateway."""
 
-    def stanza_arrived(stanza: Stanza, link: HomeLink) -> None:
+    def stanza_arrived(stanza: Stanza, link: LinkBase) -> None:
         """Take a message or presence from a local user to a foreign domain of ours."""
 
-    def link_up(link: HomeLink) -> None:
+    def link_up(link: LinkBase) -> None:
         """Take note that a link stands."""
 
-    def link_down(link: HomeLink, reason: str) -> None:
+    def link_down(link: LinkBase, reason: str) -> None:
         """Take note that a link that stood is gone; messages without confirmation are unsure."""
 
 
@@ -99,7 +99,7 @@ class ILinkOwner(Interface):
     relay = Attribute("The IForeignRelay, None without XMPP federation.")
     own = Attribute("The IOwnAddress, None if nobody answers at the node's own address.")
 
-    def flush_later(link: HomeLink) -> None:
+    def flush_later(link: LinkBase) -> None:
         """Call ``link.flush()`` at the end of this reactor turn."""
 
     def describe(address: JID) -> Sequence[Description]:

@@ -69,6 +69,10 @@ class LinkBase:
         """Whether the link's own questions may come from an address."""
         return address == self._own
 
+    def flush(self) -> None:
+        """Write what has gathered."""
+        raise NotImplementedError
+
     def _ask(self, stanza: OutStanza) -> None:
         """Write a question whose answer is waited for."""
         raise NotImplementedError

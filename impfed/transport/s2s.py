@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -16,6 +15,8 @@ from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.transport.s2s_api import (
+    Fate,
+    FateTeller,
     FixedSettings,
     IS2SUser,
     LiveConnections,
@@ -30,6 +31,7 @@ from impfed.transport.s2s_connection import S2SConnection
 from impfed.transport.s2s_route import Route
 from impfed.transport.s2s_targets import Found, ITargetFinder, Target
 from impfed.transport.s2s_tls import S2STls
+from impfed.transport.s2s_unproven import Unproven
 from impfed.transport.s2s_verify import Verifiers
 from impfed.transport.s2s_world import NodeWorld
 from impfed.transport.timers import ReactorTimers
@@ -100,6 +102,7 @@ class S2S(Service):
     :param purpose: what it is for, in the log.
     :ivar user: provider of IS2SUser; to be set before the start.
     :ivar watcher: a StreamWatcher; None for nobody.
+    :ivar fate: is told what became of each stanza; None for nobody.
     :ivar settle: calls a function once what came so far would survive this process, before which
         no count of stanzas is told; None to tell it at once.
     :ivar ports: ports that the listeners are bound to, in their order.
@@ -107,6 +110,7 @@ class S2S(Service):
 
     user: Any = None
     watcher: StreamWatcher | None = None
+    fate: FateTeller | None = None
     settle: Callable[[Callable[[], None]], None] | None = None
 
     def __init__(
@@ -155,8 +159,7 @@ class S2S(Service):
         )
         self._routes: dict[tuple[str, str], Route] = {}  # (local, remote)
         self._incoming: dict[S2SConnection, str] = {}  # connections with their addresses
-        self._unproven: set[S2SConnection] = set()
-        self._by_address: Counter[str] = Counter()  # of the unproven ones
+        self._unproven = Unproven(limits.unproven, limits.unproven_per_address)
         self._verifiers = Verifiers(self._context)
         self._dirty: list[S2SConnection] = []
         self._bounces: list[Stanza] = []
@@ -237,27 +240,19 @@ class S2S(Service):
     def status(self) -> list[dict[str, Any]]:
         """Return what an operator wants to know of each way out, and of each stream in."""
         status = [route.status() for route in self._routes.values()]
-        for connection in self._incoming:
-            stream = connection.stream
-            status.append(
-                {
-                    "local": stream.local,
-                    "remote": stream.remote,
-                    "direction": "in",
-                    "state": stream.state.value,
-                    "address": connection.remote_address,
-                    "tls": connection.encryption,
-                    "bidi": stream.bidi,
-                    "pairs": sorted(f"{remote} -> {local}" for remote, local in stream.pairs),
-                }
-            )
-        return status
+        return status + [connection.status() for connection in self._incoming]
 
     def acknowledges(self, local: str, remote: str) -> bool:
         """Say whether what is sent now is acknowledged, on a stream that errors come by, too."""
         route = self._routes.get((local, remote))
         carrier = route.carrier if route is not None else None
         return carrier is not None and carrier.stream.bidi and carrier.stream.acks.sending
+
+    @property
+    def acknowledged(self) -> int:
+        """How many streams stand on which what we send is acknowledged."""
+        carriers = {route.carrier for route in self._routes.values()}
+        return sum(1 for one in carriers if one is not None and one.stream.acks.sending)
 
     def withdraw(self, local: str, remote: str, unwanted: Callable[[OutStanza], bool]) -> None:
         """Forget what waits for a pair and is not to be sent any more; nobody is told."""
@@ -299,6 +294,8 @@ class S2S(Service):
     def bounce(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its sender, in a later turn; errors and results are never answered."""
         self._metrics.count("s2s.bounced")
+        if self.fate is not None:
+            self.fate(stanza, Fate.RETURNED, condition, words)
         if self.watcher is not None:
             self._reactor.callLater(0, self.watcher.returned, stanza, condition, words)
             return
@@ -327,8 +324,7 @@ class S2S(Service):
         limits = self._limits
         if (
             len(self._incoming) >= limits.connections
-            or len(self._unproven) >= limits.unproven
-            or self._by_address[address] >= limits.unproven_per_address
+            or not self._unproven.room(address)
             or (direct and not self._tls.usable)
         ):
             self._metrics.count("s2s.connections_refused")
@@ -345,19 +341,10 @@ class S2S(Service):
         )
         connection.stream.settles = self.settle is not None
         self._incoming[connection] = address
-        self._unproven.add(connection)
-        self._by_address[address] += 1
+        self._unproven.add(connection, address)
         if self._paused:
             connection.pause_reading()
         return connection
-
-    def _no_longer_unproven(self, connection: S2SConnection) -> None:
-        if connection in self._unproven:
-            self._unproven.discard(connection)
-            address = self._incoming[connection]
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
 
     # -- what streams tell ---------------------------------------------------------------------
 
@@ -375,9 +362,7 @@ class S2S(Service):
         if isinstance(event, PairProven):
             self._pair_proven(connection, event)
         elif isinstance(event, Acknowledged):
-            if self.watcher is not None and connection.stream.bidi:
-                self.watcher.acknowledged(event.stanzas)
-            self.stream_ready(connection)
+            self._acknowledged(connection, event)
         elif isinstance(event, CountWanted):
             self._settled(connection, event.count)
         elif isinstance(event, VerifyWanted):
@@ -393,7 +378,7 @@ class S2S(Service):
             self._pair_refused(connection, event)
 
     def _pair_proven(self, connection: S2SConnection, event: PairProven) -> None:
-        self._no_longer_unproven(connection)
+        self._unproven.discard(connection)
         log.info(
             "pair_proven",
             "stream {direction} between {local} and {remote} by {method}, {tls}, {address}",
@@ -435,6 +420,19 @@ class S2S(Service):
 
         self.settle(settled)
 
+    def written(self, stanza: OutStanza) -> None:
+        """A stanza goes by a stream whose peer acknowledges nothing."""
+        if self.fate is not None:
+            self.fate(stanza, Fate.WRITTEN, "", "")
+
+    def _acknowledged(self, connection: S2SConnection, event: Acknowledged) -> None:
+        if self.watcher is not None and connection.stream.bidi:
+            self.watcher.acknowledged(event.stanzas)
+        if self.fate is not None:
+            for stanza in event.stanzas:
+                self.fate(stanza, Fate.ACKNOWLEDGED, "", "")
+        self.stream_ready(connection)
+
     def stream_ready(self, connection: S2SConnection) -> None:
         """The peer reads again, or has acknowledged: hand over what waits."""
         for route in self._carried(connection):
@@ -470,7 +468,7 @@ class S2S(Service):
 
     def stream_gone(self, connection: S2SConnection) -> None:
         """The TCP connection is gone."""
-        self._no_longer_unproven(connection)
+        self._unproven.discard(connection)
         self._incoming.pop(connection, None)
 
     # -- small things --------------------------------------------------------------------------

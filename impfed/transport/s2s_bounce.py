@@ -22,10 +22,10 @@ def bounced(stanza: OutStanza, condition: str, words: str) -> Stanza | None:
 
     None for what is never answered: errors and results.
     """
-    original = _read(stanza.xml)
+    original = read_stanza(stanza.xml)
     if original is None or original.type in ("error", "result"):
         return None
-    return _read(error_reply(original, condition, text=words).xml)
+    return read_stanza(error_reply(original, condition, text=words).xml)
 
 
 def bad_stanza_reply(bad: BadStanza) -> OutStanza | None:
@@ -48,7 +48,8 @@ def bad_stanza_reply(bad: BadStanza) -> OutStanza | None:
     return OutStanza(bad.kind, sender, local, id, xml)
 
 
-def _read(xml: str) -> Stanza | None:
+def read_stanza(xml: str) -> Stanza | None:
+    """Return a stanza written in the namespace of server streams; None if it is none."""
     reader = StanzaReader(NS_SERVER)
     reader.feed(_HEADER)
     for item in reader.feed(xml.encode("utf-8", "replace")):

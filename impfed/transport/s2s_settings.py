@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from zope.interface import implementer
 
 from impfed.config.s2s import S2SConfig, S2SDomainConfig
 from impfed.transport.s2s_api import S2SLimits, S2SListener
-from impfed.transport.s2s_targets import Found, ITargetFinder, Target
+from impfed.transport.s2s_targets import Found, HostTarget, ITargetFinder, Resolve
 from impfed.xmpp.s2s_names import ascii_domain
 from impfed.xmpp.s2s_security import Security, Tls
 
@@ -114,7 +113,7 @@ class ConfiguredTargets:
         self,
         settings: ConfiguredSettings,
         dns: Any,
-        resolve: Callable[[str, Callable[[list[str]], None]], None],
+        resolve: Resolve,
     ) -> None:
         self._settings = settings
         self._dns = ITargetFinder(dns)
@@ -126,22 +125,7 @@ class ConfiguredTargets:
         if entry is None or not entry.host:
             self._dns.find(domain, done)
             return
-        host, port, direct = entry.host, entry.port, entry.direct_tls
-
-        def resolved(addresses: list[str]) -> None:
-            if addresses:
-                targets = [Target(address, port, direct, host) for address in addresses]
-                done(Found(tuple(targets)))
-            else:
-                words = f"the configured server {host} of {domain} has no address"
-                done(Found((), "remote-server-timeout", words))
-
-        try:
-            ip_address(host)
-        except ValueError:
-            self._resolve(host, resolved)
-        else:
-            done(Found((Target(host, port, direct),)))
+        HostTarget(entry.host, entry.port, self._resolve, entry.direct_tls).find(domain, done)
 
 
 def _or(value: bool | None, default: bool) -> bool:

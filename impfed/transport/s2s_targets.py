@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
+from typing import Any
 
+from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import Interface, implementer
 
 from impfed.core.dns import Answer, Lookup, Outcome, Question, RecordType, Srv
@@ -58,6 +60,10 @@ class Found:
     targets: tuple[Target, ...] = ()
     condition: str = ""
     words: str = ""
+
+
+Resolve = Callable[[str, Callable[[list[str]], None]], None]
+"""Looks up the addresses of a host."""
 
 
 class ITargetFinder(Interface):
@@ -115,6 +121,65 @@ class DnsTargets:
             return
         search = _Search(name, self._lookup, self._ids, done)
         search.start(self._direct)
+
+
+@implementer(ITargetFinder)
+class HostTarget:
+    """One server, whatever the domain.
+
+    :param host: name or IP address.
+    :param resolve: looks up the addresses of a name.
+    """
+
+    def __init__(self, host: str, port: int, resolve: Resolve, direct: bool = False) -> None:
+        self._host = host
+        self._port = port
+        self._resolve = resolve
+        self._direct = direct
+
+    def find(self, domain: str, done: Callable[[Found], None]) -> None:
+        """Look up its addresses."""
+        host, port, direct = self._host, self._port, self._direct
+
+        def resolved(addresses: list[str]) -> None:
+            if addresses:
+                targets = [Target(address, port, direct, host) for address in addresses]
+                done(Found(tuple(targets)))
+            else:
+                words = f"the configured server {host} of {domain} has no address"
+                done(Found((), "remote-server-timeout", words))
+
+        if _is_address(host):
+            done(Found((Target(host, port, direct),)))
+        else:
+            self._resolve(host, resolved)
+
+
+def resolver(reactor: Any) -> Resolve:
+    """Return what looks up the addresses of a host as the system does."""
+
+    def resolve(host: str, done: Callable[[list[str]], None]) -> None:
+        reactor.nameResolver.resolveHostName(_Addresses(done), host)
+
+    return resolve
+
+
+@implementer(IResolutionReceiver)
+class _Addresses:
+    """Gathers the addresses of a host."""
+
+    def __init__(self, done: Callable[[list[str]], None]) -> None:
+        self._done = done
+        self._found: list[str] = []
+
+    def resolutionBegan(self, resolution: Any) -> None:
+        pass
+
+    def addressResolved(self, address: Any) -> None:
+        self._found.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        self._done(list(dict.fromkeys(self._found)))
 
 
 class _Search:

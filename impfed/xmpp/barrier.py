@@ -96,7 +96,7 @@ class AcceptanceBarrier:
 
     def sent(self, stanza: OutStanza, done: Callable[[Delivery], None], now: float) -> None:
         """Take note of a message that is written now.  ``done`` is called exactly once."""
-        key = (stanza.id, stanza.to.bare.text, stanza.from_.bare.text)
+        key = _key_of(stanza)
         waiting = _Waiting(key, done, now)
         waiting.twin = self._by_key.get(key)
         self._by_key[key] = waiting
@@ -121,6 +121,26 @@ class AcceptanceBarrier:
         for waiting in flying:
             self._finish(waiting, ACCEPTED)
         return True
+
+    def decided(self, stanza: OutStanza, delivery: Delivery) -> bool:
+        """Take what became of a message from whoever knows; returns whether that was open.
+
+        Of several messages with one id it is the oldest.
+        """
+        waiting = self._by_key.get(_key_of(stanza))
+        open = waiting is not None
+        while waiting is not None and waiting.twin is not None and waiting.twin.done is not None:
+            waiting = waiting.twin
+        if waiting is not None:
+            self._finish(waiting, delivery)
+        for waits in (self._flying, self._since):
+            count = next((i for i, one in enumerate(waits) if one.done is not None), len(waits))
+            del waits[:count]
+        return open
+
+    def waits_for(self, stanza: OutStanza) -> bool:
+        """Say whether the outcome of a message is open."""
+        return _key_of(stanza) in self._by_key
 
     def refused(self, stanza: Stanza) -> bool:
         """Take a message of type error; returns whether it decided an open outcome."""
@@ -178,3 +198,7 @@ class AcceptanceBarrier:
             done(delivery)
         except Exception:
             self._fault()  # the outcomes of the others must still be told
+
+
+def _key_of(stanza: OutStanza) -> _Key:
+    return (stanza.id, stanza.to.bare.text, stanza.from_.bare.text)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
@@ -33,6 +35,24 @@ class Network:
         """Bring the thread back to where it was."""
         _check(_libc.setns(self._home, _NEW_NETWORK), "no way back")
         os.close(self._home)
+
+
+class KeptNetwork(Network):
+    """A network that lasts, and that the thread is in only where it says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inside = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        _check(_libc.setns(self._home, _NEW_NETWORK), "no way back")
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in it meanwhile."""
+        _check(_libc.setns(self._inside, _NEW_NETWORK), "no way in")
+        try:
+            yield
+        finally:
+            _check(_libc.setns(self._home, _NEW_NETWORK), "no way back")
 
 
 def mortal(command: list[str]) -> list[str]:
