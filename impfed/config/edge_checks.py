@@ -80,7 +80,8 @@ def _sides(config: Config, document: dict[str, Any], report: Report) -> None:
                 "nodes are known by their certificates",
                 '"required"',
             )
-    if config.edge is not None and len(config.listeners) == len(listeners):
+    sided = [raw for raw in listeners if isinstance(raw, dict) and "side" in raw]
+    if config.edge is not None and len(config.listeners) == len(listeners) == len(sided):
         for side in ("outside", "inside"):
             if listeners and not _listeners(config, side):
                 whom = "partners" if side == "outside" else "the nodes"

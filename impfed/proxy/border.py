@@ -71,6 +71,10 @@ class _BorderAgent(ProxyAgent):
 
     border: Border
 
+    def received(self, request: SipRequest, flow: Flow) -> str:
+        """Return what ``received`` has to say: nothing of the inside, which is nobody's business."""
+        return "" if self.border.side(flow) is Side.INSIDE else super().received(request, flow)
+
     def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
         """Take an answer, with the addresses that belong on the other side."""
         branch: Branch = transaction.user.branch

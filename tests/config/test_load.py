@@ -57,8 +57,9 @@ class SampleTests(SynchronousTestCase):
         self.assertEqual(page, reference(), "run scripts/config-reference")
 
     def test_sample_names_every_key(self) -> None:
-        """Every section of the tables stands in the sample."""
-        text = (ROOT / "etc" / "impfed.toml").read_text("utf-8")
+        """Every section of the tables stands in the sample of a node or in that of an edge."""
+        samples = ("impfed.toml", "impfed-edge.toml")
+        text = "".join((ROOT / "etc" / name).read_text("utf-8") for name in samples)
         from impfed.config.sections import SECTIONS
 
         for section in SECTIONS:
