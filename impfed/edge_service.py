@@ -25,7 +25,7 @@ from impfed.ctl.server import ControlServer
 from impfed.policy.peers import PeerPolicy
 from impfed.policy.sources import SourceLimits
 from impfed.proxy.border import Border, port_listeners
-from impfed.proxy.health import HealthChecks
+from impfed.proxy.health import HealthChecks, Rhythm
 from impfed.routing.inner import InnerRoute, InnerTargets
 from impfed.routing.setup import Routing
 from impfed.service import end_with_failure
@@ -76,6 +76,8 @@ class Edge(MultiService):
         ports = port_listeners(config, edge)
         listeners = [self._own(listener) for listener in config.listeners]
         limits = SipLimits(
+            connect_timeout=config.sip.connect_timeout,
+            failover_after=config.sip.failover_after,
             framing=FramingLimits(body=config.im.message_limit),
             connections_per_address=edge.limits.connections,
             handshakes_per_address=edge.limits.handshakes,
@@ -85,7 +87,13 @@ class Edge(MultiService):
             self.reactor, [*listeners, *ports.values()], self.tls, ids, metrics, self.tracer,
             limits=limits, upstreams=config.node.trusted_upstreams,
         )  # fmt: skip
-        self.checks = HealthChecks(edge, self._ask, self.timers, ids, metrics, self._turned)
+        rhythm = Rhythm(
+            edge.check_interval, edge.check_timeout, edge.check_falls, edge.check_rises,
+            edge.domains[0],
+        )  # fmt: skip
+        self.checks = HealthChecks(
+            edge.targets, rhythm, self._ask, self.timers, ids, metrics, self._turned
+        )
         self.sources = SourceLimits(edge.limits)
         by_listener = {name: port.target for name, port in zip(ports, edge.ports, strict=True)}
         self.border = Border(
@@ -172,7 +180,7 @@ class Edge(MultiService):
             "version": __version__,
             "since": self.started_at,
             "domains": list(self.edge.domains),
-            "targets": [self._target(line) for line in self.checks.status()],
+            "targets": [self._target(target, line) for target, line in self.checks.status()],
             "ports": [
                 {
                     "public": f"{port.public_host}:{port.public_port}",
@@ -192,9 +200,11 @@ class Edge(MultiService):
             "metrics": self.metrics.snapshot(),
         }
 
-    def _target(self, line: dict[str, Any]) -> dict[str, Any]:
-        hops = [hop for hop in self.targets.hops() if hop.source == line["name"]]
+    def _target(self, target: EdgeTargetConfig, line: dict[str, Any]) -> dict[str, Any]:
+        hops = [hop for hop in self.targets.hops() if hop.source == target.name]
         open_ = [hop for hop in hops if self._condition(hop)[0] == "open"]
+        names = ("new_requests", "priority", "weight")
+        line |= {name: getattr(target, name) for name in names}
         return line | {"connections": f"{len(open_)} of {len(hops)}"}
 
     def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:

@@ -1,12 +1,11 @@
-"""Which machines behind an edge answer: each is asked with OPTIONS all the time."""
+"""Which machines of ours answer: each is asked with OPTIONS all the time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from impfed.config.edge import EdgeConfig, EdgeTargetConfig
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -17,51 +16,96 @@ from impfed.sip.transaction import ClientTransaction, FailureCause
 from impfed.transport.flow import bracketed
 from impfed.transport.timers import ReactorTimers
 
-log = EventLog("impfed.edge")
-
 #: Answers that mean that the machine is there, but does not want to work.
 _OUT_OF_SERVICE = frozenset((408, 500, 502, 503, 504))
 
-#: Sends a request to a target; its user is told what comes of it.
-Ask = Callable[[EdgeTargetConfig, OutgoingRequest, Any], None]
+
+class Watchable(Protocol):
+    """A machine that is asked."""
+
+    @property
+    def name(self) -> str:
+        """Its name in logs and status."""
+        ...
+
+    @property
+    def transport(self) -> str:
+        """ "tls" or "tcp"."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Where it is connected to."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Where it is connected to."""
+        ...
+
+
+_Target = TypeVar("_Target", bound=Watchable)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How machines are asked.
+
+    :ivar interval: seconds from one check to the next.
+    :ivar timeout: seconds that an answer may take.
+    :ivar falls: checks in a row that have to fail before a machine counts as down.
+    :ivar rises: checks in a row that have to succeed before it counts as up again.
+    :ivar domain: a domain of ours, in whose name is asked.
+    """
+
+    interval: float
+    timeout: float
+    falls: int
+    rises: int
+    domain: str
 
 
 @dataclass(slots=True, eq=False)
-class _Watched:
+class _Watched(Generic[_Target]):
     """A target and what its checks said."""
 
-    target: EdgeTargetConfig
+    target: _Target
     up: bool = True
     streak: int = 0  # checks in a row that say the contrary of ``up``
     since: float = 0.0
     reason: str = "not checked yet"
-    check: _Check | None = None
+    check: _Check[_Target] | None = None
     timer: Timer | None = None
 
 
-class HealthChecks:
+class HealthChecks(Generic[_Target]):
     """Asks every target again and again; until it knows better it takes all of them as up.
 
-    :param ask: sends.
+    :param ask: sends a request to a target; its user is told what comes of it.
     :param changed: called with a target's name when it has gone up or down.
+    :param room: "edge" or "proxy": under that name are counters and lines in the log.
     """
 
     def __init__(
         self,
-        edge: EdgeConfig,
-        ask: Ask,
+        targets: Iterable[_Target],
+        rhythm: Rhythm,
+        ask: Callable[[_Target, OutgoingRequest, Any], None],
         timers: ReactorTimers,
         ids: IdSource,
         metrics: Metrics,
         changed: Callable[[str, bool], None] = lambda name, up: None,
+        room: str = "edge",
     ) -> None:
-        self._edge = edge
+        self._rhythm = rhythm
+        self._room = room
+        self._log = EventLog(f"impfed.{room}")
         self._ask_target = ask
         self._timers = timers
         self._ids = ids
         self._metrics = metrics
         self._changed = changed
-        self._watched = {target.name: _Watched(target) for target in edge.targets}
+        self._watched = {target.name: _Watched(target) for target in targets}
         self._running = False
 
     def up(self, name: str) -> bool:
@@ -89,48 +133,52 @@ class HealthChecks:
         if self._running and watched.check is None:
             self._ask(watched)
 
-    def status(self) -> Iterable[dict[str, Any]]:
-        """Return a line about each target."""
+    def reason(self, name: str) -> str:
+        """Return what was wrong with a target when it was asked last; "" for nothing."""
+        return self._watched[name].reason
+
+    def status(self) -> Iterable[tuple[_Target, dict[str, Any]]]:
+        """Return what is known of each target."""
         for watched in self._watched.values():
             target = watched.target
-            yield {
-                "name": target.name,
-                "address": f"{target.transport}:{bracketed(target.host)}:{target.port}",
-                "new_requests": target.new_requests,
-                "priority": target.priority,
-                "weight": target.weight,
-                "state": "up" if watched.up else "down",
-                "since": watched.since,
-                "reason": watched.reason,
-            }
+            yield (
+                target,
+                {
+                    "name": target.name,
+                    "address": f"{target.transport}:{bracketed(target.host)}:{target.port}",
+                    "state": "up" if watched.up else "down",
+                    "since": watched.since,
+                    "reason": watched.reason,
+                },
+            )
 
     # -- one check ---------------------------------------------------------------------------------
 
-    def _ask(self, watched: _Watched) -> None:
+    def _ask(self, watched: _Watched[_Target]) -> None:
         self._cancel(watched)
         check = watched.check = _Check(self, watched)
-        self._metrics.count("edge.checks")
-        wait = self._edge.check_timeout
+        self._metrics.count(f"{self._room}.checks")
+        wait = self._rhythm.timeout
         watched.timer = self._timers.after(wait, self._late, watched, check)
         self._ask_target(watched.target, self._options(watched.target), check)
 
-    def _options(self, target: EdgeTargetConfig) -> OutgoingRequest:
+    def _options(self, target: _Target) -> OutgoingRequest:
         # To the machine itself: a routing node has to answer, not to pass it on.
         uri = f"sip:{bracketed(target.host)}:{target.port};transport={target.transport}"
         call_id = self._ids.call_id()
         headers = [
             ("Max-Forwards", "1"),
-            ("From", f"<sip:{self._edge.domains[0]}>;tag={self._ids.tag()}"),
+            ("From", f"<sip:{self._rhythm.domain}>;tag={self._ids.tag()}"),
             ("To", f"<{uri}>"),
             ("Call-ID", call_id),
             ("CSeq", "1 OPTIONS"),
         ]
         return OutgoingRequest("OPTIONS", uri, headers, b"", 1, call_id)
 
-    def _late(self, watched: _Watched, check: _Check) -> None:
-        self.told(watched, check, f"no answer to OPTIONS within {self._edge.check_timeout:g} s")
+    def _late(self, watched: _Watched[_Target], check: _Check[_Target]) -> None:
+        self.told(watched, check, f"no answer to OPTIONS within {self._rhythm.timeout:g} s")
 
-    def told(self, watched: _Watched, check: _Check, trouble: str) -> None:
+    def told(self, watched: _Watched[_Target], check: _Check[_Target], trouble: str) -> None:
         """Take the outcome of a check.
 
         :param trouble: why it failed, in words; "" when the target has answered.
@@ -139,30 +187,30 @@ class HealthChecks:
             return  # it was late, and counted
         watched.check = None
         self._cancel(watched)
-        edge = self._edge
-        watched.timer = self._timers.after(edge.check_interval, self._ask, watched)
+        rhythm = self._rhythm
+        watched.timer = self._timers.after(rhythm.interval, self._ask, watched)
         good = not trouble
         watched.reason = trouble
         if good is watched.up:
             watched.streak = 0
             return
         watched.streak += 1
-        if watched.streak >= (edge.check_rises if good else edge.check_falls):
+        if watched.streak >= (rhythm.rises if good else rhythm.falls):
             self._turn(watched, good)
-        elif not good and edge.check_falls > 1:
+        elif not good and rhythm.falls > 1:
             # A connection that is refused says so at once: do not wait a whole interval to be sure.
             watched.timer.cancel()
-            pause = min(edge.check_interval, 1.0)
+            pause = min(rhythm.interval, 1.0)
             watched.timer = self._timers.after(pause, self._ask, watched)
 
-    def _turn(self, watched: _Watched, up: bool) -> None:
+    def _turn(self, watched: _Watched[_Target], up: bool) -> None:
         watched.up, watched.streak, watched.since = up, 0, self._timers.seconds()
-        self._metrics.count("edge.targets_up" if up else "edge.targets_down")
+        self._metrics.count(f"{self._room}.targets_{'up' if up else 'down'}")
         name = watched.target.name
         if up:
-            log.info("target_up", "{target} answers again", target=name)
+            self._log.info("target_up", "{target} answers again", target=name)
         else:
-            log.warn(
+            self._log.warn(
                 "target_down",
                 "{target} gets no new requests: {why}",
                 target=name,
@@ -171,18 +219,18 @@ class HealthChecks:
         self._changed(name, up)
 
     @staticmethod
-    def _cancel(watched: _Watched) -> None:
+    def _cancel(watched: _Watched[_Target]) -> None:
         timer, watched.timer = watched.timer, None
         if timer is not None:
             timer.cancel()
 
 
-class _Check:
+class _Check(Generic[_Target]):
     """The user of one OPTIONS."""
 
     __slots__ = ("_checks", "_watched")
 
-    def __init__(self, checks: HealthChecks, watched: _Watched) -> None:
+    def __init__(self, checks: HealthChecks[_Target], watched: _Watched[_Target]) -> None:
         self._checks = checks
         self._watched = watched
 
