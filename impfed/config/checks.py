@@ -172,7 +172,7 @@ def _home(where: Path, raw: dict[str, Any], report: Report) -> None:
 
 def _listeners(config: Config, document: dict[str, Any], report: Report) -> None:
     listeners = _tables(document, "listener")
-    if not listeners:
+    if not listeners and _speaks_sip(config, document):
         report.report((), "there is no [[listener]]", "", "add one so that SIP peers can connect")
     bound = []
     for where, raw in listeners:
@@ -202,6 +202,13 @@ def _listeners(config: Config, document: dict[str, Any], report: Report) -> None
             )
         _proxied(where, raw, report)
     _repeated(bound, report, lambda name, place: f"{name} is bound by {place} already")
+
+
+def _speaks_sip(config: Config, document: dict[str, Any]) -> bool:
+    """Say whether anything is to come or go by SIP: without, XMPP federation is enough."""
+    sip = ("domain", "route", "neighbour", "edge")
+    asked = any(name in document for name in sip) or config.open_federation.enabled
+    return asked or "s2s" not in document
 
 
 def _proxied(where: Path, raw: dict[str, Any], report: Report) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,10 +16,12 @@ from impfed.core.trace import Tracer
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
 from impfed.policy.users import UserPolicies
+from impfed.relay.ledger import TextLedger, Writes
 from impfed.relay.people import Answers
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Relay
+from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
 from impfed.transport.s2s_settings import (
@@ -30,6 +31,7 @@ from impfed.transport.s2s_settings import (
     listeners_of,
 )
 from impfed.transport.s2s_targets import DnsTargets, resolver
+from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
 from impfed.xmpp.jid import JID
 
@@ -68,6 +70,7 @@ class XmppFederation:
             reactor.seconds,
             lambda local, remote, incoming: self._policy.refusal(remote, incoming),
         )
+        self._timers = ReactorTimers(reactor)
         self._relay: Relay
         self._s2s: S2S
 
@@ -75,6 +78,7 @@ class XmppFederation:
         self,
         home: HomeLinks,
         lists: tuple[UserPolicies, Answers],
+        store: Writes,
         tls: TlsStore,
         lookup: Lookup,
     ) -> None:
@@ -98,8 +102,10 @@ class XmppFederation:
             self._rewriter(),
             self.probe,
             self._metrics,
-            self._reactor.seconds,
+            self._timers,
             config.im,
+            TextLedger(store, config.node.name, self._ids, self._reactor.seconds, self._metrics),
+            self._ids,
         )
         s2s = self._s2s = relay.streams = S2S(
             self._reactor,
@@ -116,7 +122,7 @@ class XmppFederation:
             self._settings,
             limits_of(self._section),
         )
-        s2s.user = relay
+        s2s.user, s2s.fate, s2s.settle = relay, relay.ledger.fate, relay.deliveries.settle
         home.relay = relay
         if own:
             self.probe.bind(min(own), s2s.send, self._policy.refusal)
@@ -144,6 +150,7 @@ class XmppFederation:
 
     def stop(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned to its senders."""
+        self._timers.stop()
         return self._s2s.stopService() if self.enabled else succeed(None)
 
     # -- for operators -----------------------------------------------------------------------------
@@ -156,6 +163,10 @@ class XmppFederation:
         words = "allowed" if self._policy.allow else "denied"
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
         return {"xmpp_federation": f"every domain is {words}", "xmpp_streams": self._s2s.status()}
+
+    def on_their_way(self, text: str) -> list[LedgerEntry]:
+        """Return texts whose end is open, by an id or an address."""
+        return self._relay.ledger.find(text) if self.enabled else []
 
     def takes(self, domain: str) -> bool:
         """Say whether a foreign domain is reached over XMPP, if policy lets it."""

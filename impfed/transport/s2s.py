@@ -246,7 +246,10 @@ class S2S(Service):
         """Say whether what is sent now is acknowledged, on a stream that errors come by, too."""
         route = self._routes.get((local, remote))
         carrier = route.carrier if route is not None else None
-        return carrier is not None and carrier.stream.bidi and carrier.stream.acks.sending
+        if carrier is None or not carrier.stream.bidi:
+            return False
+        acks = carrier.stream.acks
+        return acks.sending and acks.receiving  # it has agreed
 
     @property
     def acknowledged(self) -> int:

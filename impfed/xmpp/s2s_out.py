@@ -41,7 +41,14 @@ __all__ = ["OutgoingStream", "State"]
 Next = tuple[Input, Any] | None
 
 #: Dialback and SASL conditions after which the same attempt would end the same way.
-_LASTING = {"policy-violation", "not-allowed", "forbidden", "not-authorized", "item-not-found"}
+_LASTING = {
+    "forbidden",
+    "item-not-found",
+    "not-allowed",
+    "not-authorized",
+    "policy-violation",
+    "remote-server-not-found",  # it cannot find us, or ejabberd does not take our certificate
+}
 
 #: Stream errors that the same attempt would meet again.
 _LASTING_ERRORS = {

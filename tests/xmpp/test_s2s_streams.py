@@ -332,6 +332,11 @@ class OutgoingTests(unittest.SynchronousTestCase):
         (closed,) = error.receive(answer.encode(), 1.0)
         self.assertIn("remote-server-timeout: slow", closed.words)
         self.assertIs(closed.retry, Retry.LATER)
+        unknown = self.stream()
+        self.features(unknown)
+        answer = dialback.result_error("b.example", "a.example", "remote-server-not-found", "DNS")
+        (closed,) = unknown.receive(answer.encode(), 1.0)
+        self.assertIs(closed.retry, Retry.NEVER)
 
     def test_sasl_refused(self) -> None:
         """SASL EXTERNAL refused: dialback on the same stream, else after a new connection."""
