@@ -39,6 +39,7 @@ from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kinds
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.junction import Junction
+from impfed.proxy.pat_check import PatCheck
 from impfed.proxy.relaying import relay_tokens
 from impfed.relay.setup import XmppFederation
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
@@ -214,6 +215,7 @@ class Node(MultiService):
                 tokens,
             )
         self.stack.user = self.junction or self.gateway
+        pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)
         self.home.user = self.gateway
         lists = (self.presence.policies, self.presence.authorizations)
         self.federation.build(self.home, lists, self.tls, self.routing.dns.lookup)
@@ -225,7 +227,9 @@ class Node(MultiService):
         )
         local_domains = config.local_domains
         people = People(self.im, self.presence, self.store, local_domains)
-        self._operations = Operations(explainer, people, self.presence, local_domains, self.budgets)
+        self._operations = Operations(
+            explainer, people, self.presence, local_domains, self.budgets, pat
+        )
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _connection_closed(self, flow: Flow) -> None:

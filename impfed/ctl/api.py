@@ -51,11 +51,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
         " forget; resume ends the pauses that its next hops asked for",
     ),
     "limits": ("", "local users at a limit, and foreign domains that were refused by one"),
+    "pat-check": (
+        "",
+        "call every advertised address, this node's and its neighbours': which mapping is missing,"
+        " crossed, or right",
+    ),
     "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
 }
 
 #: Commands that :meth:`NodeView.perform` answers, with any number of arguments.
-OPERATIONS = frozenset({"explain", "policy", "user", "budget", "limits"})
+OPERATIONS = frozenset({"explain", "policy", "user", "budget", "limits", "pat-check"})
 
 
 class ControlError(ImpfedError):

@@ -14,6 +14,7 @@ from impfed.gateway.explain import Explainer, ExplainError
 from impfed.gateway.people import Done, People, PeopleError
 from impfed.gateway.presence import PresenceGateway
 from impfed.policy.users import Default, ListDecision, PolicyError, subject_of
+from impfed.proxy.pat_check import PatCheck
 from impfed.xmpp.jid import JID
 
 Items = list[dict[str, Any]]
@@ -24,6 +25,7 @@ class Operations:
 
     :param local_domains: exact names, lower case.
     :param budgets: what may be sent to each partner.
+    :param pat: calls the advertised addresses.
     """
 
     def __init__(
@@ -33,18 +35,21 @@ class Operations:
         presence: PresenceGateway,
         local_domains: frozenset[str],
         budgets: Budgets | None = None,
+        pat: PatCheck | None = None,
     ) -> None:
         self._explainer = explainer
         self._people = people
         self._presence = presence
         self._local_domains = local_domains
         self._budgets = budgets
+        self._pat = pat
         self._answers: dict[str, Callable[[Sequence[str]], Items | Deferred[Items]]] = {
             "explain": self._explain,
             "policy": self._policy,
             "user": self._user,
             "budget": self._budget,
             "limits": self._limits,
+            "pat-check": self._pat_check,
         }
 
     def perform(self, command: str, arguments: Sequence[str]) -> Items | Deferred[Items]:
@@ -67,6 +72,13 @@ class Operations:
         if arguments:
             raise _usage("limits")
         return cast(Items, self._presence.limits())
+
+    def _pat_check(self, arguments: Sequence[str]) -> Deferred[Items]:
+        if arguments:
+            raise _usage("pat-check")
+        if self._pat is None:
+            raise ControlError("this node has no advertised addresses")
+        return self._pat.check()
 
     # -- partners ----------------------------------------------------------------------------------
 

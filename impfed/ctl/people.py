@@ -1,4 +1,4 @@
-"""What ``explain``, ``policy``, ``user``, ``budget`` and ``limits`` tell, in words."""
+"""What ``explain``, ``policy``, ``user``, ``budget``, ``limits`` and ``pat-check`` tell, in words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from impfed.ctl import budget
+from impfed.ctl import budget, pat
 from impfed.ctl.client import ControlClient
 from impfed.ctl.words import listing, printable
 
@@ -61,6 +61,8 @@ def command(name: str, width: Callable[[], int]) -> Callable[..., int]:
             out.write("".join(map(gone, items)))
         elif name == "budget":
             out.write(budget.words(items))
+        elif name == "pat-check":
+            out.write(pat.words(items))
         else:
             out.write(listing(items, "nobody is at a limit", width()))
         return 0 if all(item.get("passes", True) for item in items) else 1

@@ -318,9 +318,9 @@ class Dispatch(Service, FlowOwner):
             self.respond(transaction, 405, headers=(("Allow", self._allow),))
             return
         try:
-            if request.method == "OPTIONS" and self.probed is not None:
-                if self.probed(transaction, request, transaction.source):
-                    return
+            probed = self.probed if request.method == "OPTIONS" else None
+            if probed is not None and probed(transaction, request, transaction.source):
+                return
             self.user.request_arrived(transaction, request, transaction.source)
         except RemoteError as error:
             self.respond(transaction, error.status, error.reason, headers=error.headers)

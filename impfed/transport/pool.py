@@ -94,6 +94,7 @@ class Pool:
         self._flows: dict[Target, StreamFlow] = {}
         self._resting: dict[Target, _Rest] = {}
         self._attempts: set[Attempt] = set()
+        self._once: set[Target] = set()
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -129,6 +130,14 @@ class Pool:
         except LocalError as error:
             return _no_flow(target, str(error))
 
+    def once(self, target: Target) -> Flow:
+        """Return a connection that is tried once: its failure is told to its user alone.
+
+        :param target: with a lane that nobody else has.
+        """
+        self._once.add(target)
+        return self.flow(target)
+
     def _open(self, target: Target, others: bool) -> StreamFlow:
         place = (target.host, target.port)
         limits = self._owner.limits
@@ -152,6 +161,9 @@ class Pool:
             return
         if self._flows.get(target) is flow:
             del self._flows[target]
+        if target in self._once:
+            self._once.discard(target)
+            return
         now = self._owner.timers.seconds()
         lived = flow.opened is not None and now - flow.opened >= _SHORT
         if not flow.silent and (flow.heard or (lived and not flow.refused)):
