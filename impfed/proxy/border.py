@@ -159,7 +159,7 @@ class Border:
             now = self._stack.timers.seconds()
             self._judge(self._sources.address(flow.remote[0], now), flow.remote[0], flow)
             self.destinations.came_by(flow)
-        if self._asks_us(request):
+        if self._asks_us(request) and not self._policy.calls_itself(request, flow):
             self._stack.respond(transaction, 200, headers=(("Allow", ALLOW),))
             return
         self._agent.request_arrived(transaction, self._readdressed_request(request, flow), flow)

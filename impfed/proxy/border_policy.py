@@ -57,10 +57,14 @@ class BorderPolicy(PairPolicy):
         refusal = super().__call__(request, source, question)
         if refusal is not None or self._side(source) is Side.INSIDE:
             return refusal
+        if self.calls_itself(request, source):
+            return None
         sender = request.from_.uri
         return self._allowance(sender.host, source) if isinstance(sender, SipUri) else None
 
     def _verdict(self, request: SipRequest, source: Any, question: Question) -> tuple[int, str]:
+        if self.calls_itself(request, source):
+            return 0, ""
         side = self._side(source)
         if side is Side.OUTSIDE and self._fronts.inside(source.listener):
             return 403, "it came to an inside listener from a machine that is none of ours"
@@ -71,6 +75,21 @@ class BorderPolicy(PairPolicy):
         if self._targets.knows(uri) or uri.host in self._domains or self._fronts.ours(uri):
             return 403, f"from inside to {uri.host}, which is inside too"
         return 0, ""
+
+    def calls_itself(self, request: SipRequest, source: Any) -> bool:
+        """Say whether a machine inside asks, from outside, what a public address leads to.
+
+        So ``impfedctl pat-check`` of a node finds out whether its own address leads back to it.
+        """
+        if request.method != "OPTIONS" or request.to_tag or request.get("route") is not None:
+            return False
+        uri = request.uri
+        if not isinstance(uri, SipUri) or uri.user or uri.param("maddr") is not None:
+            return False
+        peer = source.peer
+        known = peer.proven and self._targets.who(peer.names) != ""
+        outside = source.listener != "" and not self._fronts.inside(source.listener)
+        return known and outside and (self._targets.knows(uri) or self._fronts.ours(uri))
 
     def _refusal(self, status: int, reason: str) -> RemoteError:
         error = super()._refusal(status, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from math import log
 
@@ -33,6 +34,11 @@ class InnerTargets:
         self._lanes = {
             target.name: tuple(_hop(target, edge, lane) for lane in range(lanes_of(target, edge)))
             for target in self.all
+        }
+        # The same, where another target takes over at once (Hop.others).
+        self._hurried = {
+            name: tuple(replace(hop, others=True) for hop in hops)
+            for name, hops in self._lanes.items()
         }
         self._new = tuple(target for target in self.all if target.new_requests)
         self._by_name = {
@@ -84,17 +90,15 @@ class InnerTargets:
         found = self._by_address.get(address_of(uri))
         if found is None:
             return []
-        if len(found) == 1:
-            return [self._lane(found[0], call_id)]
-        return [self._lane(target, call_id) for target in order(found, call_id)]
+        return self._ways(found, call_id)
 
     def named(self, name: str, call_id: str) -> list[Hop]:
         """Return the way to a target."""
-        return [self._lane(self._named[name], call_id)]
+        return self._ways((self._named[name],), call_id)
 
     def for_new(self, call_id: str) -> list[Hop]:
         """Return where what a partner begins goes: the first choice, and the others in order."""
-        return [self._lane(target, call_id) for target in order(self._new, call_id)]
+        return self._ways(self._new, call_id)
 
     def check(self, target: EdgeTargetConfig) -> Hop:
         """Return the way on which a target is asked whether it is there."""
@@ -108,11 +112,11 @@ class InnerTargets:
         """Return every connection that there may be."""
         return [hop for hops in self._lanes.values() for hop in hops]
 
-    def _lane(self, target: EdgeTargetConfig, call_id: str) -> Hop:
-        lanes = self._lanes[target.name]
-        if len(lanes) == 1:
-            return lanes[0]
-        return lanes[_number(call_id, "lane") % len(lanes)]
+    def _ways(self, targets: Sequence[EdgeTargetConfig], call_id: str) -> list[Hop]:
+        lanes = self._hurried if len(targets) > 1 else self._lanes
+        number = _number(call_id, "lane")
+        chosen = [lanes[target.name] for target in order(targets, call_id)]
+        return [hops[number % len(hops)] for hops in chosen]
 
 
 def order(targets: Sequence[EdgeTargetConfig], call_id: str) -> list[EdgeTargetConfig]:

@@ -33,7 +33,10 @@ from tests.interop.scene import FOREIGN, HOME, RUN
 OUTSIDE_NAME, INSIDE_NAME = f"fed.{HOME}", f"edge.inside.{HOME}"
 NODE_NAMES = (f"node1.inside.{HOME}", f"node2.inside.{HOME}")
 
-FAR_USERS = ("romeo", "tybalt", "paris", "mercutio", "benvolio", "capulet")
+FAR_USERS = (
+    "romeo", "tybalt", "paris", "mercutio", "benvolio", "capulet", "escalus", "balthasar", "sampson",
+    "rosaline",
+)  # fmt: skip
 
 
 @dataclass

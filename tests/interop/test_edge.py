@@ -69,3 +69,91 @@ class EdgeTests(SynchronousTestCase):
         self.assertNotIn(NODE_NAMES[0], invite.partition("\r\n\r\n")[0])
         self.far_does("im", "paris", 200, text="Happily met")
         self.alice.expect(self.alice_begin, event="message", body="Happily met")
+
+    def watched(self, who: str) -> None:
+        """A far user watches alice, who says yes."""
+        self.far_does("subscribe", who, 200)
+        self.alice.expect(self.alice_begin, event="asked", sender=f"{who}@{FOREIGN}")
+        self.alice.send("approve", to=f"{who}@{FOREIGN}")
+        self.sees(who, "available", self.begin)
+
+    def sees(self, who: str, state: str, since: int) -> None:
+        """Wait until a far user sees alice so."""
+        wanted = {"event": "presence", "sender": ALICE, "to": f"{who}@{FOREIGN}", "state": state}
+        self.far.expect(since, 30, subscription="active", **wanted)
+
+    def test_presence_inward(self) -> None:
+        """A far user watches ours: changes arrive, a refresh is answered, it ends."""
+        self.watched("balthasar")
+        since = self.far.position
+        self.alice.send("presence", show="dnd")
+        self.sees("balthasar", "busy", since)
+        self.alice.send("presence", show="")
+        self.far_does("refresh", "balthasar", 200)
+        since = self.far.position
+        self.far_does("unsubscribe", "balthasar", 200)
+        self.far.expect(since, event="presence", sender=ALICE, subscription="terminated")
+
+    def test_presence_outward(self) -> None:
+        """Ours watches a far user, whose changes arrive through the edge."""
+        tybalt = f"tybalt@{FOREIGN}"
+        self.alice.send("subscribe", to=tybalt)
+        self.far.expect(self.begin, event="watcher", sender=ALICE)
+        self.far.send("presence", **{"from": "tybalt", "state": "away"})
+        self.alice.expect(self.alice_begin, 30, event="presence", sender=tybalt, show="away")
+        self.far.send("presence", **{"from": "tybalt", "state": "busy"})
+        self.alice.expect(self.alice_begin, 30, event="presence", sender=tybalt, status="Busy")
+
+    def test_edge_restarted(self) -> None:
+        """Subscriptions and sessions outlive the edge: what it has to know is in the routes."""
+        self.watched("mercutio")
+        self.far_does("im", "mercutio", 200, text="A plague")
+        sampson = f"sampson@{FOREIGN}"
+        self.alice.send("subscribe", to=sampson)
+        self.far.expect(self.begin, event="watcher", sender=ALICE)
+        self.edge.kill()
+        self.edge.start()
+        since, alice_since = self.far.position, self.alice.position
+        self.far_does("im", "mercutio", 200, text="On both your houses")
+        self.alice.expect(alice_since, event="message", body="On both your houses")
+        self.alice.send("message", to=f"mercutio@{FOREIGN}", body="How now?")
+        self.far.expect(since, event="im", sender=ALICE, text="How now?")
+        self.far_does("refresh", "mercutio", 200)
+        self.alice.send("presence", show="dnd")
+        self.sees("mercutio", "busy", since)
+        self.far.send("presence", **{"from": "sampson", "state": "busy"})
+        self.alice.expect(alice_since, 30, event="presence", sender=sampson, status="Busy")
+        self.assertEqual(self.far.seen(since, event="session"), [])
+        self.assertEqual(self.far.seen(since, event="watcher"), [])
+        self.alice.send("presence", show="")
+        self.sees("mercutio", "available", since)
+
+    def test_inner_target_killed_and_back(self) -> None:
+        """While the first node is dead new sessions go to the second; then to the first again."""
+        first, _ = self.scene.nodes
+        alice2 = self.scene.alice2
+        self.far_does("im", "benvolio", 200, text="Part, fools")
+        self.alice.expect(self.alice_begin, event="message", body="Part, fools")
+        assert first.part is not None
+        first.part.kill()
+        first.part.process.wait()
+        try:
+            begin2 = alice2.position
+            # Its session is the dead node's; the edge says so at once, and a new one is opened.
+            self.far_does("im", "benvolio", 480, text="Put up your swords")
+            self.far_does("im", "capulet", 200, text="What noise is this?")
+            alice2.expect(begin2, event="message", body="What noise is this?")
+            self.edge.await_state("node1", "down")
+            self.assertRegex(self.edge.operator("status"), r"node1\b.*down")
+            self.assertRegex(self.edge.operator("route", ALICE), r"node2|resting")
+            self.far_does("im", "rosaline", 200, text="Ay me")
+            alice2.expect(begin2, event="message", body="Ay me")
+            since = self.far.position
+            alice2.send("message", to=f"rosaline@{FOREIGN}", body="What's the matter?")
+            self.far.expect(since, event="im", sender=ALICE, text="What's the matter?")
+        finally:
+            first.start()
+        self.edge.await_state("node1", "up")
+        begin = self.alice.position
+        self.far_does("im", "escalus", 200, text="Rebellious subjects")
+        self.alice.expect(begin, event="message", body="Rebellious subjects")
