@@ -24,6 +24,7 @@ class Node:
     :ivar listener: more lines for the listener's section.
     :ivar prefix: words before the command, such as a taskset.
     :ivar peer_name: name that the peer's certificate carries; "sip." and its domain when empty.
+    :ivar netns: the network namespace that it runs in; "" for this one.
     """
 
     directory: Path
@@ -41,6 +42,7 @@ class Node:
     listener: str = ""
     prefix: tuple[str, ...] = ()
     peer_name: str = ""
+    netns: str = ""
     part: Part | None = field(default=None)
 
     @property
@@ -118,7 +120,7 @@ secret = "{home.secret}"
         command += ["--config", self.configuration]
         log = self.directory / "node.log"
         before = log.stat().st_size if log.exists() else 0
-        part = self.part = Part("node", command, self.directory)
+        part = self.part = Part("node", command, self.directory, netns=self.netns)
 
         def up() -> bool:
             said = log.read_bytes()[before:]

@@ -85,6 +85,24 @@ def listening(port: int, host: str = "127.0.0.1") -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+def listening_beside(pid: int, port: int) -> bool:
+    """Return whether somebody listens on a TCP port, at any address, in a process's network."""
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:  # it has just ended
+            return False
+        for words in map(str.split, lines):
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                return True
+    return False
+
+
+def inside(netns: str) -> tuple[str, ...]:
+    """Return the words before a command that has to run in a network namespace; "" is this one."""
+    return ("ip", "netns", "exec", netns) if netns else ()
+
+
 # ------------------------------------------------------------------ certificates
 
 
@@ -154,7 +172,10 @@ class Authority:
 
 
 class Part:
-    """A process with a log file."""
+    """A process with a log file.
+
+    :param netns: name of the network namespace that it runs in; "" for this one.
+    """
 
     def __init__(
         self,
@@ -164,11 +185,12 @@ class Part:
         environment: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
         stdout: int | None = None,
+        netns: str = "",
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.name = name
+        self.name, self.netns = name, netns
         self.log = directory / f"{name}.log"
-        self.command = [str(word) for word in command]
+        self.command = [*inside(netns), *(str(word) for word in command)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -195,7 +217,14 @@ class Part:
 
     def await_port(self, port: int, seconds: float = 15.0) -> None:
         """Wait until the process listens; ends it and raises PartFailed when it does not."""
-        ready = wait_until(lambda: not self.alive or listening(port), seconds)
+
+        def up() -> bool:
+            if not self.netns:
+                return listening(port)
+            mine, its = (os.readlink(f"/proc/{who}/ns/net") for who in ("self", self.pid))
+            return mine != its and listening_beside(self.pid, port)
+
+        ready = wait_until(lambda: not self.alive or up(), seconds)
         if not ready or not self.alive:
             self.stop()
             raise PartFailed(f"{self.name} does not listen on port {port}\n{self.tail()}")
@@ -227,8 +256,10 @@ class Talker(Part):
         command: Sequence[str | Path],
         directory: Path,
         listener: Callable[[str, Event], None] | None = None,
+        netns: str = "",
     ) -> None:
-        super().__init__(name, command, directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipe = subprocess.PIPE
+        super().__init__(name, command, directory, stdin=pipe, stdout=pipe, netns=netns)
         self.events: list[Event] = []
         self._listener = listener
         self._changed = threading.Condition()
@@ -346,6 +377,7 @@ class HomeServer(Protocol):
 class Prosody:
     """A Prosody home server on loopback.
 
+    :ivar netns: the network namespace whose loopback it is; "" for this one.
     :ivar components: foreign domains as XEP-0114 components of their own (a plain home link).
     :ivar module: the component's address when ``mod_impfed`` carries all foreign domains.
     """
@@ -360,6 +392,7 @@ class Prosody:
     prefix: tuple[str, ...] = ()
     c2s_port: int = 0
     component_port: int = 0
+    netns: str = ""
     part: Part | None = None
 
     @property
@@ -379,7 +412,7 @@ class Prosody:
         configuration = self.directory / "prosody.cfg.lua"
         configuration.write_text(self._configuration())
         command: list[str | Path] = [*self.prefix, "prosody", "-F", "--config", configuration]
-        self.part = Part("prosody", command, self.directory)
+        self.part = Part("prosody", command, self.directory, netns=self.netns)
         self.part.await_port(self.c2s_port)
         self.part.await_port(self.component_port)
         return self
@@ -441,6 +474,7 @@ def xmpp_user(
     home: HomeServer,
     name: str,
     listener: Callable[[str, Event], None] | None = None,
+    netns: str = "",
 ) -> Talker:
     """Log a user in with an independent XMPP client; returns when the home server knows it."""
     user = Talker(
@@ -451,6 +485,7 @@ def xmpp_user(
         ],
         directory,
         listener,
+        netns,
     )  # fmt: skip
     try:
         user.expect(event="online")

@@ -145,23 +145,25 @@ def main() -> int:
     parser.add_argument("--node-name", required=True, help="name in the node's certificate")
     parser.add_argument("--other-node", action="append", default=[], metavar="NAME",
                         help="name in the certificate of another node, which connects to us")  # fmt: skip
+    parser.add_argument("--edge", default="", metavar="NAME",
+                        help="we are behind a proxy of our own with this certificate")  # fmt: skip
     parser.add_argument("--certificate", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--ca", type=Path, required=True)
-    parser.add_argument("--user", action="append", default=[], metavar="LOCALPART=NAME")
+    parser.add_argument("--user", action="append", default=[], metavar="USER[@DOMAIN]=NAME")
     parser.add_argument("--accept-delay", type=float, default=2.0, metavar="SECONDS")
     options = parser.parse_args()
     host, _, port = options.listen.rpartition(":")
     node_host, _, node_port = options.node.rpartition(":")
     settings = Settings(
-        options.domain, host, int(port), node_host, int(node_port), options.node_name,
-        options.certificate, options.key, options.ca, options.accept_delay,
-        tuple(options.other_node),
+        options.domain, host.strip("[]"), int(port), node_host.strip("[]"), int(node_port),
+        options.node_name, options.certificate, options.key, options.ca, options.accept_delay,
+        tuple(options.other_node), options.edge,
     )  # fmt: skip
     for entry in options.user or ["romeo=Romeo"]:
-        local, _, name = entry.partition("=")
-        address = f"{local}@{options.domain}"
-        settings.users[address] = Person.make(address, name or local)
+        user, _, name = entry.partition("=")
+        address = user if "@" in user else f"{user}@{options.domain}"
+        settings.users[address] = Person.make(address, name or user)
     far_side = FarSide(settings)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(far_side.serve())

@@ -61,11 +61,16 @@ class Person:
         return cls(address, name, epid, f"sip:{address};opaque=user:epid:{opaque};gruu")
 
 
-def vias(host: str, port: int, branch: str, client: bool = True) -> list[Header]:
-    """Edge, pool and, lowest, the client's: without a branch, as Lync clients write it."""
+def vias(
+    host: str, port: int, branch: str, client: bool = True, plain: bool = False
+) -> list[Header]:
+    """Edge, pool and, lowest, the client's: without a branch, as Lync clients write it.
+
+    :param plain: no separators in quotes, which Kamailio takes for separators.
+    """
+    quoted = token(4) if plain else f"ab;{token(2)},x/Y=="
     lines = [
-        f"SIP/2.0/TLS {host}:{port};branch={branch};branched=FALSE;"
-        f'ms-internal-info="ab;{token(2)},x/Y=="',
+        f'SIP/2.0/TLS {host}:{port};branch={branch};branched=FALSE;ms-internal-info="{quoted}"',
         f"SIP/2.0/TLS 10.20.0.5:5061;branch=z9hG4bK{token(4)}.{token(8)};branched=FALSE;"
         "ms-received-port=50211;ms-received-cid=3E8A00",
         "SIP/2.0/tls 10.20.7.31:37737;ms-received-port=37737;ms-received-cid=1F400",

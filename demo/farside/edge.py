@@ -20,6 +20,11 @@ Emit = Callable[..., None]
 Handler = Callable[[Connection, Message, "Dialog | None", Person], None]
 
 
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Refused(Exception):
     """A request of ours was not accepted."""
 
@@ -34,6 +39,8 @@ class Settings:
 
     :ivar other_nodes: certificate names of the partner's nodes that connect to us besides; with
         them the node may be a proxy, and record its route.
+    :ivar edge: certificate name of a proxy of our own side that stands where the node is said to be:
+        it checks who speaks for which domain, and records its route; "" without.
     """
 
     domain: str
@@ -47,7 +54,13 @@ class Settings:
     ca: Path
     accept_delay: float = 2.0
     other_nodes: tuple[str, ...] = ()
+    edge: str = ""
     users: dict[str, Person] = field(default_factory=dict)
+
+    @property
+    def proxied(self) -> bool:
+        """Whether there may be a proxy between us and the node that answers."""
+        return bool(self.other_nodes or self.edge)
 
 
 class Edge:
@@ -157,13 +170,13 @@ class Edge:
 
     async def _negotiate(self, connection: Connection) -> None:
         """Offer compression before anything else, as Microsoft's edges do."""
-        s = self.settings
+        s, node = self.settings, bracketed(self.settings.node_host)
         message = Message(
-            f"NEGOTIATE sip:{s.node_host}:{s.node_port} SIP/2.0",
+            f"NEGOTIATE sip:{node}:{s.node_port} SIP/2.0",
             [
-                ("Via", f"SIP/2.0/TLS {s.host}:{s.port};branch={dialect.branch()}"),
+                ("Via", f"SIP/2.0/TLS {bracketed(s.host)}:{s.port};branch={dialect.branch()}"),
                 ("From", f"<sip:sip.{s.domain}>;tag={dialect.token(6)}"),
-                ("To", f"<sip:{s.node_host}:{s.node_port}>"),
+                ("To", f"<sip:{node}:{s.node_port}>"),
                 ("Call-ID", dialect.token(16).lower()),
                 ("CSeq", "1 NEGOTIATE"),
                 ("Max-Forwards", "0"),
@@ -197,7 +210,7 @@ class Edge:
                 if not answered.done():
                     answered.set_exception(ConnectionError("connection lost"))
                 return
-            self.breaches_of(rules.answer(message, got, bool(self.settings.other_nodes)))
+            self.breaches_of(rules.answer(message, got, self.settings.proxied))
             if got.status < 200 and tried is not None:
                 tried(got)
             if got.status >= 200:
@@ -230,7 +243,8 @@ class Edge:
         """Return a request of a user; the first one of a dialog asks to be routed back here."""
         s = self.settings
         first = not dialog.remote_tag
-        via = dialect.vias(s.host, s.port, dialect.branch(), client)
+        here = bracketed(s.host)
+        via = dialect.vias(here, s.port, dialect.branch(), client, plain=bool(s.edge))
         routes = dialog.routes if first else []
         to = f"{dialog.remote};tag={dialog.remote_tag}" if dialog.remote_tag else dialog.remote
         headers = [
@@ -261,7 +275,8 @@ class Edge:
         message = self.request(method, dialog, extra, body, client)
         connection = dialog.connection
         if not isinstance(connection, Connection) or not connection.alive:
-            self._check_target(dialog)
+            if not self.settings.edge:
+                self._check_target(dialog)
             connection = await self.own_connection()
         return await self.exchange(connection, message, settle)
 
@@ -310,7 +325,8 @@ class Edge:
     def _request_arrived(self, connection: Connection, message: Message) -> None:
         bad = self.breaches_of(rules.request(message, self._branches))
         self._branches.add(message.branch)
-        bad |= self.breaches_of(rules.sender(message, connection.names))
+        if self.settings.edge not in connection.names:
+            bad |= self.breaches_of(rules.sender(message, connection.names))
         person = self.settings.users.get(address_of(uri_of(message.get("to"))))
         dialog = None
         if "tag" in parameters(message.get("to")):

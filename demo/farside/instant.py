@@ -226,6 +226,7 @@ class Instant:
         dialog.remote_tag = message.tag("from")
         dialog.local = f"<sip:{person.address}>;tag={dialog.local_tag};epid={person.epid}"
         dialog.target = uri_of(message.get("contact"))
+        dialog.beyond = message.values("record-route")
         dialog.local_cseq, dialog.remote_cseq = 0, message.cseq
         dialog.theirs, dialog.connection = True, connection
         dialog.state = {"invite": message, "acked": asyncio.Event()}
@@ -259,7 +260,7 @@ class Instant:
 
     def _answer(self, connection: Connection, message: Message, dialog: Dialog, tag: str) -> None:
         extra = [
-            *(("Record-Route", route) for route in reversed(dialog.routes)),
+            *(("Record-Route", route) for route in dialog.recorded),
             ("Contact", f"<{dialog.gruu}>"),
             ("User-Agent", dialect.AGENT),
             ("Supported", "ms-sender"),

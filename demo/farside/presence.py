@@ -128,7 +128,7 @@ class Presence:
         state = f"active;expires={expires}" if expires else "terminated;reason=timeout"
         first = not dialog.state.get("answered")
         dialog.state["answered"] = True
-        routes = [("Record-Route", route) for route in reversed(dialog.routes)] if first else []
+        routes = [("Record-Route", route) for route in dialog.recorded] if first else []
         extra = [
             *routes,
             ("Contact", f"<{dialog.gruu}>"),
@@ -152,6 +152,7 @@ class Presence:
         dialog.remote_tag = message.tag("from")
         dialog.local = f"<sip:{person.address}>;tag={dialog.local_tag}"
         dialog.target = uri_of(message.get("contact"))
+        dialog.beyond = message.values("record-route")
         dialog.local_cseq, dialog.remote_cseq = 0, message.cseq
         dialog.theirs, dialog.connection = True, connection
         self.edge.dialogs[dialog.key] = dialog

@@ -17,7 +17,7 @@ class Dialog:
     """One dialog as the far side keeps it: what it issued, and what has to come back.
 
     :ivar routes: Record-Route values as issued, the edge's first.
-    :ivar beyond: Route values behind ours: what the node's proxies recorded, the nearest first.
+    :ivar beyond: Route values behind ours: what other proxies recorded, the nearest first.
     :ivar target: the node's Contact URI.
     :ivar events: what a request in this dialog is handed to.
     """
@@ -42,6 +42,11 @@ class Dialog:
     @property
     def key(self) -> tuple[str, str]:
         return (self.call_id, self.local_tag)
+
+    @property
+    def recorded(self) -> list[str]:
+        """Record-Route values of our answer in a dialog that the node has opened."""
+        return [*reversed(self.routes), *self.beyond]
 
     def answered(self, sent: Message, got: Message) -> None:
         """Take tag, target and route from the answer that made the dialog."""

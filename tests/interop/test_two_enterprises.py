@@ -14,8 +14,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +21,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from demo.node import Node
-from demo.parts import Authority, Certificate, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from demo.parts import Authority, Certificate, PartFailed, Talker, free_ports, xmpp_user
+from tests.interop.homes import HomeProsody, together
 from tests.interop.scene import RUN
 from tests.interop.test_proxy_node import read_status
 
@@ -36,27 +35,6 @@ SHAPES = {
 #: Dialects that the two speak by SIP.
 KINDS = {"under": "simple", "over": "microsoft", "beside": "simple"}
 NAME = "kim"
-
-
-@dataclass
-class HomeProsody(Prosody):
-    """A home server of several domains, each with the same users.
-
-    :ivar others: the domains besides the first.
-    """
-
-    others: tuple[str, ...] = ()
-
-    def start(self) -> HomeProsody:
-        """Write the users of the further domains, too, and start."""
-        self.extra = "".join(f'VirtualHost "{domain}"\n' for domain in self.others)
-        for domain in self.others:
-            folder = self.directory / "data" / domain.replace(".", "%2e") / "accounts"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, password in self.users.items():
-                (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
-        super().start()
-        return self
 
 
 @dataclass
@@ -218,13 +196,6 @@ class TwoEnterprises:
         user = one.log_in(domain)
         self.stack.callback(user.stop)
         self.users[domain] = user
-
-
-def together(calls: Iterable[Callable[[], object]]) -> None:
-    """Call in threads, wait for all; raises what one of them raises."""
-    with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()
 
 
 @functools.cache

@@ -1,0 +1,37 @@
+"""Home servers of several domains, and starting many things at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from demo.parts import Prosody
+
+
+@dataclass
+class HomeProsody(Prosody):
+    """A home server of several domains, each with the same users.
+
+    :ivar others: the domains besides the first.
+    """
+
+    others: tuple[str, ...] = ()
+
+    def start(self) -> HomeProsody:
+        """Write the users of the further domains, too, and start."""
+        self.extra = "".join(f'VirtualHost "{domain}"\n' for domain in self.others)
+        for domain in self.others:
+            folder = self.directory / "data" / domain.replace(".", "%2e") / "accounts"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, password in self.users.items():
+                (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
+        super().start()
+        return self
+
+
+def together(calls: Iterable[Callable[[], object]]) -> None:
+    """Call in threads, wait for all; raises what one of them raises."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()

@@ -1,0 +1,212 @@
+"""Machines and LANs out of network namespaces: bridges, veth pairs, addresses, port translation.
+
+Every name carries a random prefix, so that two runs beside each other never meet. A shell outside this
+process removes everything when the network is closed, and also when this process ends in any other way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from demo.parts import PartFailed
+
+#: Kills what still runs in the namespaces of a prefix, and removes them with their resolver files.
+_UNDERTAKER = """\
+while read -r line; do [ "$line" = done ] && break; done
+for name in $(ip netns list | cut -d' ' -f1); do
+    case $name in {prefix}-*)
+        for pid in $(ip netns pids "$name"); do kill -9 "$pid"; done
+        ip netns delete "$name"
+        rm -rf "/etc/netns/$name";;
+    esac
+done
+"""
+
+
+class NeedsRoot(Exception):
+    """The tests of topologies make network namespaces, and only root may."""
+
+
+def needs_root() -> None:
+    """Fail with plain words where network namespaces cannot be made."""
+    if os.geteuid() != 0:
+        raise NeedsRoot(
+            "tests.topology makes network namespaces: run it as root (make test as root)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One row of a port table: a public TCP port and where it leads.
+
+    :ivar machine: name of the machine.
+    :ivar carries: what comes that way, for people.
+    """
+
+    public: int
+    machine: str
+    port: int
+    carries: str = ""
+
+
+@dataclass
+class Machine:
+    """A machine: a namespace with an interface in each LAN that it is in, named after the LAN.
+
+    :ivar addresses: by LAN; IPv4 and IPv6 as wanted.
+    """
+
+    name: str
+    netns: str
+    addresses: Mapping[str, Sequence[str]]
+    files: list[Path] = field(default_factory=list)
+
+    def at(self, lan: str, version: int = 4) -> str:
+        """Return its first address in a LAN, of IPv4 or IPv6."""
+        return next(a for a in self.addresses[lan] if ip_address(a).version == version)
+
+    def run(self, *command: str, feed: str = "", check: bool = True) -> str:
+        """Run a command on it, return what it says; raises PartFailed when it fails."""
+        return call("ip", "netns", "exec", self.netns, *command, feed=feed, check=check)
+
+    def nft(self, rules: str) -> None:
+        """Load nftables rules."""
+        self.run("nft", "-f", "-", feed=rules)
+
+    def resolver(self, *servers: str) -> None:
+        """Say which name servers its programs ask."""
+        directory = Path("/etc/netns", self.netns)
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = [*(f"nameserver {server}" for server in servers), "options timeout:2 attempts:2"]
+        (directory / "resolv.conf").write_text("\n".join(lines) + "\n")
+
+    def knows(self, name: str, address: str) -> None:
+        """Let its programs know a name that no name server tells."""
+        directory = Path("/etc/netns", self.netns)
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "hosts").open("a") as hosts:
+            hosts.write(f"{address} {name}\n")
+
+    def cut(self, condition: str) -> None:
+        """Break its TCP connections that fit a condition of ``ss``; the other ends get a reset."""
+        self.run("ss", "--kill", "--tcp", "state", "established", *shlex.split(condition))
+
+    def deaf(self, address: str) -> None:
+        """Let it drop everything that comes for one of its addresses."""
+        family = "ip6" if ":" in address else "ip"
+        self.nft(
+            "table inet deaf { chain in { type filter hook input priority 0;"
+            f" {family} daddr {address} drop; }}\n}}\n"
+        )
+
+    def hears(self) -> None:
+        """Undo :meth:`deaf`."""
+        self.nft("delete table inet deaf\n")
+
+
+def call(*command: str, feed: str = "", check: bool = True) -> str:
+    """Run a command, return what it says; raises PartFailed when it fails."""
+    done = subprocess.run(command, input=feed, capture_output=True, text=True, timeout=60)
+    if check and done.returncode:
+        raise PartFailed(f"{' '.join(command)}: {done.stdout}{done.stderr}\n{feed}")
+    return done.stdout
+
+
+class Network:
+    """LANs and the machines in them.
+
+    :param lans: names; each is a bridge. In the LAN called "internet" every address is next door.
+    """
+
+    def __init__(self, lans: Iterable[str]) -> None:
+        needs_root()
+        self.prefix = f"impfed{secrets.token_hex(4)}"
+        self.machines: dict[str, Machine] = {}
+        self._ports = itertools.count(1)
+        self._undertaker = subprocess.Popen(
+            ["sh", "-c", _UNDERTAKER.format(prefix=self.prefix)],
+            stdin=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        self._switch = self._namespace("lans")
+        self._ip(self._switch, [f"link add {lan} up type bridge" for lan in lans])
+
+    def _namespace(self, name: str) -> str:
+        netns = f"{self.prefix}-{name}"
+        call("ip", "netns", "add", netns)
+        self._ip(netns, ["link set lo up"])
+        return netns
+
+    @staticmethod
+    def _ip(netns: str, lines: Iterable[str]) -> None:
+        call("ip", "-n", netns, "-batch", "-", feed="\n".join(lines) + "\n")
+
+    def machine(
+        self, name: str, addresses: Mapping[str, Sequence[str]], gateways: Iterable[str] = ()
+    ) -> Machine:
+        """Add a machine.
+
+        :param addresses: by LAN, with the length of the prefix: {"inside": ["10.0.0.1/24"]}.
+        :param gateways: where everything else goes; a machine in "internet" needs none.
+        """
+        netns = self._namespace(name)
+        lines: list[str] = []
+        for lan, all_of_it in addresses.items():
+            port = f"port{next(self._ports)}"
+            plug = f"link add {port} netns {self._switch} type veth peer name {lan} netns {netns}"
+            call("ip", *plug.split())
+            self._ip(self._switch, [f"link set {port} master {lan} up"])
+            lines += [f"address add {one} dev {lan} nodad" for one in all_of_it if ":" in one]
+            lines += [f"address add {one} dev {lan}" for one in all_of_it if ":" not in one]
+            lines.append(f"link set {lan} up")
+        if "internet" in addresses:
+            lines += ["route add 0.0.0.0/0 dev internet", "route add ::/0 dev internet"]
+        lines += [f"route add default via {gateway}" for gateway in gateways]
+        self._ip(netns, lines)
+        plain = {lan: tuple(a.partition("/")[0] for a in each) for lan, each in addresses.items()}
+        made = self.machines[name] = Machine(name, netns, plain)
+        return made
+
+    def translate(self, machine: Machine, inside: str, table: Iterable[Mapped]) -> None:
+        """Let a machine between a LAN and the internet translate addresses and ports, both ways.
+
+        Static: each row of the table leads from the public address to a machine inside. Dynamic: what
+        leaves does so under the public address, from a port that the system picks. A machine
+        inside may use the public address, too.
+        """
+        static = []
+        for row in table:
+            for address in self.machines[row.machine].addresses[inside]:
+                public = machine.at("internet", ip_address(address).version)
+                family, host = ("ip6", f"[{address}]") if ":" in address else ("ip", address)
+                static.append(
+                    f"{family} daddr {public} tcp dport {row.public} dnat {family} to {host}:{row.port}"
+                )
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            machine.run("sh", "-c", f"echo 1 >/proc/sys/net/{switch}")
+        machine.nft(
+            "table inet pat {\n chain arriving {\n  type nat hook prerouting priority dstnat;\n  "
+            + "\n  ".join(static)
+            + "\n }\n chain leaving {\n  type nat hook postrouting priority srcnat;\n"
+            f'  oifname "internet" masquerade\n  oifname "{inside}" ct status dnat ip saddr'
+            f' {_network(machine, inside, 4)} masquerade\n  oifname "{inside}" ct status dnat'
+            f" ip6 saddr {_network(machine, inside, 6)} masquerade\n }}\n}}\n"
+        )
+
+    def close(self) -> None:
+        """Kill what still runs on the machines and remove them all."""
+        if self._undertaker.stdin is not None and not self._undertaker.stdin.closed:
+            self._undertaker.communicate("done\n", timeout=60)
+
+
+def _network(machine: Machine, lan: str, version: int) -> str:
+    """Return the network of a machine's address in a LAN."""
+    length = 24 if version == 4 else 64
+    return str(ip_network(f"{machine.at(lan, version)}/{length}", strict=False))
