@@ -1,0 +1,18 @@
+#!lua flags=allow-oom
+-- ARGV: node, epoch, kind, to, keys.  Gives records of this node to a live one.
+-- Answer: given, keys; gone (the other is not live).
+local node, epoch, kind, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local refusal = guard(node, epoch)
+if refusal then return refusal end
+if free(to) then return {'gone'} end
+local answer = {'given'}
+for i = 5, #ARGV do
+  local value = call('HGET', place(kind, node), ARGV[i])
+  if value then
+    call('HDEL', place(kind, node), ARGV[i])
+    call('HSET', place(kind, to), ARGV[i], value)
+    call('HDEL', P .. ':lost:' .. to, kind .. ' ' .. ARGV[i])
+    answer[#answer + 1] = ARGV[i]
+  end
+end
+return answer

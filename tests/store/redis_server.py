@@ -1,0 +1,80 @@
+"""A real redis-server for tests: on a Unix socket, or on a port where a test needs one."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import signal
+import socket
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from demo.parts import Part, PartFailed, wait_until
+
+
+class RedisServer:
+    """One server, with nothing on disk unless told so.
+
+    :param options: further options of its command line.
+    """
+
+    def __init__(self, *options: str) -> None:
+        # A Unix socket's path is short, so not under trial's directory.
+        self.directory = Path(tempfile.mkdtemp(prefix="impfed-redis-"))
+        self.socket = self.directory / "redis.sock"
+        self.options = options
+        self.part: Part | None = None
+
+    def start(self, *more: str) -> RedisServer:
+        """Start it and wait until it answers."""
+        command = [
+            "redis-server", "--port", "0", "--unixsocket", self.socket, "--save", "",
+            "--dir", self.directory, "--enable-debug-command", "yes", *self.options, *more,
+        ]  # fmt: skip
+        self.part = Part("redis", command, self.directory)
+        if not wait_until(lambda: not self.alive or self.command("PING") == "+PONG", 20):
+            raise PartFailed(f"redis does not answer\n{self.part.tail()}")
+        if not self.alive:
+            raise PartFailed(f"redis has ended\n{self.part.tail()}")
+        return self
+
+    @property
+    def alive(self) -> bool:
+        return self.part is not None and self.part.alive
+
+    def command(self, *words: str) -> str:
+        """Return the first line of the answer to a command, "" when there is none."""
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(5)
+                connection.connect(str(self.socket))
+                connection.sendall(self._octets(words))
+                return connection.recv(65536).decode().split("\r\n")[0]
+        except OSError:
+            return ""
+
+    def _octets(self, words: tuple[str, ...]) -> bytes:
+        parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        return f"*{len(words)}\r\n{''.join(parts)}".encode()
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal; after SIGKILL wait until the process is gone."""
+        assert self.part is not None
+        self.part.kill(number)
+        if number == signal.SIGKILL:
+            self.part.process.wait(10)
+
+    def stop(self) -> None:
+        """End it and remove what it left."""
+        if self.alive:
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@cache
+def common_server() -> RedisServer:
+    """Return the server of this process, for tests that leave it as it is."""
+    server = RedisServer().start()
+    atexit.register(server.stop)
+    return server

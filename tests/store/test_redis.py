@@ -1,0 +1,40 @@
+"""The store on a real Redis: the contract, and what only a server has."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from impfed.config.store import StoreConfig
+from impfed.core.ids import IdSource
+from impfed.store.redislink import RedisLink
+from impfed.store.shared import SharedStore
+from impfed.store.sqlite import SqliteStore
+from tests.store.contract import StoreContract
+from tests.store.redis_server import RedisServer, common_server
+
+_numbers = count(1)
+
+
+def new_prefix() -> str:
+    return f"t{next(_numbers)}"
+
+
+def make_store(
+    case: TestCase, server: RedisServer, prefix: str = "", **changes: Any
+) -> SharedStore:
+    """Return a store that is not started."""
+    values = {"kind": "redis", "socket": server.socket, "prefix": prefix or new_prefix()}
+    link = RedisLink(reactor, StoreConfig(**{**values, **changes}))
+    clock: Any = reactor
+    ledger = SqliteStore(Path(case.mktemp()) / "impfed.sqlite", clock)
+    return SharedStore(link, ledger, clock, IdSource())
+
+
+class RedisStoreContractTests(StoreContract, TestCase):
+    def make_store(self) -> SharedStore:
+        return make_store(self, common_server())
