@@ -41,6 +41,7 @@ from impfed.policy.peers import PeerPolicy
 from impfed.proxy.junction import Junction
 from impfed.proxy.pat_check import PatCheck
 from impfed.proxy.relaying import relay_tokens
+from impfed.proxy.watch import NeighbourWatch
 from impfed.relay.setup import XmppFederation
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
@@ -51,7 +52,6 @@ from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.store.sqlite import SqliteStore
 from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
-from impfed.transport.pool import Target
 from impfed.transport.sip import SipLimits, SipStack
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
@@ -214,11 +214,14 @@ class Node(MultiService):
                 metrics,
                 tokens,
             )
+        self.watch = NeighbourWatch(config, self.routing.neighbours, self.stack, ids, metrics)
         self.stack.user = self.junction or self.gateway
         pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)
         self.home.user = self.gateway
         lists = (self.presence.policies, self.presence.authorizations)
-        self.federation.build(self.home, lists, self.tls, self.routing.dns.lookup)
+        self.federation.build(
+            self.home, lists, self.store, self.tls, self.routing.dns.lookup
+        )
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
         )
@@ -262,6 +265,7 @@ class Node(MultiService):
         self.users.start()
         self.federation.start()
         self.home.startService()
+        self.watch.start()
         self.presence.resume()
         self.im.restore(outbox, held)
         self.control.start()
@@ -290,6 +294,7 @@ class Node(MultiService):
         self.im.stop()
         self.presence.stop()
         self.paced.stop()
+        self.watch.stop()
         yield self.control.stop()
         yield self.users.stop()
         yield self.federation.stop()
@@ -350,7 +355,7 @@ class Node(MultiService):
 
     def where(self, text: str) -> Deferred[list[LedgerEntry]]:
         """Find messages by id or address: those on their way first, then the ledger."""
-        waiting = self.im.on_their_way(text)
+        waiting = self.im.on_their_way(text) + self.federation.on_their_way(text)
         answer = self.store.ledger(address=text) if "@" in text else self.store.ledger(id=text)
         if "@" in text:  # a Call-ID may look like an address (RFC 3261 section 8.1.1.4)
             answer.addCallback(lambda entries: entries or self.store.ledger(id=text))
@@ -361,7 +366,7 @@ class Node(MultiService):
         return self.routing.explain(address, self._condition, sender)
 
     def _condition(self, hop: Hop) -> tuple[str, str]:
-        return self.stack.pool.condition(Target.of_hop(hop))
+        return self.watch.condition(hop)
 
     def perform(
         self, command: str, arguments: Sequence[str]

@@ -291,6 +291,8 @@ class NeighbourConfig:
     :ivar tls_name: name that its certificate must carry; the host when empty.
     :ivar peer_names: names by which it is known when it connects to us; ``tls_name`` when empty.
     :ivar advertised: (host, port) that it tells peers; where we connect to when empty.
+    :ivar fallback: more (host, port) to connect to, in order, when the ones before do not answer.
+    :ivar check_interval: seconds from one OPTIONS to each address to the next; 0 for none.
     """
 
     name: str
@@ -300,6 +302,20 @@ class NeighbourConfig:
     tls_name: str = ""
     peer_names: tuple[str, ...] = ()
     advertised: tuple[tuple[str, int], ...] = ()
+    fallback: tuple[tuple[str, int], ...] = ()
+    check_interval: float = 10.0
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Every (host, port) that we connect to, in order."""
+        return ((self.host, self.port), *self.fallback)
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """The names by which it is known when it connects to us."""
+        if self.peer_names:
+            return self.peer_names
+        return (self.tls_name,) if self.tls_name else tuple(host for host, _ in self.addresses)
 
 
 @dataclass(frozen=True, slots=True)

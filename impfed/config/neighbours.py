@@ -47,6 +47,18 @@ NEIGHBOUR = Section(
             " finds it.",
             default="`address`",
         ),
+        Key(
+            "fallback",
+            values.ADDRESSES,
+            "More addresses of it, or of other nodes that host the same domains: the next one is used"
+            " while those before it do not answer.",
+            default="none",
+        ),
+        Key(
+            "check_interval",
+            values.duration(0, 600),
+            "Each address is asked with OPTIONS so often whether it is there; 0 for never.",
+        ),
     ),
 )
 
@@ -140,6 +152,7 @@ def _addresses(config: Config, report: Report) -> None:
     for position, neighbour in enumerate(config.neighbours):
         place = f"neighbour[{position + 1}]"
         own = {("address", (neighbour.host, neighbour.port))}
+        own.update(("fallback", address) for address in neighbour.fallback)
         own.update(("advertised", address) for address in neighbour.advertised)
         for key, (host, port) in sorted(own):
             holder = taken.setdefault((host, port), place)
@@ -154,14 +167,16 @@ def _addresses(config: Config, report: Report) -> None:
 def _names(config: Config, report: Report) -> None:
     """A name that a partner's certificate may carry would let the partner pass for one of us."""
     for position, neighbour in enumerate(config.neighbours):
-        if not neighbour.tls_name and not neighbour.host.strip("0123456789.:"):
-            report.report(
-                ("neighbour", position, "address"),
-                "an IP address is no name that a certificate could carry (RFC 5922)",
-                "tls_name beside it",
-            )
+        for number, (host, _) in enumerate(neighbour.addresses):
+            if not neighbour.tls_name and not host.strip("0123456789.:"):
+                report.report(
+                    ("neighbour", position, "fallback" if number else "address"),
+                    "an IP address is no name that a certificate could carry (RFC 5922)",
+                    "tls_name beside it",
+                )
+                break
         where = ("neighbour", position, "peer_names" if neighbour.peer_names else "tls_name")
-        for name in neighbour.peer_names or (neighbour.tls_name or neighbour.host,):
+        for name in neighbour.certificate_names:
             for domain in config.domains:
                 if proves(domain, name):
                     report.report(

@@ -11,6 +11,7 @@ _STATES = {
     "connecting": "connecting",
     "securing": "connecting (TLS handshake)",
     "resting": "out of reach",
+    "down": "does not answer",
     "idle": "no connection yet",
 }
 

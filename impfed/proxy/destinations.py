@@ -58,7 +58,8 @@ class Destinations:
         inside = self._inside(question)
         if inside is not None:
             # The far user is shown that nobody can be reached, not that a server is broken.
-            done([Target((self._leg(question, inside),), unreached=480)])
+            ways = self._neighbours.ways(inside)
+            done([Target(tuple(self._leg(question, way) for way in ways), unreached=480)])
             return
 
         def resolved(resolution: Resolution) -> None:

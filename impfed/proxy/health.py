@@ -56,6 +56,7 @@ class Rhythm:
     :ivar falls: checks in a row that have to fail before a machine counts as down.
     :ivar rises: checks in a row that have to succeed before it counts as up again.
     :ivar domain: a domain of ours, in whose name is asked.
+    :ivar while_down: seconds between checks of one that is down; 0 for ``interval``.
     """
 
     interval: float
@@ -63,6 +64,7 @@ class Rhythm:
     falls: int
     rises: int
     domain: str
+    while_down: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -188,8 +190,9 @@ class HealthChecks(Generic[_Target]):
         watched.check = None
         self._cancel(watched)
         rhythm = self._rhythm
-        watched.timer = self._timers.after(rhythm.interval, self._ask, watched)
         good = not trouble
+        pause = rhythm.interval if good else rhythm.while_down or rhythm.interval
+        watched.timer = self._timers.after(pause, self._ask, watched)
         watched.reason = trouble
         if good is watched.up:
             watched.streak = 0

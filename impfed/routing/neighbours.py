@@ -28,24 +28,47 @@ def address_of(uri: SipUri) -> tuple[str, int]:
 
 
 class Neighbours:
-    """What is known of the other nodes; nothing of it changes while the node runs."""
+    """What is known of the other nodes.
+
+    :ivar up: says whether a hop answers when it is asked whether it is there.
+    """
 
     def __init__(self, configs: Iterable[NeighbourConfig] = ()) -> None:
         self._all = tuple(configs)
-        self._hops = {each.name: _hop(each) for each in self._all}
+        self._ways = {each.name: _hops(each) for each in self._all}
+        self.up: Callable[[Hop], bool] = lambda hop: True
         self._by_domain = {domain: each for each in self._all for domain in each.domains}
-        self._by_name = {
-            name: each
-            for each in self._all
-            for name in each.peer_names or (each.tls_name or each.host,)
-        }
+        self._by_name = {name: each for each in self._all for name in each.certificate_names}
         self._by_address: dict[tuple[str, int], NeighbourConfig] = {}
         for each in self._all:
-            for address in ((each.host, each.port), *each.advertised):
+            for address in (*each.addresses, *each.advertised):
                 self._by_address[address] = each
 
     def __bool__(self) -> bool:
         return bool(self._all)
+
+    @property
+    def configs(self) -> tuple[NeighbourConfig, ...]:
+        """The neighbours as configured."""
+        return self._all
+
+    def all_ways(self, name: str) -> tuple[Hop, ...]:
+        """Return every hop to a neighbour, in order."""
+        return self._ways[name]
+
+    def ways(self, hop: Hop) -> Sequence[Hop]:
+        """Return the hops to try for a request that goes to a neighbour.
+
+        :param hop: one of the neighbour's; it comes first.
+        :return: those that answer; all of them empty when none does.
+        """
+        found = next((ways for ways in self._ways.values() if hop in ways), (hop,))
+        return [each for each in (hop, *(way for way in found if way != hop)) if self.up(each)]
+
+    def _hop(self, name: str) -> Hop:
+        """Return the first hop to a neighbour that answers; if none does, the first."""
+        ways = self._ways[name]
+        return next((hop for hop in ways if self.up(hop)), ways[0])
 
     def hosting(self, domain: str) -> Hop | None:
         """Return where requests for a local domain go; None when no neighbour hosts it.
@@ -53,16 +76,21 @@ class Neighbours:
         :param domain: lower case; matched exactly.
         """
         found = self._by_domain.get(domain)
-        return None if found is None else self._hops[found.name]
+        return None if found is None else self._hop(found.name)
+
+    def host_of(self, domain: str) -> str:
+        """Return the name of the neighbour that hosts a local domain, "" for none."""
+        found = self._by_domain.get(domain)
+        return "" if found is None else found.name
 
     def at(self, uri: SipUri) -> Hop | None:
         """Return the way to the neighbour whose Contact or Route a URI is; None if it is nobody's."""
         found = self._by_address.get(address_of(uri))
-        return None if found is None else self._hops[found.name]
+        return None if found is None else self._hop(found.name)
 
     def named(self, name: str) -> Hop | None:
         """Return the way to a neighbour by its name; None when there is none called so."""
-        return self._hops.get(name)
+        return self._hop(name) if name in self._ways else None
 
     def advertising(self, address: tuple[str, int]) -> str:
         """Return the name of the neighbour that tells peers a (host, port) of its own, "" for none."""
@@ -90,17 +118,16 @@ class Neighbours:
         return ""
 
     def status(self, condition: Condition) -> list[dict[str, Any]]:
-        """Return a line about each neighbour.
+        """Return a line about each address of each neighbour, in the order in which they are used.
 
         :param condition: says how things stand with a hop.
         """
-        lines = []
-        for each in self._all:
-            state, reason = condition(self._hops[each.name])
-            line = {"name": each.name, "domains": list(each.domains)}
-            line |= {"hop": str(self._hops[each.name]), "state": state, "reason": reason}
-            lines.append(line)
-        return lines
+        return [
+            {"name": each.name, "domains": list(each.domains), "hop": str(hop)}
+            | dict(zip(("state", "reason"), condition(hop), strict=True))
+            for each in self._all
+            for hop in self._ways[each.name]
+        ]
 
 
 @implementer(IRoute)
@@ -115,16 +142,21 @@ class NeighbourRoute:
         self._neighbours = neighbours
 
     def resolve(self, query: RouteQuery) -> Sequence[Hop] | None:
-        """Return the neighbour that hosts the recipient's domain, if there is one."""
-        hop = self._neighbours.hosting(query.to_domain)
-        return None if hop is None else (hop,)
+        """Return the ways to the neighbour that hosts the recipient's domain, if there is one."""
+        name = self._neighbours.host_of(query.to_domain)
+        return self._neighbours.all_ways(name) if name else None
 
 
-def _hop(neighbour: NeighbourConfig) -> Hop:
-    return Hop(
-        "tls",
-        neighbour.host,
-        neighbour.port,
-        tls_name=neighbour.tls_name or neighbour.host,
-        source=f"neighbour {neighbour.name}",
+def _hops(neighbour: NeighbourConfig) -> tuple[Hop, ...]:
+    return tuple(
+        Hop(
+            "tls",
+            host,
+            port,
+            tls_name=neighbour.tls_name or host,
+            priority=number,
+            source=f"neighbour {neighbour.name}",
+            others=bool(neighbour.fallback),
+        )
+        for number, (host, port) in enumerate(neighbour.addresses, 1)
     )

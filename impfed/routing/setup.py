@@ -149,7 +149,7 @@ class Routing:
         query = RouteQuery("MESSAGE", sender, address)
 
         def told(steps: list[Step], resolution: Resolution) -> None:
-            answer.callback(_story(address, steps, resolution, condition))
+            answer.callback(story(address, steps, resolution, condition))
 
         self.router.explain(query, told)
         return answer
@@ -166,9 +166,10 @@ class Routing:
         )
 
 
-def _story(
+def story(
     address: str, steps: Sequence[Step], resolution: Resolution, condition: Condition
 ) -> dict[str, Any]:
+    """Return what ``impfedctl route`` shows (plain values): the chain, the hops, the one used and why."""
     decided = next((step.route for step in steps if step.answer is not None), "")
     chain = [
         {
@@ -189,7 +190,7 @@ def _story(
     for hop in resolution:
         state, reason = condition(hop)
         story["hops"].append(_hop(hop, state, reason))
-        if used is None and state != "resting":
+        if used is None and state not in ("resting", "down"):
             used = hop
     story["used"] = str(used) if used is not None else ""
     story["why"] = _why(used, resolution, decided)

@@ -71,6 +71,21 @@ class NeighbourTests(LoadCase):
         )
         self.assertIn("over TLS", self.only(text + NODE2).message)
 
+    def test_several_addresses(self) -> None:
+        """A neighbour may have more addresses; they are as little another node's as the first."""
+        more = NODE2 + 'fallback = ["10.0.0.3:5062"]\ncheck_interval = "0s"\n'
+        (node2,) = self.shop.load(GOOD + more).neighbours
+        self.assertEqual(node2.addresses, (("10.0.0.2", 5062), ("10.0.0.3", 5062)))
+        self.assertEqual(
+            (node2.certificate_names, node2.check_interval), (("node2.company.example",), 0)
+        )
+        problem = self.only(GOOD + more.replace("10.0.0.3:5062", "127.0.0.1:5061"))
+        self.assertEqual(problem.key, "neighbour[1].fallback")
+        named = more.replace("10.0.0.2:", "node2.company.example:")
+        problem = self.only(GOOD + named.replace('tls_name = "node2.company.example"\n', ""))
+        self.assertEqual(problem.key, "neighbour[1].fallback")
+        self.assertIn("IP address", problem.message)
+
     def test_relay_secret(self) -> None:
         """The secret comes from a file, is long enough, and no node has the name of another."""
         (self.shop.path.parent / "relay").write_text("0123456789abcdef0123\nnot this\n")

@@ -95,12 +95,13 @@ class Site:
         self.metrics = Metrics()
         self.dialogs: set[tuple[str, str]] = set()
         peers = PeerPolicy(config.domains, config.node.trusted_upstreams)
+        self.neighbours = Neighbours(config.neighbours)
         self.junction = Junction(
             self.gateway,
             lambda call_id, tag: (call_id, tag) in self.dialogs,
             config,
             self.stack,  # type: ignore[arg-type]
-            Neighbours(config.neighbours),
+            self.neighbours,
             peers,
             Router([StaticRoute(config.domains)], self.metrics),
             counting_ids(),
