@@ -10,7 +10,6 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.contact_ends import Verdict, condition_of, judge, words
 from impfed.gateway.presence_common import (
-    CSEQ_GAP,
     Errand,
     contact_for,
     decode_state,
@@ -476,7 +475,7 @@ class Contact:
         }
         self.subscriber = Subscriber.restore(self.subscriber.watching, values, now)
         if self.subscriber.dialog is not None:
-            self.subscriber.dialog.skip_numbers(CSEQ_GAP)
+            self.subscriber.dialog.skip_numbers(now)
         self.subscriber.refreshing = record.wanted
         self._asked_at = record.asked_at or now
         self.shown = decode_state(record.last_state)

@@ -26,9 +26,6 @@ from impfed.xmpp.xmltext import xml_text
 
 log = EventLog("impfed.gateway")
 
-#: Numbers that are skipped after a restart, for the last ones used may not have been written down.
-CSEQ_GAP = 1000
-
 _NICK = "http://jabber.org/protocol/nick"
 #: Answers after which the next hop in order is tried.
 _NEXT_HOP = frozenset({500, 503, 504})

@@ -24,7 +24,6 @@ from impfed.core.timers import Timer
 from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.gates import Gates, Holdings, Ruling
 from impfed.gateway.presence_common import (
-    CSEQ_GAP,
     contact_for,
     decode_state,
     dialog_of,
@@ -473,7 +472,7 @@ class WatchedSide:
                 "state": record.state.upper(),
             }
             notifier = Notifier.restore(values, self.limits)
-            notifier.dialog.skip_numbers(CSEQ_GAP)
+            notifier.dialog.skip_numbers(now)
             watcher = Watcher(pair, notifier, None, record.accept)
             watcher.shown = intern(record.last_state)
             watcher.enter()

@@ -22,6 +22,12 @@ TARGET_REFRESH = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "BENOTIFY
 _LOOSE = re.compile(r"[^?]*;[Ll][Rr](?:[=;?]|$)")
 _TARGET = re.compile(r"[Ss][Ii][Pp][Ss]?:[^\x00-\x20\x7f]+")
 _METHOD_PARAM = re.compile(r";method=[^;?]*", re.IGNORECASE)
+#: How far numbers skip where the clock does not help.
+_GAP = 1000
+#: The clock as a number: faster than any dialog uses numbers up, and good until 2040.
+_NUMBERS_SINCE = 1_700_000_000.0
+_NUMBERS_A_SECOND = 4.0
+_HIGHEST_BY_CLOCK = 2**31 - 2**24
 
 
 class Dialog:
@@ -219,9 +225,19 @@ class Dialog:
         if contact is not None:
             self.remote_target = _target_of(contact)
 
-    def skip_numbers(self, count: int) -> None:
-        """Leave a gap in our sequence numbers, after a restart that may have forgotten the last."""
-        self.local_cseq += count
+    def skip_numbers(self, now: float) -> None:
+        """Go on above every sequence number used before a restart, or by another node.
+
+        The last ones may not have been written down, and the store may have refused them for any
+        time: so the number is taken from the clock, too, as RFC 3261 section 8.1.1.5 suggests.
+
+        :param now: seconds since the epoch.
+        """
+        by_clock = min(int((now - _NUMBERS_SINCE) * _NUMBERS_A_SECOND), _HIGHEST_BY_CLOCK)
+        if self.local_cseq < by_clock:
+            self.local_cseq = by_clock
+        else:
+            self.local_cseq += _GAP
 
     def snapshot(self) -> dict[str, Any]:
         """Return the dialog as plain values, for the store."""

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from tests.simulation.history import History
 from tests.simulation.loop import SimReactor
-from tests.simulation.process import HOME_DOMAIN, PARTNER_DOMAIN, SECRET
+from tests.simulation.process import PARTNER_DOMAIN, SECRET
 
 _NS = "{jabber:component:accept}"
 _STREAMS = "http://etherx.jabber.org/streams"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from twisted.internet import error
@@ -295,7 +296,7 @@ class End:
         if not weather.sliced or random.random() >= weather.sliced or len(data) < 2:
             return [data]
         cuts = sorted({0, len(data), *(random.randrange(1, len(data)) for _ in range(3))})
-        return [data[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+        return [data[start:end] for start, end in pairwise(cuts)]
 
     def _send(self, data: bytes) -> None:
         self.sent_until = max(self.sent_until, self.network.loop.now + self.network.delay())

@@ -344,7 +344,9 @@ class Partner:
         mine = ("Contact", f"<sip:{user.partition('@')[0]}@{PARTNER}:5060;transport=tcp>")
         headers = [*expires, mine]
         if old is not None and old.key in self.dialogs:
-            self._in_dialog(old, "SUBSCRIBE", headers, b"", lambda s: self._watched(user, contact, s))
+            self._in_dialog(
+                old, "SUBSCRIBE", headers, b"", lambda s: self._watched(user, contact, s)
+            )
             return
         dialog = Dialog(
             self._token(), f"<sip:{user}>;tag={self._token()}", f"<sip:{contact}>",
@@ -355,7 +357,12 @@ class Partner:
         lines = [("From", dialog.ours), ("To", dialog.theirs), ("Call-ID", dialog.call_id)]
         lines += [("CSeq", "1 SUBSCRIBE"), *headers]
         self._request(
-            "SUBSCRIBE", dialog.target, lines, b"", lambda s: self._watched(user, contact, s), dialog
+            "SUBSCRIBE",
+            dialog.target,
+            lines,
+            b"",
+            lambda s: self._watched(user, contact, s),
+            dialog,
         )
 
     def _watched(self, user: str, contact: str, status: int) -> None:

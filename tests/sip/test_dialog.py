@@ -203,11 +203,23 @@ class SequenceTests(unittest.SynchronousTestCase):
         self.assertEqual(self.dialog.remote_cseq, 4000)
 
     def test_ours(self) -> None:
-        """Our numbers rise by one from 1, whatever theirs are, and can skip after a restart."""
+        """Our numbers rise by one from 1, whatever theirs are, and skip after a restart."""
         numbers = [self.dialog.request("MESSAGE").cseq for _ in range(3)]
-        self.dialog.skip_numbers(1000)
+        self.dialog.skip_numbers(0.0)
         numbers.append(self.dialog.request("MESSAGE").cseq)
         self.assertEqual(numbers, [1, 2, 3, 1004])
+
+    def test_numbers_after_loss(self) -> None:
+        """A dialog restored twice from the same record uses no number twice, nor one beyond 2^31."""
+        record = self.dialog.snapshot()
+        numbers = []
+        for now in (1_790_000_000.0, 1_790_000_010.0, 4_000_000_000.0):
+            dialog = Dialog.restore(record)
+            dialog.skip_numbers(now)
+            numbers += [dialog.request("MESSAGE").cseq for _ in range(30)]
+        self.assertEqual(len(set(numbers)), 90)
+        self.assertEqual(numbers, sorted(numbers))
+        self.assertLess(numbers[-1], 2**31)
 
     def test_ack_has_no_number(self) -> None:
         """ACK and CANCEL are not requests with a number of their own."""
