@@ -49,6 +49,10 @@ class IdSource:
         """Return a Call-ID (RFC 3261 section 8.1.1.4); no host part, so it gives nothing away."""
         return self._octets(16).hex()
 
+    def ordered(self, now: float) -> str:
+        """Return an id that sorts by time, so that records come back in the order of their arrival."""
+        return f"{int(now * 1e6):014x}{self.token(4)}"
+
     def uniform(self, low: float, high: float) -> float:
         """Return a number between low and high, for jitter and back-off."""
         return low + (high - low) * int.from_bytes(self._octets(4), "big") / 0xFFFFFFFF

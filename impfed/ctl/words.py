@@ -25,6 +25,8 @@ _OUTCOMES = {
     "queued": "on its way",
     "held": "held: it waits for the peer's MESSAGE that repeats it",
     "delivered": "delivered",
+    "acknowledged": "taken by the foreign server; no error has come back",
+    "written": "written to the foreign server, which acknowledges nothing; no error has come back",
     "bounced": "not delivered; its sender was told",
     "discarded": "thrown away: its recipient has blocked the sender",
     "unsure": "not known: it may have been delivered, an answer never came",
@@ -133,8 +135,9 @@ def _story(item: dict[str, Any]) -> str:
         + (" far side" if inward else " home server")
         + (f", node {printable(item['node'])}" if item["node"] else ""),
     ]
-    sip, xmpp = _sip_leg(item, inward), _xmpp_leg(item, inward)
-    lines += [sip, xmpp] if inward else [xmpp, sip]
+    far = _stream_leg if item.get("far") == "xmpp" else _sip_leg
+    legs = [far(item, inward), _xmpp_leg(item, inward)]
+    lines += legs if inward else legs[::-1]
     if item["finished_at"]:
         spent = lasting(item["finished_at"] - item["received_at"])
         lines.append(f"  finished  {moment(item['finished_at'])}, after {spent}")
@@ -154,12 +157,28 @@ def _sip_leg(item: dict[str, Any], inward: bool) -> str:
     return f"  SIP leg   {answer} ({place})"
 
 
+def _stream_leg(item: dict[str, Any], inward: bool) -> str:
+    """Return what is known of the leg to a foreign domain that is reached over XMPP."""
+    condition = printable(item["xmpp_condition"])
+    if inward:
+        told = f"returned to its server with {condition}" if condition else "came from its server"
+    else:
+        told = {
+            "acknowledged": "its server has taken it (XEP-0198)",
+            "written": "written to the stream of its server, which acknowledges nothing",
+            "bounced": "not delivered",
+        }.get(item["outcome"], "on no stream yet")
+    return f"  S2S leg   {told}"
+
+
 def _xmpp_leg(item: dict[str, Any], inward: bool) -> str:
     stanza = f"stanza id {printable(item['stanza_id'])}" if item["stanza_id"] else "no stanza id"
     condition = printable(item["xmpp_condition"])
     if inward:
-        if condition:
-            answer = f"the home server answered {condition}"
+        if condition and item["outcome"] != "unsure":
+            # Of a relayed text the other leg says with what it was returned, be it by us.
+            relayed = item.get("far") == "xmpp"
+            answer = "not accepted" if relayed else f"the home server answered {condition}"
         elif item["outcome"] == "delivered":
             answer = "the home server accepted it"
         else:

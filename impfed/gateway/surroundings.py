@@ -83,5 +83,5 @@ class Surroundings:
 
 
 def message_id(around: Surroundings) -> str:
-    """Return an id that sorts by time, so that records come back in the order of their arrival."""
-    return f"{int(around.timers.seconds() * 1e6):014x}{around.ids.token(4)}"
+    """Return an id that sorts by time; see :meth:`impfed.core.ids.IdSource.ordered`."""
+    return around.ids.ordered(around.timers.seconds())

@@ -7,19 +7,22 @@ that policy refuses, and what cannot be delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zope.interface import implementer
 
 from impfed.config.model import ImConfig
+from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.policy.federation import XmppPolicy
 from impfed.policy.users import UserPolicies
+from impfed.relay.delivery import Deliveries
+from impfed.relay.ledger import TextLedger
 from impfed.relay.people import Answers, Pair, PeoplePolicy
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
+from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
 from impfed.transport.link_api import IForeignRelay
 from impfed.transport.rosters import RosterAnswer
@@ -49,8 +52,11 @@ class Relay:
 
     :param own: local domains, exact names as in JIDs.
     :param others: domains that are neither local nor the relay's: SIP domains, own addresses.
+    :param timers: tells the time and calls later.
     :param im: how long a conversation lasts, and whether what a blocked user writes is thrown away.
     :ivar streams: the S2S service; to be set before the start.
+    :ivar ledger: notes what became of texts.
+    :ivar deliveries: hands messages to home servers.
     """
 
     streams: Streams
@@ -65,8 +71,10 @@ class Relay:
         rewriter: PresenceRewriter,
         probe: XmppProbe,
         metrics: Metrics,
-        seconds: Callable[[], float],
+        timers: Any,
         im: ImConfig,
+        ledger: TextLedger,
+        ids: IdSource,
     ) -> None:
         self._home = home
         self._policy = policy
@@ -78,8 +86,10 @@ class Relay:
         self._discards = im.blocked_texts == "discard"
         self._taken: dict[str, bool] = {}
         self._missed: dict[tuple[str, str, bool], OutStanza] = {}
+        self.ledger = ledger
+        self.deliveries = Deliveries(home, ledger, self._return, ids, metrics, timers)
         self.people = PeoplePolicy(
-            *lists, self.takes, self._send_out, home.send, seconds, im.idle_timeout
+            *lists, self.takes, self._send_out, home.send, timers.seconds, im.idle_timeout
         )
 
     # -- from home servers -------------------------------------------------------------------------
@@ -103,6 +113,8 @@ class Relay:
         why = self._policy.refusal(stanza.to.domain, False)
         if why:
             self._metrics.count("relay.refused_out")
+            if stanza.kind == "message":
+                self.ledger.refused(stanza, "not-allowed", why)
             self._answer_home(stanza, "not-allowed", why)
             return
         if stanza.kind == "presence":
@@ -111,14 +123,19 @@ class Relay:
                 return
             xml = self._rewriter.outward(stanza)
         else:
-            if stanza.kind == "message":
-                self.people.text_to(stanza)
             xml = stanza.to_xml()
         self._metrics.count("relay.out")
-        self.streams.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
+        if stanza.kind != "message":
+            self.streams.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
+            return
+        self.people.text_to(stanza)
+        if stanza.type == "error":
+            self.ledger.error_passed(stanza, inward=False)
+        self.streams.send(self.ledger.leaving(stanza, xml))
 
     def link_up(self, domains: frozenset[str]) -> None:
-        """A home server is back: hand over the presence that it has missed."""
+        """A home server is back: hand over what it may have missed, messages first."""
+        self.deliveries.link_up(domains)
         missed = [key for key, each in self._missed.items() if each.to.domain in domains]
         for key in missed:
             self._deliver(self._missed.pop(key))
@@ -150,9 +167,15 @@ class Relay:
                 return
             if stanza.to.local and self._stopped(stanza):
                 return
+            if stanza.kind == "message" and stanza.type == "error":
+                self.ledger.error_passed(stanza, inward=True)
         xml = self._rewriter.inward(stanza) if stanza.kind == "presence" else stanza.to_xml()
         self._metrics.count("relay.in")
-        self._deliver(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
+        out = OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml)
+        if stanza.kind == "message":
+            self._deliver_message(out, self.ledger.arriving(stanza))
+        else:
+            self._deliver(out)
 
     def _stopped(self, stanza: Stanza) -> bool:
         """Apply the local user's list; returns whether the stanza goes no further."""
@@ -164,7 +187,13 @@ class Relay:
         if not self.people.stops(pair):
             return False
         self._metrics.count("relay.blocked")
-        if stanza.kind == "iq" or not self._discards:
+        answered = stanza.kind == "iq" or not self._discards
+        entry = self.ledger.arriving(stanza) if stanza.kind == "message" else None
+        if entry is not None:
+            words = f"its sender is blocked: {self.people.judge(pair).words}"
+            condition = "service-unavailable" if answered else ""
+            self.ledger.end(entry, "bounced" if answered else "discarded", condition, words)
+        if answered:
             self._send_out(error_reply(stanza, "service-unavailable"))
         return True
 
@@ -204,6 +233,16 @@ class Relay:
 
     def _send_out(self, stanza: OutStanza) -> None:
         self.streams.send(stanza)
+
+    def _deliver_message(self, stanza: OutStanza, entry: LedgerEntry | None) -> None:
+        """Give a message to the home server, which has to confirm it."""
+        if self._home.link(stanza.to.domain, stanza.from_.domain) is not None:
+            self.deliveries.deliver(stanza, entry)
+            return
+        words = f"{stanza.from_.domain} is not connected with {stanza.to.domain}"
+        if entry is not None:
+            self.ledger.end(entry, "bounced", "service-unavailable", words)
+        self._return(stanza, "service-unavailable", words)
 
     def _deliver(self, stanza: OutStanza) -> None:
         """Give a stanza to the home server; if that cannot be, its sender is told."""

@@ -15,7 +15,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 import msgspec
 
 Decision = Literal["none", "pending", "approved", "declined"]
-Outcome = Literal["queued", "held", "delivered", "bounced", "unsure", "discarded"]
+#: What became of a text.  Of one to an XMPP domain no more is known than that its server has taken
+#: it ("acknowledged"), or that it was written to a stream which acknowledges nothing ("written").
+Outcome = Literal[
+    "queued", "held", "delivered", "acknowledged", "written", "bounced", "unsure", "discarded"
+]
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
@@ -350,6 +354,7 @@ class LedgerEntry(msgspec.Struct, gc=False):
     :ivar sip_status: status of the SIP leg, got or given; 0 for none.
     :ivar xmpp_condition: stanza error of the XMPP leg, got or given; empty for none.
     :ivar detail: why, in words for an operator.
+    :ivar far: what is spoken with the foreign domain; with "xmpp" there is no SIP leg.
     """
 
     id: str
@@ -366,6 +371,7 @@ class LedgerEntry(msgspec.Struct, gc=False):
     sip_status: int = 0
     xmpp_condition: str = ""
     detail: str = ""
+    far: Literal["sip", "xmpp"] = "sip"
 
 
 #: Every kind by name.

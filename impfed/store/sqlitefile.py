@@ -37,6 +37,7 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX ledger_foreign ON ledger (foreign_address, received_at)",
         "CREATE INDEX ledger_time ON ledger (received_at)",
     ),
+    ("ALTER TABLE ledger ADD COLUMN far TEXT NOT NULL DEFAULT 'sip'",),
 )
 
 _PUT = "INSERT OR REPLACE INTO records VALUES (?, ?, ?)"
@@ -44,7 +45,7 @@ _DELETE = "DELETE FROM records WHERE kind = ? AND key = ?"
 # Who, which way, which stanza and when are settled by the first entry of an id: leaving them alone
 # spares four of the six indices on the second.
 _ENTER = (
-    "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET call_id = excluded.call_id, cseq = excluded.cseq,"
     " node = excluded.node, finished_at = excluded.finished_at, outcome = excluded.outcome,"
     " sip_status = excluded.sip_status, xmpp_condition = excluded.xmpp_condition,"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,6 +80,19 @@ class IS2SUser(Interface):
         Its domains are proven.  ``stream`` is None for an error that this node itself makes of a
         stanza it could not deliver.
         """
+
+
+class Fate(Enum):
+    """What became of a stanza, as far as it can be known here."""
+
+    ACKNOWLEDGED = "the peer has taken it (XEP-0198)"
+    WRITTEN = "written to a stream whose peer acknowledges nothing"
+    RETURNED = "returned to its sender"
+
+
+#: Is told what became of a stanza, with the error's condition and words if it was returned.  After
+#: WRITTEN another word may follow: what the connection did not take goes again, by another stream.
+FateTeller = Callable[[OutStanza, Fate, str, str], None]
 
 
 class StreamWatcher(Protocol):

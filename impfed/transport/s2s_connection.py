@@ -229,6 +229,20 @@ class S2SConnection(Protocol):
         if not high:
             self.owner.stream_ready(self)
 
+    def status(self) -> dict[str, Any]:
+        """Return what an operator wants to know of an incoming stream."""
+        stream = self.stream
+        return {
+            "local": stream.local,
+            "remote": stream.remote,
+            "direction": "in",
+            "state": stream.state.value,
+            "address": self.remote_address,
+            "tls": self.encryption,
+            "bidi": stream.bidi,
+            "pairs": sorted(f"{remote} -> {local}" for remote, local in stream.pairs),
+        }
+
     # -- inside --------------------------------------------------------------------------------
 
     def _handle(self, events: list[S2SEvent]) -> None:

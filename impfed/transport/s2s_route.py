@@ -49,6 +49,9 @@ class RouteOwner(Protocol):
     def stream_opened(self, connection: S2SConnection, events: list[S2SEvent]) -> None:
         """Take over an outgoing stream that is open."""
 
+    def written(self, stanza: OutStanza) -> None:
+        """A stanza goes by a stream whose peer acknowledges nothing."""
+
     def bounce(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its sender."""
 
@@ -96,7 +99,7 @@ class Route:
         """Send a stanza, now or when there is a stream; else it is returned to its sender."""
         carrier = self.carrier
         if carrier is not None and not self._queue and carrier.ready:
-            carrier.send(stanza)
+            self._hand_over(carrier, stanza)
             if not carrier.dirty:
                 carrier.dirty = True
                 self._owner.flush_later(carrier)
@@ -117,6 +120,11 @@ class Route:
             self._dial()
         self._watch()
 
+    def _hand_over(self, carrier: S2SConnection, stanza: OutStanza) -> None:
+        carrier.send(stanza)
+        if not carrier.stream.acks.sending:
+            self._owner.written(stanza)
+
     def pump(self) -> None:
         """Hand what waits to the stream, as far as it takes it."""
         carrier = self.carrier
@@ -126,7 +134,7 @@ class Route:
         while self._queue and carrier.ready:
             waiting = self._queue.popleft()
             self._octets -= len(waiting.stanza.xml)
-            carrier.send(waiting.stanza)
+            self._hand_over(carrier, waiting.stanza)
             sent = True
         if sent and not carrier.dirty:
             carrier.dirty = True

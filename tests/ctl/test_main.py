@@ -263,6 +263,26 @@ class AnswerTests(RunningNodeCase):
             self.assertIn(words, out)
 
     @inlineCallbacks
+    def test_where_over_xmpp(self) -> Any:
+        """A relayed message has an S2S leg, and no more is claimed of it than is known."""
+        relayed = {"far": "xmpp", "call_id": "", "cseq": 0, "sip_status": 0}
+        for outcome, direction, condition, words in (
+            ("acknowledged", "out", "", "S2S leg   its server has taken it (XEP-0198)"),
+            ("acknowledged", "out", "", "taken by the foreign server; no error has come back"),
+            ("written", "out", "", "S2S leg   written to the stream of its server, which ack"),
+            ("queued", "out", "", "S2S leg   on no stream yet"),
+            ("bounced", "out", "not-allowed", "XMPP leg  we returned it with not-allowed"),
+            ("delivered", "in", "", "XMPP leg  the home server accepted it"),
+            ("bounced", "in", "x-y", "S2S leg   returned to its server with x-y"),
+            ("unsure", "in", "x-y", "XMPP leg  no word from the home server"),
+        ):
+            one = entry(direction=direction, outcome=outcome, xmpp_condition=condition, **relayed)
+            self.node.found = [one]
+            _, out, _ = yield self.ask("where", "m1")
+            self.assertIn(words, out)
+            self.assertNotIn("SIP leg", out)
+
+    @inlineCallbacks
     def test_where_nothing(self) -> Any:
         """A message that nobody knows gives exit code 1 and words."""
         code, out, _ = yield self.ask("where", "nothing")

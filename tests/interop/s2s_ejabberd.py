@@ -20,6 +20,8 @@ STRICT: Policy = ("required", "none")
 _CONFIGURATION = """\
 hosts: [{hosts}]
 loglevel: debug
+log_rotate_size: infinity
+log_burst_limit_count: 1000000
 hide_sensitive_log_data: false
 ca_file: "{ca}"
 certfiles: [{certificates}]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import functools
 import io
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +150,12 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         return done.stdout
 
+    def where(self, text: str) -> str:
+        """Ask where texts went, once all of them have come to an end."""
+        ended = lambda: "on its way" not in self.operator("where", text)  # noqa: E731
+        self.assertTrue(wait_until(ended, 10))
+        return self.operator("where", text)
+
     def befriend(self, asker: Talker, other: Talker, there: str) -> None:
         """Have somebody ask for another's presence, who says yes."""
         asker.send("subscribe", to=there)
@@ -171,6 +179,11 @@ class RelayTests(SynchronousTestCase):
         alice.expect(event="message", body="by SIP")
         alice.send("message", to="romeo@lync.example", body="by SIP, too")
         cast.far.expect(event="im", text="by SIP, too")
+        for words in ("juliet@home.example: delivered", "S2S leg   came from its server"):
+            self.assertIn(words, self.where(f"romeo@{VERONA}"))
+        for words in ("which acknowledges nothing", "taken over, no error returned"):
+            self.assertIn(words, self.where(f"romeo@{VERONA}"))
+        self.assertNotIn("Ay me", self.where(f"romeo@{VERONA}"))
         status = self.operator("status")
         self.assertIn(
             "xmpp federation: every domain is allowed, except *.spam.example (both)", status
@@ -325,6 +338,24 @@ class RelayTests(SynchronousTestCase):
         nurse.expect(event="presence", sender=there, kind="available")
         prince.send("message", to=f"nurse@{HOME}", body="and now?")
         nurse.expect(event="message", body="and now?")
+
+    def test_home_dies_with_a_text(self) -> None:
+        """A text that the home server never read before it died goes again when it is back."""
+        nurse, prince = self.scene.local("nurse"), self.scene.foreign("prince")
+        prince.send("message", to=f"nurse@{HOME}", body="before")
+        nurse.expect(event="message", body="before")
+        part = self.scene.stage.home.part
+        assert part is not None
+        os.kill(part.pid, signal.SIGSTOP)
+        prince.send("message", to=f"nurse@{HOME}", body="into the dark")
+        waiting = lambda: "on its way" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
+        self.assertTrue(wait_until(waiting, 10))
+        part.kill()
+        part.process.wait(10)
+        self.scene.restart_home()
+        nurse = self.scene.local("nurse")
+        nurse.expect(event="message", body="into the dark")
+        self.assertNotIn("not delivered", self.where(f"nurse@{HOME}"))
 
     def test_killed(self) -> None:
         """While the foreign server is down senders get errors; when it is back texts pass again."""

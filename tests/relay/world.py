@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from impfed.config.model import ImConfig
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
@@ -11,10 +13,14 @@ from impfed.gateway.authorization import Authorizations
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
 from impfed.policy.users import UserPolicies
+from impfed.relay.ledger import TextLedger
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Relay
+from impfed.store.api import Enter
+from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
+from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.reader import StanzaReader
 from impfed.xmpp.s2s_parts import NS_SERVER
 from impfed.xmpp.stanza import OutStanza, Stanza
@@ -29,22 +35,33 @@ class Streams:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
+        self.stanzas: list[OutStanza] = []
 
     def send(self, stanza: OutStanza) -> None:
         self.sent.append(stanza.xml)
+        self.stanzas.append(stanza)
 
     def take(self) -> list[str]:
         sent, self.sent = self.sent, []
         return sent
 
 
-class NoStore:
-    """Forgets."""
+class Ledger:
+    """A store that keeps nothing but the ledger's lines."""
 
     backlog = 0
 
+    def __init__(self) -> None:
+        self.entries: dict[str, LedgerEntry] = {}
+
     def write(self, changes: Any, done: Any = None, *, within: float = 0.0) -> None:
-        pass
+        for change in changes:
+            if isinstance(change, Enter):
+                self.entries[change.entry.id] = structs.replace(change.entry)
+
+    @property
+    def last(self) -> LedgerEntry:
+        return list(self.entries.values())[-1]
 
 
 def read(xml: str) -> Stanza:
@@ -69,8 +86,9 @@ class RelayCase(HomeCase):
         policy = XmppPolicy(
             self.allow, self.exceptions, ["home.example", "second.example"], ["lync.example"]
         )
-        self.answers = Authorizations(NoStore(), lambda: 0.0)
-        self.policies = UserPolicies(NoStore(), lambda: 0.0)
+        self.store = Ledger()
+        self.answers = Authorizations(self.store, lambda: 0.0)
+        self.policies = UserPolicies(self.store, lambda: 0.0)
         self.streams = Streams()
         self.relay_metrics = Metrics()
         kinds = {name: XmppKind.load(name) for name in XMPP_KINDS}
@@ -84,8 +102,10 @@ class RelayCase(HomeCase):
             PresenceRewriter(kinds.values(), lambda domain: kinds[KINDS.get(domain, "xmpp")]),
             self.probe,
             self.relay_metrics,
-            self.reactor.seconds,
+            ReactorTimers(self.reactor),
             ImConfig(blocked_texts=self.blocked_texts),
+            TextLedger(self.store, "n1", IdSource(), self.reactor.seconds, self.relay_metrics),
+            IdSource(),
         )
         self.relay.streams = self.streams
         self.home.relay = self.relay

@@ -152,6 +152,13 @@ class HomeCase(unittest.SynchronousTestCase):
         wire.take()
         return wire
 
+    def open_unread(self) -> Wire:
+        """The same, but what was written stays to be read."""
+        wire = self.accept()
+        self.say(HEADER)
+        self.say("<handshake/>")
+        return wire
+
     def up(self) -> Wire:
         self.links.startService()
         return self.open()

@@ -263,6 +263,50 @@ class BreakTests(S2SCase):
         self.assertEqual(a.user.errors, [])
 
 
+class FateTests(S2SCase):
+    """What is told of each stanza."""
+
+    def watch(self, node: Node) -> list[tuple[str, str, str]]:
+        told: list[tuple[str, str, str]] = []
+        node.s2s.fate = lambda stanza, fate, condition, words: told.append(
+            (stanza.id, fate.name, condition)
+        )
+        return told
+
+    @inlineCallbacks
+    def test_acknowledged(self) -> Steps:
+        """With acknowledgements a stanza ends with the peer's, in order."""
+        a, b = self.node("a.example"), self.node("b.example")
+        told = self.watch(a)
+        for number in range(3):
+            a.s2s.send(text("x@a.example", "y@b.example", id=str(number)))
+        yield self.until(lambda: len(told) == 3)
+        self.assertEqual(told, [(str(number), "ACKNOWLEDGED", "") for number in range(3)])
+        self.assertEqual(len(b.user.bodies), 3)
+
+    @inlineCallbacks
+    def test_late_count(self) -> Steps:
+        """What the peer has not made safe yet is not acknowledged."""
+        a, b = self.node("a.example"), self.node("b.example")
+        told = self.watch(a)
+        safe: list[Any] = []
+        b.s2s.settle = safe.append
+        a.s2s.send(text("x@a.example", "y@b.example", id="1"))
+        yield self.until(lambda: safe)
+        self.assertEqual((told, len(b.user.bodies)), ([], 1))
+        safe.pop()()
+        yield self.until(lambda: told == [("1", "ACKNOWLEDGED", "")])
+
+    @inlineCallbacks
+    def test_returned(self) -> Steps:
+        """What finds no server is returned, with the condition."""
+        a = self.node("a.example")
+        told = self.watch(a)
+        a.s2s.send(text("x@a.example", "y@nowhere.example", id="1"))
+        yield self.until(lambda: told)
+        self.assertEqual(told, [("1", "RETURNED", "remote-server-not-found")])
+
+
 class SharingTests(S2SCase):
     """How many streams there are."""
 

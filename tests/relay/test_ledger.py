@@ -1,0 +1,85 @@
+"""Relayed texts in the ledger."""
+
+from __future__ import annotations
+
+from impfed.transport.s2s_api import Fate
+from impfed.xmpp.stanza import OutStanza
+from tests.relay.world import RelayCase
+
+JULIET, ROMEO = "juliet@home.example", "romeo@verona.example"
+OUT = f"from='{JULIET}/b' to='{ROMEO}'"
+SAID = f"<message {OUT} id='m1' type='chat'><body>Ay me!</body></message>"
+
+
+class OutTests(RelayCase):
+    """Texts of local users."""
+
+    def sent(self, xml: str = SAID) -> OutStanza:
+        self.up()
+        self.local(xml)
+        return self.streams.stanzas[-1]
+
+    def test_on_its_way(self) -> None:
+        """Until S2S tells more, it is found among what is on its way, by id and by both addresses."""
+        self.sent()
+        (entry,) = self.relay.ledger.find("m1")
+        for text in (entry.id, JULIET, ROMEO):
+            self.assertEqual(self.relay.ledger.find(text), [entry])
+        self.assertEqual(entry.outcome, "queued")
+        self.assertEqual(entry.detail, "waiting for a stream to verona.example")
+        self.assertEqual(self.store.entries, {})
+        self.assertNotIn("Ay me", str(entry))
+
+    def test_fates(self) -> None:
+        """It ends as far as anything is known: acknowledged, written, or returned with the reason."""
+        stanza = self.sent()
+        for fate, outcome in (
+            (Fate.WRITTEN, "written"),
+            (Fate.ACKNOWLEDGED, "acknowledged"),
+        ):
+            self.relay.ledger.fate(stanza, fate, "", "")
+            self.assertEqual(self.store.last.outcome, outcome)
+            self.assertEqual(self.store.last.detail, "")
+        words = "no stream in time"
+        self.relay.ledger.fate(stanza, Fate.RETURNED, "remote-server-timeout", words)
+        entry = self.store.last
+        self.assertEqual(
+            (entry.outcome, entry.xmpp_condition, entry.detail),
+            ("bounced", "remote-server-timeout", words),
+        )
+        self.assertEqual((entry.direction, entry.far, entry.stanza_id), ("out", "xmpp", "m1"))
+        self.assertEqual(len(self.store.entries), 1)
+        self.assertEqual(self.relay.ledger.find("m1"), [])
+
+    def test_error_of_the_far_side(self) -> None:
+        """What the foreign server returns later is entered in the same line."""
+        stanza = self.sent()
+        self.relay.ledger.fate(stanza, Fate.ACKNOWLEDGED, "", "")
+        self.far(
+            f"<message from='{ROMEO}' to='{JULIET}/b' id='m1' type='error'><error type='cancel'>"
+            "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        )
+        entry = self.store.last
+        self.assertEqual((entry.outcome, entry.xmpp_condition), ("bounced", "service-unavailable"))
+        self.assertEqual(entry.detail, "the foreign server returned it")
+        self.assertEqual(len(self.store.entries), 1)
+
+    def test_refused_domain(self) -> None:
+        """What policy refuses is there, with the reason."""
+        self.up()
+        self.local(SAID.replace("verona.example", "x.spam.example"))
+        entry = self.store.last
+        self.assertEqual((entry.outcome, entry.xmpp_condition), ("bounced", "not-allowed"))
+        self.assertIn("spam.example", entry.detail)
+
+    def test_no_texts(self) -> None:
+        """Typing notices, rooms and errors are none."""
+        self.up()
+        for xml in (
+            f"<message {OUT} type='chat'><composing xmlns='http://jabber.org/protocol/chatstates'/></message>",
+            f"<message {OUT} type='groupchat'><body>x</body></message>",
+            f"<message {OUT} type='error'><body>x</body></message>",
+        ):
+            self.local(xml)
+            self.assertIs(type(self.streams.stanzas[-1]), OutStanza)
+        self.assertEqual(self.relay.ledger.find(ROMEO), [])
