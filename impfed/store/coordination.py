@@ -161,6 +161,12 @@ class Coordination:
             lambda flat: [Letter(id.decode(), data) for id, data in pairs(flat)]
         )
 
+    def last(self, *streams: str) -> Deferred[list[str]]:
+        """Return the id of the last entry of each stream ("feed", "mail:NODE"), "0-0" for none."""
+        return self.link.call("last", *streams).addCallback(
+            lambda answer: [id.decode() for id in answer]
+        )
+
     def trim(self, node: str, epoch: int, id: str) -> Deferred[None]:
         """Remove what lies in the node's own mailbox before an id."""
         return self._asked(node, lambda _: None, "trim", node, epoch, id)

@@ -62,8 +62,8 @@ class Link(Protocol):
     def wait(self, after: Mapping[str, str], seconds: float) -> Deferred[dict[str, Entries]]:
         """Return what has come into streams after the given ids, as soon as there is something.
 
-        The names are without the prefix ("mail:node1", "feed"); "$" is the end at the time of the
-        call.  Nothing in time is an empty answer.  One wait at a time; its connection is its own.
+        The names are without the prefix ("mail:node1", "feed").  Nothing in time is an empty
+        answer.  One wait at a time; its connection is its own.
         """
         ...
 

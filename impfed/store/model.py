@@ -35,6 +35,7 @@ class Model:
         self._seconds = seconds
         self.failing: StoreError | None = None
         self.waiters: list[Callable[[], None]] = []  # called when something has come into a stream
+        self._ids = 0  # rises for ever, as the server's clock does
         self.empty()
 
     def empty(self) -> None:
@@ -47,7 +48,6 @@ class Model:
         self._leases: dict[str, tuple[str, int]] = {}
         self._portions: dict[str, dict[str, tuple[int, int]]] = {}
         self._streams: dict[str, Entries] = {}
-        self._ids = 0
         self._feed = self._epoch = self._generation = 0
 
     # -- what the scripts share --------------------------------------------------------------------
@@ -311,16 +311,17 @@ class Model:
         lent[node] = (max(0, min(wanted, left)), now + milliseconds)
         return [b"lent", lent[node][0]]
 
+    def _do_last(self, *streams: str) -> Answer:
+        return [
+            entries[-1][0].encode() if (entries := self._streams.get(stream)) else b"0-0"
+            for stream in streams
+        ]
+
     # -- streams -----------------------------------------------------------------------------------
 
     def after(self, stream: str, id: str) -> Entries:
         """Return the entries of a stream after an id."""
         return [entry for entry in self._streams.get(stream, []) if _order(entry[0]) > _order(id)]
-
-    def last(self, stream: str) -> str:
-        """Return the id of a stream's last entry."""
-        entries = self._streams.get(stream)
-        return entries[-1][0] if entries else "0-0"
 
 
 def _order(id: str) -> tuple[int, int]:

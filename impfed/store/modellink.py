@@ -118,12 +118,9 @@ class ModelLink:
         """Return what comes into streams; see :class:`~impfed.store.link.Link`."""
         if not self._up:
             return fail(_error(StoreFault.UNAVAILABLE, "there is no connection"))
-        ids = {
-            stream: self._model.last(stream) if id == "$" else id for stream, id in after.items()
-        }
         waited: Deferred[Any] = Deferred()
         end = self._clock.callLater(seconds, self.wake, True) if self._clock is not None else None
-        self._waiting = (ids, waited, end)
+        self._waiting = (dict(after), waited, end)
         self.wake()
         return waited
 

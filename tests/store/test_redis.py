@@ -16,6 +16,7 @@ from impfed.store.shared import SharedStore
 from impfed.store.sqlite import SqliteStore
 from tests.store.contract import StoreContract
 from tests.store.redis_server import RedisServer, common_server
+from tests.store.shared_contract import SharedContract
 
 _numbers = count(1)
 
@@ -38,3 +39,19 @@ def make_store(
 class RedisStoreContractTests(StoreContract, TestCase):
     def make_store(self) -> SharedStore:
         return make_store(self, common_server())
+
+
+class RedisSharedContractTests(SharedContract, TestCase):
+    def setUp(self) -> None:
+        self.server = common_server()
+        self.prefix = new_prefix()
+
+    def make_shared(self) -> SharedStore:
+        return make_store(self, self.server, self.prefix)
+
+    def age(self, node: str, seconds: float) -> None:
+        by = str(-round(seconds * 1000))
+        self.server.command("HINCRBY", f"{self.prefix}:node:{node}", "beat", by)
+
+    def empty(self) -> None:
+        self.server.command("FLUSHALL")
