@@ -19,7 +19,7 @@ STRICT: Policy = ("required", "none")
 
 _CONFIGURATION = """\
 hosts: [{hosts}]
-loglevel: debug
+loglevel: {level}
 log_rotate_size: infinity
 log_burst_limit_count: 1000000
 hide_sensitive_log_data: false
@@ -44,11 +44,14 @@ _POLICY = """\
 """
 _READY = "everything echoes"
 # A route to a process that turns stanzas round; ejabberd has no mod_echo any more. An identifier
-# of two addresses, "from to", has it sent between those instead.
+# of two addresses, "from to", has it sent between those instead. What comes back as an error is told
+# on standard output, for the log drops lines when many come at once.
 _ECHO = """\
 Turn = fun(Packet) ->
     case {xmpp:get_type(Packet), binary:split(xmpp:get_id(Packet), <<" ">>)} of
-        {error, _} -> ok;
+        {error, _} -> io:format("returned from ~s: ~s~n", [
+            jid:encode(jid:remove_resource(xmpp:get_from(Packet))),
+            xmpp:format_stanza_error(xmpp:get_error(Packet))]);
         {_, [From, To]} -> ejabberd_router:route(
             xmpp:set_from_to(Packet, jid:decode(From), jid:decode(To)));
         _ -> ejabberd_router:route(
@@ -73,6 +76,7 @@ class PeerEjabberd:
     directory: Path
     hosts: dict[str, tuple[Policy, Issued | None]]
     ca: Path
+    log_level: str = "debug"
     port: int = 0
     part: Part | None = field(default=None, repr=False)
     mapper: Part | None = field(default=None, repr=False)
@@ -86,6 +90,7 @@ class PeerEjabberd:
             _CONFIGURATION.format(
                 hosts=", ".join(self.hosts),
                 ca=self.ca,
+                level=self.log_level,
                 certificates=", ".join(str(path) for path in self._bundles(base)),
                 port=self.port,
                 policies="\n".join(

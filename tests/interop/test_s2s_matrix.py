@@ -54,7 +54,7 @@ class MatrixTests(ProsodyCase, MatrixCase):
         states = dict.fromkeys(case.peer_certificate for case in cases)
         hosts = {_domain(state): make(self.world, state, _domain(state)) for state in states}
         hosts[CONTROL] = self.world.issue(CONTROL)
-        peer = self.prosody(hosts=hosts, **PROSODY[theirs])
+        peer = self.prosody(hosts=hosts, log_level="info", **PROSODY[theirs])
         optional = Security(Tls.OPTIONAL, certificates=False)
         stage = ProsodyStage(peer, self.ours("control.example", security=optional))
 
