@@ -212,7 +212,10 @@ class Edge(MultiService):
         return self.routing.explain(address, self._condition, sender)
 
     def _condition(self, hop: Hop) -> tuple[str, str]:
-        return self.stack.pool.condition(Target.of_hop(hop))
+        target = Target.of_hop(hop)
+        if self.border.leads_inside(target) and not self.checks.up(hop.source):
+            return "resting", f"{hop.source} is down: {self.checks.reason(hop.source)}"
+        return self.stack.pool.condition(target)
 
     def perform(self, command: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
         """Answer ``limits``: the sources that were over one.

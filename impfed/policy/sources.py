@@ -44,6 +44,10 @@ class SourceLimits:
         self._rates = {"address": config.requests, "domain": config.domain_requests}
         self._sources: dict[tuple[str, str], _Source] = {}
 
+    def __len__(self) -> int:
+        """Return how many sources are remembered."""
+        return len(self._sources)
+
     def address(self, address: str, now: float) -> Verdict:
         """Count a request from an IP address."""
         return self._take("address", address, now)

@@ -112,7 +112,7 @@ class Border:
         self._sources = sources
         self._domains = frozenset(edge.domains)
         self.fronts = Fronts(config, stack)
-        self._inner = frozenset(Target.of_hop(hop) for hop in targets.hops())
+        self._inner = {Target.of_hop(hop): hop.source for hop in targets.hops()}
         named = {target.name: target for target in edge.targets}
         self._table = PortTable(
             (inner_address(port, named[port.target]), (port.public_host, port.public_port))
@@ -184,10 +184,11 @@ class Border:
     def flow_closed(self, flow: Flow) -> str:
         """A connection is gone; returns the name of the target that it led to, "" for none."""
         self.destinations.flow_closed(flow)
-        target = getattr(flow, "target", None)
-        if target in self._inner:
-            return self._targets.who(flow.peer.names) or self._targets.who_at(target.host)
-        return ""
+        return self._inner.get(getattr(flow, "target", None), "")  # type: ignore[arg-type]
+
+    def leads_inside(self, target: Target) -> bool:
+        """Say whether a connection of ours for it leads to a machine inside."""
+        return target in self._inner
 
     # -- sides -------------------------------------------------------------------------------------
 
