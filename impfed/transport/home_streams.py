@@ -97,6 +97,7 @@ class StreamLink(LinkBase):
         self._timer: Timer | None = None  # for the next ping, or the end of waiting
         self._alarm: Timer | None = None
         self._heard = 0.0
+        self._pinged = 0.0
         self._flushing = False
         self._paused = False
         self._stopping = False
@@ -146,6 +147,7 @@ class StreamLink(LinkBase):
         """Ask whether the home server is there; give it up if it does not answer."""
         limits = self._context.limits
         self._probe = "k" + self._context.ids.token()
+        self._pinged = self._context.timers.seconds()
         self._set_timer(max(PATIENCE, limits.connect) + 1.0, self._unanswered)
         self._streams.send(
             iq(self._ping_target, self._own, id=self._probe, type="get", payload=_PING)
@@ -165,7 +167,9 @@ class StreamLink(LinkBase):
     def _keep_alive(self) -> None:
         now, keepalive = self._context.timers.seconds(), self._context.limits.keepalive
         silent = now - self._heard
-        if silent >= keepalive and not self._paused:
+        # Whatever else comes and goes, the stream that the link hangs on is not to be idle for long.
+        quiet = now - self._pinged >= 8 * keepalive
+        if (silent >= keepalive or quiet) and not self._paused:
             self._ping_home()
         else:
             self._set_timer(max(keepalive - silent, 1.0), self._keep_alive)
@@ -239,9 +243,13 @@ class StreamLink(LinkBase):
             self.guard(relay.not_written, stanza)
 
     def stream_lost(self, local: str, remote: str, words: str) -> None:
-        """A stream is gone: what it may have carried is unsure; is the home server?"""
+        """A stream is gone: what it may have carried is unsure; is the home server gone, too?"""
         self._withdraw((remote, local), words)
-        if self.up and not self._probe and not self._stopping:
+        if self._stopping:
+            return
+        if local == self._own.domain and (self.up or self._probe):
+            self._down(words, False)  # it may have been started anew, and remember nothing
+        elif self.up and not self._probe:
             self._ping_home()
 
     def stream_failed(self, local: str, remote: str, words: str, lasting: bool) -> None:

@@ -33,7 +33,13 @@ FOREIGNERS = dict.fromkeys(("romeo", "tybalt", "benvolio"), "on both")
 def dnsmasq(directory: Path) -> Part:
     """Start a name server at 127.0.0.1 for which every name is the node."""
     directory.mkdir(parents=True, exist_ok=True)
-    words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]
+    words = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+    ]
     words += ["--user=root", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]
     part = Part("dnsmasq", [*words, f"--address=/#/{INNER}"], directory)
     part.await_port(53)
@@ -163,7 +169,7 @@ connect = "127.0.0.1:{self.verona.server.s2s_port}"
                 stack.callback(dnsmasq(self.directory / "dns").stop)
                 self.verona.server.start()
                 self.cast = self.stage.start()
-                self.talkers["alice"] = self.cast.alice
+                self.talkers |= {"alice": self.cast.alice, "carol": self.cast.carol}
             except PartFailed:
                 stack.close()
                 raise
