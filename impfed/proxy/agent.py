@@ -12,6 +12,7 @@ from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.timers import Timer
 from impfed.proxy.core import Proxy
+from impfed.proxy.express import METHODS, Lane
 from impfed.proxy.values import (
     Branch,
     Cancel,
@@ -50,6 +51,8 @@ class ProxyAgent:
 
     :param locate: finds targets.
     :param leg: finds the next hop of an ACK at once; None when there is none.
+    :param express: whether a request that follows another of its dialog may be sent the same way
+        without asking the proxy again (:mod:`impfed.proxy.express`).
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ProxyAgent:
         leg: Callable[[Question], Leg | None],
         timers: ReactorTimers,
         metrics: Metrics,
+        express: bool = False,
     ) -> None:
         self._stack = stack
         self._proxy = proxy
@@ -69,6 +73,7 @@ class ProxyAgent:
         self._metrics = metrics
         self._timer: Timer | None = None
         self._contexts: dict[ServerTransaction, Context] = {}
+        self._lane = Lane(stack, self, proxy.unique, metrics) if express else None
         self._perform_one: dict[type, Callable[[Any], None]] = {
             Locate: self._located,
             Start: self._start,
@@ -78,6 +83,25 @@ class ProxyAgent:
             SendAck: self._send_ack,
             Drop: self._drop,
         }
+
+    @property
+    def under_way(self) -> int:
+        """How many requests wait for their answer."""
+        return len(self._proxy) + (0 if self._lane is None else len(self._lane))
+
+    def adopt(self, context: Context, branch: Branch, flow: Flow, began: float) -> None:
+        """Take over a request that went the short way.
+
+        :param flow: the connection that it went over.
+        :param began: when.
+        """
+        user = _BranchUser(self, branch)
+        branch.user = transaction = self._stack.transactions.adopt_forwarded(
+            _bare(context.request), branch.branch, flow, began, user
+        )
+        flow.transactions[transaction] = None
+        self._proxy.adopt(context)
+        self._contexts[context.server] = context
 
     # The stack's user
 
@@ -168,6 +192,8 @@ class ProxyAgent:
         copy = _repeatable(effect.data) if method == "INVITE" else _bare(request)
         user = _BranchUser(self, branch)
         branch.user = self._stack.forward(copy, effect.data, branch.branch, effect.hop, user)
+        if self._lane is not None and method in METHODS:
+            self._lane.learn(branch, effect.data)
 
     def _cancel(self, effect: Cancel) -> None:
         if effect.branch.user is not None:

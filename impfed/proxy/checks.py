@@ -70,11 +70,11 @@ def fingerprint(request: SipRequest, way: Way) -> str:
         request.from_tag,
         request.to_tag,
         request.call_id,
-        request.cseq.number,
         request.get("proxy-require"),
         request.get("proxy-authorization"),
     )
-    return f"{hash(parts) & 0xFFFFFFFFFFFFFFFF:016x}"
+    # Added and not hashed with the others, so that of the next request of a dialog it is known too.
+    return f"{hash(parts) + request.cseq.number & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def branch(unique: str, fingerprint: str) -> str:

@@ -87,6 +87,15 @@ class Proxy:
         """Return how many requests are under way."""
         return len(self._open)
 
+    def adopt(self, context: Context) -> None:
+        """Take over a request whose copy is on its way already."""
+        self._open.add(context)
+
+    def unique(self) -> str:
+        """Return what is between the cookie and the fingerprint in a branch of ours."""
+        unique = f"{self._life}{next(self._numbers):x}"
+        return unique if self._hint is None else unique + self._hint(unique)
+
     # Requests
 
     def request(
@@ -119,7 +128,7 @@ class Proxy:
         leg = legs(question)
         if leg is None:
             return [Drop("ACK not forwarded: no next hop")]
-        branch = checks.branch(self._unique(), print_)
+        branch = checks.branch(self.unique(), print_)
         data = forwarded_request(request, _changes(question.way, leg, branch, "", "", None))
         return [SendAck(data, leg.hop)]
 
@@ -334,7 +343,7 @@ class Proxy:
     def _do(self, branch: Branch, work: Do, now: float) -> None:
         context = branch.context
         if work is Do.SEND:
-            branch.branch = checks.branch(self._unique(), context.fingerprint)
+            branch.branch = checks.branch(self.unique(), context.fingerprint)
             changes = _changes(
                 context.question.way,
                 branch.leg,
@@ -366,10 +375,6 @@ class Proxy:
         timer, branch.timer = branch.timer, None
         if timer is not None:
             timer.cancel()
-
-    def _unique(self) -> str:
-        unique = f"{self._life}{next(self._numbers):x}"
-        return unique if self._hint is None else unique + self._hint(unique)
 
     def _taken(self) -> list[Effect]:
         out, self._out = self._out, []

@@ -92,12 +92,13 @@ class Junction:
             self.destinations.leg,
             stack.timers,
             metrics,
+            express=True,
         )
 
     @property
     def under_way(self) -> int:
         """How many requests are being proxied."""
-        return len(self._proxy)
+        return self._agent.under_way
 
     # -- the stack's user --------------------------------------------------------------------------
 
@@ -228,5 +229,8 @@ class Junction:
             told = {self._stack.advertised(each.transport, each.name) for each in self._listeners}
             bound = {(each.host, self._stack.ports.get(each.name)) for each in self._listeners}
             shared = {(each.contact_host, each.contact_port) for each in self._listeners}
+            told |= {
+                (host, port) for host in self._stack.hosts.values() for _, port in told | shared
+            }
             self._own = frozenset((host, port) for host, port in told | bound | shared if port)
         return self._own

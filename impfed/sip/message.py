@@ -317,6 +317,7 @@ def _index(lines: list[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
     for line in _unfold(lines):
         spelling, colon, value = line.partition(":")
         name = (NAMES.get(spelling) or canonical(spelling)) if colon else MALFORMED
+        value = value.removeprefix(" ")  # as where the spelling is known
         if name in first:
             more.append((name, value))
         else:

@@ -25,9 +25,11 @@ from impfed.sip.transaction_parts import (
     Failed,
     FailureCause,
     HasReliable,
+    IsParked,
     RequestArrived,
     ResponseArrived,
     Send,
+    ServerKey,
     ServerTransaction,
     Stray,
     TimerValues,
@@ -46,9 +48,11 @@ __all__ = [
     "Failed",
     "FailureCause",
     "HasReliable",
+    "IsParked",
     "RequestArrived",
     "ResponseArrived",
     "Send",
+    "ServerKey",
     "ServerTransaction",
     "State",
     "StateError",
@@ -95,6 +99,8 @@ class Transactions(Engine):
         key = server_key(request, method)
         transaction = self._servers.get(key)
         if transaction is not None:
+            if transaction.parked:
+                transaction = self._unparked_server(transaction, key)
             self.step(transaction, Input.REQUEST, now, out, request)
             return out
         if len(self._servers) >= self.limit:
@@ -163,9 +169,12 @@ class Transactions(Engine):
 
         :raises SipParseError: if Via, CSeq or the tag of a 2xx cannot be read.
         """
-        transaction = self._clients.get((response.via.branch, response.cseq.method))
+        key = (response.via.branch, response.cseq.method)
+        transaction = self._clients.get(key)
         if transaction is None:
             return [Stray(response)]
+        if transaction.parked:
+            transaction = self._unparked_client(transaction, key)
         status = response.status
         if status < 200:
             input_ = Input.R1XX
@@ -176,6 +185,61 @@ class Transactions(Engine):
         out: list[Action] = []
         self.step(transaction, input_, now, out, response)
         return out
+
+    # Requests and answers that need no transaction as long as all goes as expected
+
+    def vacant(self, key: ServerKey) -> bool:
+        """Whether there is room for a request, and it is no repetition."""
+        return key not in self._servers and len(self._servers) < self.limit
+
+    def park(self, server: ServerKey, client: tuple[str, str], parked: IsParked) -> None:
+        """Let something stand for the two transactions of a forwarded request.
+
+        :param server: see :func:`~impfed.sip.transaction_parts.server_key`.
+        :param client: branch and method of the request as it was sent.
+        """
+        self._servers[server] = parked  # type: ignore[assignment]
+        self._clients[client] = parked  # type: ignore[assignment]
+
+    def unpark(self, server: ServerKey, client: tuple[str, str]) -> None:
+        """Forget what stands for two transactions: it has ended, or is going to be replaced."""
+        del self._servers[server]
+        del self._clients[client]
+
+    def adopt_request(
+        self, request: SipRequest, source: HasReliable, key: ServerKey, began: float
+    ) -> ServerTransaction:
+        """Make the transaction of a request other than INVITE that its user knows already.
+
+        :param began: when it came.
+        """
+        transaction = ServerTransaction(Machine.SERVER, request, source, source.reliable, key)
+        self._servers[key] = transaction
+        self.step(transaction, Input.REQUEST, began, [], request)
+        transaction.proxied = True
+        return transaction
+
+    def adopt_forwarded(
+        self, request: OutgoingRequest, branch: str, destination: Any, began: float, user: object
+    ) -> ClientTransaction:
+        """Make the transaction of a request other than INVITE that has been sent already.
+
+        :param destination: where it went; reliable, so that it need not be sent again.
+        :param began: when it was sent.
+        """
+        transaction = ClientTransaction(request, b"", branch, destination, True, user)
+        transaction.proxied = True
+        self._clients[(branch, request.method)] = transaction
+        self.step(transaction, Input.START, began, [])
+        return transaction
+
+    def _unparked_server(self, parked: Any, key: ServerKey) -> ServerTransaction:
+        parked.whole()
+        return self._servers[key]
+
+    def _unparked_client(self, parked: Any, key: tuple[str, str]) -> ClientTransaction:
+        parked.whole()
+        return self._clients[key]
 
     # From our core
 

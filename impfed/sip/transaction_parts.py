@@ -63,6 +63,18 @@ class HasReliable(Protocol):
         ...
 
 
+class IsParked(Protocol):
+    """What stands for a server and a client transaction as long as all goes as expected.
+
+    :ivar parked: True; tells it from a transaction.
+    """
+
+    parked: bool
+
+    def whole(self) -> None:
+        """Put both transactions in its place."""
+
+
 class Transaction:
     """What client and server transactions share.
 
@@ -72,6 +84,7 @@ class Transaction:
     :ivar user: the transaction user's own; the layer never looks at it.
     :ivar proxied: whether a proxy uses it: then it is the user agents who repeat a 2xx and acknowledge
         it, so every 2xx and every ACK of one passes, and the layer adds none (RFC 3261 section 16.7).
+    :cvar parked: whether it only stands for a transaction (:class:`IsParked`).
     """
 
     __slots__ = (
@@ -87,6 +100,7 @@ class Transaction:
         "state",
         "user",
     )
+    parked = False
 
     def __init__(self, machine: Machine, reliable: bool, user: Any) -> None:
         self.machine = machine

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from twisted.application.service import Service
@@ -17,6 +18,7 @@ from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.sip.dialog import TARGET_REFRESH
 from impfed.sip.errors import SipParseError
+from impfed.sip.headers import parse_name_addr
 from impfed.sip.message import OutgoingRequest, SipRequest, response_bytes
 from impfed.sip.relay_token import RelayTokens
 from impfed.sip.target import Hop
@@ -36,6 +38,7 @@ from impfed.sip.transaction import (
     Stray,
     Transactions,
 )
+from impfed.sip.uri import SipUri
 from impfed.transport.datagram import DatagramListener
 from impfed.transport.flow import Flow, FlowOwner, NoFlow, SipLimits, bracketed
 from impfed.transport.listen import Incoming
@@ -69,10 +72,14 @@ class Dispatch(Service, FlowOwner):
     answered here.
 
     :ivar tokens: writes into our Contacts and branches which node they are of; None for nobody.
+    :ivar hosts: hosts that peers are told for local domains that have one of their own.
+    :ivar certificates: certificates of local domains that have one of their own.
     :ivar probed: sees every OPTIONS first, and says whether it has answered it.
     """
 
     tokens: RelayTokens | None = None
+    hosts: Mapping[str, str] = MappingProxyType({})
+    certificates: Mapping[str, str] = MappingProxyType({})
     probed: Callable[[ServerTransaction, SipRequest, Flow], bool] | None = None
 
     def __init__(
@@ -146,13 +153,15 @@ class Dispatch(Service, FlowOwner):
         data = response_bytes(transaction.request, status, reason, tag, headers, body)
         self._perform(self.transactions.respond(transaction, status, data, self._reactor.seconds()))
 
-    def advertised(self, transport: str, listener: str = "") -> tuple[str, int]:
+    def advertised(self, transport: str, listener: str = "", domain: str = "") -> tuple[str, int]:
         """Return host and port that peers are told for a transport.
 
         :param listener: name of the listener to tell of; the transport's first one if empty.
+        :param domain: the local domain that it is told for.
         :raises LocalError: when there is no listener for it.
         """
-        return self._advertised(self._listener(transport, listener))
+        host, port = self._advertised(self._listener(transport, listener))
+        return self.hosts.get(domain, host), port
 
     def _listener(self, transport: str, listener: str) -> ListenerConfig:
         if listener in self._listeners:
@@ -199,8 +208,9 @@ class Dispatch(Service, FlowOwner):
             return NoFlow("udp", (destination.host, destination.port), "there is no UDP listener")
         return self.pool.flow(Target.of_hop(destination), destination.others)
 
-    def _via(self, flow: Flow, branch: str) -> str:
-        host, port = self.advertised(flow.transport, flow.listener)
+    def _via(self, flow: Flow, branch: str, request: OutgoingRequest) -> str:
+        domain = _sender_domain(request) if self.hosts else ""
+        host, port = self.advertised(flow.transport, flow.listener, domain)
         rport = "" if flow.reliable else ";rport"
         sent_by = f"{bracketed(host)}:{port}"
         return f"SIP/2.0/{flow.transport.upper()} {sent_by};branch={branch}{rport}"
@@ -240,7 +250,10 @@ class Dispatch(Service, FlowOwner):
             names: tuple[str, ...] = ()
             if flow.transport == "tls":
                 names = tuple(sorted(flow.peer.names)) if flow.peer.proven else (via.host,)
-            return self.pool.flow(Target(flow.transport, flow.remote[0], port, names))
+            to = transaction.request.to.uri if self.certificates else None
+            certificate = self.certificates.get(to.host, "") if isinstance(to, SipUri) else ""
+            place = (flow.transport, flow.remote[0], port)
+            return self.pool.flow(Target(*place, names, certificate))
         if transaction is not None and transaction.state not in _UNANSWERED and flow.target:
             return self.pool.flow(flow.target)
         return flow
@@ -253,6 +266,15 @@ class Dispatch(Service, FlowOwner):
         """Flush a flow at the end of this reactor turn."""
         self._dirty.append(flow)
         self._want_turn()
+
+    @property
+    def tracing(self) -> bool:
+        """Whether somebody wants to see every message."""
+        return self._tracer.watching
+
+    def rearm(self) -> None:
+        """See to the timers of transactions that were not begun through this object."""
+        self._arm()
 
     def _want_turn(self) -> None:
         if self._turn is None and not self._over:
@@ -373,7 +395,7 @@ class Dispatch(Service, FlowOwner):
     def _ended(self, action: Ended) -> None:
         transaction = action.transaction
         if isinstance(transaction, ClientTransaction):
-            transaction.destination.transactions.discard(transaction)
+            transaction.destination.transactions.pop(transaction, None)
 
     def _tell(self, method: str, *arguments: object) -> None:
         self._guard(getattr(self.user, method), *arguments)
@@ -407,3 +429,8 @@ class Dispatch(Service, FlowOwner):
             self._send(Send(data, flow, None))
         if error.close and isinstance(flow, StreamFlow):
             flow.close(f"malformed SIP: {error}")
+
+
+def _sender_domain(request: OutgoingRequest) -> str:
+    uri = parse_name_addr(request.get("From") or "").uri
+    return uri.host if isinstance(uri, SipUri) else ""

@@ -76,7 +76,7 @@ class Flow:
     :ivar listener: name of the listener that it came in on, "" for a connection of ours.
     :ivar remote: address and port of the peer.
     :ivar peer: what the peer has proven of itself.
-    :ivar transactions: client transactions that wait for an answer over it.
+    :ivar transactions: client transactions that wait for an answer over it, oldest first (as keys).
     """
 
     def __init__(self, transport: str, listener: str, remote: tuple[str, int]) -> None:
@@ -85,7 +85,7 @@ class Flow:
         self.listener = listener
         self.remote = remote
         self.peer: PeerIdentity = NOBODY
-        self.transactions: set[Any] = set()
+        self.transactions: dict[Any, None] = {}
 
     @property
     def alive(self) -> bool:

@@ -62,14 +62,14 @@ class SipStack(Dispatch):
         branch = self._ids.branch()
         if self.tokens is not None:
             branch = self.tokens.branch(branch)
-            data = self._marked(request).render(self._via(flow, branch))
+            data = self._marked(request).render(self._via(flow, branch, request))
         else:
-            data = request.render(self._via(flow, branch))
+            data = request.render(self._via(flow, branch, request))
         transaction, actions = self.transactions.send_request(
             data, request, branch, flow, flow.reliable, self._reactor.seconds(), user
         )
         if transaction.state in WAITING:
-            flow.transactions.add(transaction)
+            flow.transactions[transaction] = None
         self._perform(actions, late=True)
         return transaction
 
@@ -92,7 +92,7 @@ class SipStack(Dispatch):
             data, request, branch, flow, flow.reliable, self._reactor.seconds(), user, True
         )
         if transaction.state in WAITING:
-            flow.transactions.add(transaction)
+            flow.transactions[transaction] = None
         self._perform(actions, late=True)
         return transaction
 
@@ -124,7 +124,7 @@ class SipStack(Dispatch):
         :param response_to_tag: To tag of the 2xx.
         """
         flow = self._flow_to(destination)
-        data = ack.render(self._via(flow, self._ids.branch()))
+        data = ack.render(self._via(flow, self._ids.branch(), ack))
         self._perform(
             self.transactions.acknowledge(
                 transaction, response_to_tag, data, flow, self._reactor.seconds()
@@ -135,15 +135,17 @@ class SipStack(Dispatch):
         """Cancel an INVITE of ours; its final answer, mostly 487, still comes."""
         self._perform(self.transactions.cancel(transaction, self._reactor.seconds()), late=True)
 
-    def contact(self, user: str, transport: str, listener: str = "") -> str:
+    def contact(self, user: str, transport: str, listener: str = "", domain: str = "") -> str:
         """Return our Contact value for a user (escaped as on the wire; "" for none).
 
         :param listener: name of the listener to tell of; the transport's first one if empty.
+        :param domain: the user's domain.
         """
         chosen = self._listener(transport, listener)
         host, port = self._advertised(chosen)
         if chosen.contact_host:
             host, port = chosen.contact_host, chosen.contact_port
+        host = self.hosts.get(domain, host)
         at = f"{user}@" if user else ""
         return f"<sip:{at}{bracketed(host)}:{port};transport={transport}>"
 
@@ -248,6 +250,8 @@ class SipStack(Dispatch):
             self.closed(flow)
         hopeless = flow.opened is None or flow.refused or flow.unsent or flow.silent
         hopeless = hopeless or not self.running
+        for each in [each for each in flow.transactions if each.parked]:
+            each.whole()
         waiting = [each for each in flow.transactions if each.state in WAITING]
         if waiting and hopeless:
             self._fail_later(waiting, f"{flow}: {reason}")

@@ -93,6 +93,7 @@ class StreamFlow(Flow):
     :ivar remember: called with the TLS connection once the peer has sent something.
     :ivar began: when the connection was wanted.
     :ivar patience: seconds that the peer may be silent, for there is another hop; 0 for no such.
+    :ivar last_heard: when octets came last.
     :ivar silent: whether the connection ended because its peer acknowledged nothing any more.
     """
 
@@ -125,7 +126,7 @@ class StreamFlow(Flow):
         self._out_size = 0
         self._reason = ""
         self._stalled_since: float | None = None
-        self._last_heard = self.began
+        self.last_heard = self.began
         self._message_began: float | None = None
         self._pinged: float | None = None
         self._answers_pings = False
@@ -148,6 +149,20 @@ class StreamFlow(Flow):
     def down(self) -> str:
         """Why the connection is gone; "" while it is not."""
         return "" if self.alive else self._reason or "the connection is closed"
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is written now leaves at the end of this turn."""
+        return self._state is State.OPEN and self._stalled_since is None
+
+    @property
+    def shortcut(self) -> Callable[[bytes, int, int], int] | None:
+        """Who is asked about each message before it is read; see ``StreamFramer.shortcut``."""
+        return self._framer.shortcut
+
+    @shortcut.setter
+    def shortcut(self, shortcut: Callable[[bytes, int, int], int] | None) -> None:
+        self._framer.shortcut = shortcut
 
     @property
     def unsent(self) -> bool:
@@ -253,7 +268,7 @@ class StreamFlow(Flow):
 
     def received(self, data: bytes) -> None:
         """Octets came."""
-        self._last_heard = now = self._owner.timers.seconds()
+        self.last_heard = now = self._owner.timers.seconds()
         if not self.heard:
             self._first_octets()
         if self._pinged is not None:
@@ -262,6 +277,7 @@ class StreamFlow(Flow):
                 self._answers_pings = True
         if self._framer.failure is not None or self._state is not State.OPEN:
             return
+        passed = self._framer.passed
         messages = self._framer.feed(data)
         for message in messages:
             if isinstance(message, Pong):
@@ -272,12 +288,12 @@ class StreamFlow(Flow):
             self._owner.stream_failed(self, self._framer.failure)
         elif not self._framer.mid_message:
             self._message_began = None
-        elif messages or self._message_began is None:
+        elif messages or self._message_began is None or self._framer.passed != passed:
             self._message_began = now
 
     def broken(self, unclean: bool) -> None:
         """The connection is going to be lost; see whether its peer had fallen silent before."""
-        quiet = self._owner.timers.seconds() - self._last_heard
+        quiet = self._owner.timers.seconds() - self.last_heard
         self.silent = unclean and 0 < self.patience <= quiet + _GRAIN
 
     def lost(self, reason: str) -> None:
@@ -298,7 +314,7 @@ class StreamFlow(Flow):
 
         TCP cannot tell when something on the way, such as a balancer, acknowledges for the peer.
         """
-        silent = self._owner.timers.seconds() - self._last_heard
+        silent = self._owner.timers.seconds() - self.last_heard
         if self._state is State.OPEN and silent >= self._limits.dead_after:
             self._owner.count("sip.dead_peers")
             self.abort(f"a request went unanswered, and nothing was heard for {silent:.0f} s")
@@ -324,7 +340,7 @@ class StreamFlow(Flow):
 
     def _open(self) -> None:
         if self._state is State.SECURING and self._step(Event.SECURED) is State.OPEN:
-            self.opened = self._last_heard = self._owner.timers.seconds()
+            self.opened = self.last_heard = self._owner.timers.seconds()
             self._deadline = None
             self.wire.transport.registerProducer(self.wire, True)
             self._owner.flow_secured(self)
@@ -359,7 +375,7 @@ class StreamFlow(Flow):
 
     def _ping_due(self) -> float:
         if self._pinged is None:
-            return self._last_heard + self._limits.keepalive
+            return self.last_heard + self._limits.keepalive
         pause = self._limits.pong_timeout if self._answers_pings else self._limits.keepalive
         return self._pinged + pause
 
