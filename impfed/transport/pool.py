@@ -173,7 +173,9 @@ class Pool:
 
     def forgive(self, target: Target) -> None:
         """Try a target at once when something is sent there next, whatever has failed."""
-        self._resting.pop(target, None)
+        rest = self._resting.get(target)
+        if rest is not None:
+            rest.until = self._owner.timers.seconds()
 
     def resting(self) -> dict[str, str]:
         """Return the targets that are left alone, with the reason, for status output."""

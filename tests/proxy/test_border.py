@@ -2,188 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from impfed.config.edge import EdgeConfig, EdgeLimitsConfig, EdgePortConfig, EdgeTargetConfig
-from impfed.config.model import Config, ListenerConfig
-from impfed.core.errors import RemoteError
-from impfed.core.metrics import Metrics
-from impfed.policy.peers import PeerPolicy
-from impfed.policy.sources import SourceLimits
-from impfed.proxy.border import Border, port_listeners
-from impfed.routing.inner import InnerTargets
-from impfed.routing.router import Router
-from impfed.routing.static import StaticRoute
-from impfed.sip.message import SipRequest, SipResponse, parse_message, response_bytes
+from impfed.config.edge import EdgeLimitsConfig
+from impfed.config.model import ListenerConfig, NextHopConfig, SipDomainConfig
+from impfed.sip.message import SipRequest, parse_message
 from impfed.sip.target import Hop
-from impfed.sip.transaction_parts import Machine, ServerTransaction
-from impfed.testing.fakes import FakeFlow, counting_ids
-from impfed.transport.flow import Flow
-from impfed.transport.identity import PeerIdentity
 from impfed.transport.pool import Target
 from impfed.transport.sip import ISipUser
-from tests.gateway.harness import CONFIG
-from tests.proxy.kit import message
-from tests.proxy.test_junction import DOMAINS, OneStack
+from tests.proxy.border_kit import (
+    EDGE,
+    FAR,
+    FROM1,
+    FROM2,
+    INNER,
+    LISTENERS,
+    NODE1,
+    NODE2,
+    OUTER,
+    PORTS,
+    SPARE,
+    Answered,
+    BorderCase,
+    Site,
+    flow_of,
+    outward,
+)
 from tests.proxy.test_permission import ASTRAY, ATTEMPTS, request
 
-NODE1 = EdgeTargetConfig("node1", "10.0.0.1", 5062, tls_name="node1.inside.example", connections=1)
-NODE2 = EdgeTargetConfig(
-    "node2", "10.0.0.2", 5062, tls_name="node2.inside.example", new_requests=False, connections=1
-)
-SPARE = replace(NODE1, name="spare", host="10.0.0.3", tls_name="spare.inside.example", priority=2)
-PORTS = (
-    EdgePortConfig("203.0.113.10", 5062, "node1"),
-    EdgePortConfig("203.0.113.10", 45062, "node2"),
-)
-EDGE = EdgeConfig(
-    ("company.example", "second.example"), "in", 2, targets=(NODE1, NODE2), ports=PORTS
-)
-LISTENERS = (
-    ListenerConfig(
-        "internet", "tls", "203.0.113.10", 5061, "sip.company.example", 5061, side="outside"
-    ),
-    ListenerConfig("plain", "tcp", "203.0.113.10", 5060, "203.0.113.10", 5060, side="outside"),
-    ListenerConfig("nodes", "tls", "10.0.0.254", 5061, "edge.inside.example", 5061, side="inside"),
-)
 #: Attempts that name a machine here, and are refused by that one or below.
 ELSEWHERE = ("our own node without a user", "a Route behind ours")
-OUTER = "<sip:sip.company.example:5061;transport=tls;lr>"
-INNER = "<sip:edge.inside.example:5061;transport=tls;lr>"
-
-
-class BorderStack(OneStack):
-    """Notes, too, whose answer each forwarded request waits for."""
-
-    def __init__(self, config: Config, clock: Clock) -> None:
-        super().__init__(config, clock)
-        self.users: list[Any] = []
-        self.relayed: list[SipResponse] = []
-        self.headers: list[Any] = []
-
-    def forward(self, copy: Any, data: bytes, branch: str, hop: Any, user: Any) -> object:
-        self.users.append(user)
-        return super().forward(copy, data, branch, hop, user)
-
-    def respond(self, transaction: Any, status: int, *rest: Any, **more: Any) -> None:
-        super().respond(transaction, status)
-        self.headers.append(dict(more.get("headers", ())))
-
-    def relay(self, transaction: Any, status: int, data: bytes) -> None:
-        found = parse_message(data)
-        assert isinstance(found, SipResponse)
-        self.relayed.append(found)
-
-
-class _Answered:
-    def __init__(self, user: Any) -> None:
-        self.user = user
-
-
-class Site:
-    """One edge on a stack that sends nothing."""
-
-    def __init__(self, edge: EdgeConfig = EDGE) -> None:
-        config = replace(CONFIG, listeners=LISTENERS, domains=DOMAINS, homes=(), edge=edge)
-        self.clock = Clock()
-        self.clock.advance(1000.0)
-        self.metrics = Metrics()
-        self.down: set[str] = set()
-        ports = port_listeners(config, edge)
-        listening = replace(config, listeners=(*LISTENERS, *ports.values()))
-        self.stack = BorderStack(listening, self.clock)
-        self.sources = SourceLimits(edge.limits)
-        self.inner = InnerTargets(edge, lambda name: name not in self.down)
-        self.border = Border(
-            config,
-            self.stack,  # type: ignore[arg-type]
-            self.inner,
-            {name: port.target for name, port in zip(ports, edge.ports, strict=True)},
-            PeerPolicy(config.domains),
-            Router([StaticRoute(config.domains)], self.metrics),
-            self.sources,
-            counting_ids(),
-            self.metrics,
-        )
-
-    def receive(self, arrived: SipRequest, flow: Flow) -> int:
-        """Let a request arrive; returns the status of the answer, 0 when it was passed on."""
-        before = len(self.stack.answers)
-        transaction = ServerTransaction(Machine.SERVER, arrived, flow, True, (arrived.call_id, ""))
-        try:
-            self.border.request_arrived(transaction, arrived, flow)
-        except RemoteError as error:
-            self.stack.headers.append(dict(error.headers))
-            return error.status
-        return self.stack.answers[-1] if len(self.stack.answers) > before else 0
-
-    def answer(self, status: int, *headers: tuple[str, str]) -> SipResponse:
-        """Let what was forwarded last be answered; returns what goes back to who had asked."""
-        sent, _ = self.stack.forwarded[-1]
-        response = parse_message(response_bytes(sent, status, "", "t2", headers))
-        user = self.stack.users[-1]
-        user.response_arrived(_Answered(user), response)
-        return self.stack.relayed[-1]
-
-
-def flow_of(
-    names: Iterable[str],
-    listener: str = "internet",
-    transport: str = "tls",
-    remote: str = "192.0.2.10",
-) -> FakeFlow:
-    """Return a connection that proves names."""
-    flow = FakeFlow(names, transport, (remote, 50000))
-    flow.listener = listener
-    flow.peer = PeerIdentity(frozenset(names), bool(names))
-    return flow
-
-
-FAR = flow_of(["sip.lync.example"])
-FROM1 = flow_of(["node1.inside.example"], "nodes", remote="10.0.0.1")
-FROM2 = flow_of(["node2.inside.example"], "nodes", remote="10.0.0.2")
-
-
-def outward(more: str = "", method: str = "INVITE", to: str = "sip:x@lync.example") -> SipRequest:
-    """Return what node 2 sends to a partner."""
-    return message(
-        f"{method} {to} SIP/2.0\n"
-        "Via: SIP/2.0/TLS 10.0.0.2:5062;branch=z9hG4bKn2\n"
-        f"{more}"
-        "Max-Forwards: 70\nFrom: <sip:bob@company.example>;tag=2\nTo: <sip:x@lync.example>\n"
-        f"Call-ID: c\nCSeq: 1 {method}\nContact: <sip:bob@10.0.0.2:5062;transport=tls>\n"
-        "Content-Length: 0"
-    )
-
-
-class BorderCase(SynchronousTestCase):
-    """Helpers."""
-
-    def setUp(self) -> None:
-        self.site = Site()
-
-    def passed(
-        self, arrived: SipRequest, flow: Flow, site: Site | None = None
-    ) -> tuple[SipRequest, Any]:
-        """Let a request pass; returns it as it went on, and where to."""
-        site = site or self.site
-        self.assertEqual(site.receive(arrived, flow), 0, site.stack.headers[-1:])
-        found: tuple[SipRequest, Any] = site.stack.forwarded[-1]
-        return found
-
-    def refused(self, arrived: SipRequest, flow: Flow, status: int, word: str = "") -> None:
-        """Let a request be refused; the answer may say why."""
-        before = len(self.site.stack.forwarded)
-        self.assertEqual(self.site.receive(arrived, flow), status)
-        self.assertEqual(len(self.site.stack.forwarded), before)
-        if word:
-            self.assertIn(word, self.site.stack.headers[-1]["Warning"])
 
 
 class AdmissionTests(BorderCase):
@@ -204,6 +54,13 @@ class AdmissionTests(BorderCase):
             self.assertEqual(self.site.stack.forwarded, [], name)
             self.assertIn('399 edge "', self.site.stack.headers[-1]["Warning"])
         self.assertEqual(self.site.metrics.value("edge.refused"), len(ATTEMPTS) - len(ELSEWHERE))
+
+    def test_routes_behind_a_machine(self) -> None:
+        """A Route to a machine inside leads there only; what follows it is that machine's to judge."""
+        attempt, _, _, _ = ATTEMPTS["a Route behind ours"]
+        sent, hop = self.passed(attempt, FAR)
+        self.assertEqual(hop.source, "node1")
+        self.assertIn("<sip:victim.example;lr>", sent.values("route"))
 
     def test_attempts_at_an_edge(self) -> None:
         """What a stranger may try at an edge above all."""
@@ -259,10 +116,7 @@ class AdmissionTests(BorderCase):
         plain = replace(NODE2, transport="tcp", tls_name="", port=5060)
         edge = replace(EDGE, targets=(NODE1, plain), ports=())
         inside = ListenerConfig("old", "tcp", "10.0.0.254", 5060, "10.0.0.254", 5060, side="inside")
-        self.patch(
-            __import__("tests.proxy.test_border", fromlist=["x"]), "LISTENERS", (*LISTENERS, inside)
-        )
-        site = Site(edge)
+        site = Site(edge, (*LISTENERS, inside))
         self.passed(outward(), flow_of([], "old", "tcp", "10.0.0.2"), site)
         self.assertEqual(site.receive(outward(), flow_of([], "old", "tcp", "10.0.0.7")), 403)
         self.assertEqual(site.receive(outward(), flow_of([], "plain", "tcp", "10.0.0.2")), 403)
@@ -397,14 +251,8 @@ class WayTests(BorderCase):
 
     def test_transports_differ(self) -> None:
         """A partner without TLS is told the address of our listener without TLS."""
-        domains = (
-            replace(
-                DOMAINS[0],
-                next_hop=replace(DOMAINS[0].next_hop, host="192.0.2.7", port=5060, transport="tcp"),
-            ),
-        )  # type: ignore[type-var]
-        self.patch(__import__("tests.proxy.test_border", fromlist=["x"]), "DOMAINS", domains)
-        site = Site()
+        plain = NextHopConfig("192.0.2.7", 5060, "tcp")
+        site = Site(domains=(SipDomainConfig("lync.example", next_hop=plain),))
         sent, _ = self.passed(
             request(method="INVITE"), flow_of([], "plain", "tcp", "192.0.2.7"), site
         )
@@ -443,7 +291,7 @@ class DownTests(BorderCase):
         _, hop = self.passed(request(), FAR)
         self.assertEqual((hop.source, hop.others), ("node1", True))
         user = site.stack.users[-1]
-        user.request_failed(_Answered(user), None, "connection refused")
+        user.request_failed(Answered(user), None, "connection refused")
         self.assertEqual(site.stack.forwarded[-1][1].source, "spare")
         site.down.add("node1")
         self.assertEqual(self.passed(request(), FAR)[1].source, "spare")
@@ -463,14 +311,14 @@ class DownTests(BorderCase):
         self.site.down.clear()
         self.passed(contact, FAR)
         user = self.site.stack.users[-1]
-        user.request_failed(_Answered(user), None, "connection refused")
+        user.request_failed(Answered(user), None, "connection refused")
         self.assertEqual(self.site.stack.answers[-1], 480)
 
     def test_partner_out_of_reach(self) -> None:
         """A node is told 504 when the partner cannot be reached."""
         self.passed(outward(), FROM2)
         user = self.site.stack.users[-1]
-        user.request_failed(_Answered(user), None, "connection refused")
+        user.request_failed(Answered(user), None, "connection refused")
         self.assertEqual(self.site.stack.answers, [504])
 
 
