@@ -61,6 +61,7 @@ class WatchedSide:
     :param on_contact_list: whether the local user of a pair watches the foreign one.
     :ivar gates: what a subscription passes.
     :ivar roster: approves foreign users where the home server lets us.
+    :ivar elsewhere: how many watch a local user by other ways than SIP.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class WatchedSide:
         holdings = Holdings(on_contact_list, self._watched, self.watchers)
         self.gates = Gates(around, policies, authorizations, holdings)
         self.roster: IRosterWriter = NoRosterWriter()
+        self.elsewhere: Callable[[JID], int] = lambda local: 0
         policies.listen(self._policy_changed)
         config = around.config.presence
         self.limits = ExpiresLimits(minimum=config.minimum_expires, maximum=config.expires)
         self._pairs: dict[Pair, WatchedPair] = {}
-        self._by_local: dict[JID, set[JID]] = {}
+        self._by_local: dict[JID, dict[JID, None]] = {}
         self._to_ask: deque[Pair] = deque()
         self._asking: Timer | None = None
 
@@ -93,7 +95,8 @@ class WatchedSide:
         limit = self.around.config.presence.watchers_per_user
         if limit is None:
             return {}
-        return {who: len(each) for who, each in self._by_local.items() if len(each) >= limit}
+        known = {*self._by_local, *self.authorizations.locals()}
+        return {who: count for who in known if (count := self.watchers(who)) >= limit}
 
     def end_all(self, local: JID) -> int:
         """End every subscription to a local user who is no more; returns how many."""
@@ -105,7 +108,7 @@ class WatchedSide:
 
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch a local one."""
-        return len(self._by_local.get(local, ()))
+        return len(self._by_local.get(local, ())) + self.elsewhere(local)
 
     def pairs(self, local: JID) -> list[WatchedPair]:
         """Return a local user as each foreign user sees him who asks for it at present."""
@@ -236,7 +239,7 @@ class WatchedSide:
         pair = self._pairs.get(key)
         if pair is None:
             local, foreign = key
-            self._by_local.setdefault(local, set()).add(foreign)
+            self._by_local.setdefault(local, {})[foreign] = None
             kind = self.around.kind_of(foreign.domain)
             pair = self._pairs[key] = WatchedPair(self, key, kind)
         return pair
@@ -246,8 +249,8 @@ class WatchedSide:
         local, foreign = pair.key
         if self._pairs.get(pair.key) is pair:
             del self._pairs[pair.key]
-            watchers = self._by_local.get(local, set())
-            watchers.discard(foreign)
+            watchers = self._by_local.get(local, {})
+            watchers.pop(foreign, None)
             if not watchers:
                 self._by_local.pop(local, None)
         for timer in (pair.patience, pair.settling):

@@ -42,7 +42,7 @@ class Connecting(SynchronousTestCase):
         peer = memory.connected()
         memory.receive(peer, answer_to(peer.take()))
         self.assertEqual(outcome.statuses, [200])
-        self.assertEqual(transaction.destination.transactions, set())
+        self.assertFalse(transaction.destination.transactions)
 
     def test_via_and_contact_name_the_advertised_address(self) -> None:
         """Via and Contact carry the advertised address, not the bound one."""
