@@ -42,6 +42,8 @@ from impfed.proxy.junction import Junction
 from impfed.proxy.pat_check import PatCheck
 from impfed.proxy.relaying import relay_tokens
 from impfed.proxy.watch import NeighbourWatch
+from impfed.relay.pairs import Totals
+from impfed.relay.relay import Lists
 from impfed.relay.setup import XmppFederation
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
 from impfed.routing.directory import Directory
@@ -142,6 +144,8 @@ class Node(MultiService):
             self.reactor, config.listeners, self.tls, ids, metrics, self.tracer, limits=limits,
             upstreams=config.node.trusted_upstreams,
         )  # fmt: skip
+        self.stack.hosts = config.hosts_by_domain
+        self.stack.certificates = config.certificates_by_domain
         self.home = HomeLinks(
             self.reactor,
             config.homes,
@@ -192,6 +196,7 @@ class Node(MultiService):
         )
         own_hosts = {listener.advertised_host for listener in config.listeners}
         own_hosts |= {each.contact_host for each in config.listeners if each.contact_host}
+        own_hosts |= {each.advertised for each in config.local if each.advertised}
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
@@ -218,10 +223,13 @@ class Node(MultiService):
         self.stack.user = self.junction or self.gateway
         pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)
         self.home.user = self.gateway
-        lists = (self.presence.policies, self.presence.authorizations)
+        watched, watching = self.presence.watched, self.presence.watching
+        lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         self.federation.build(
             self.home, lists, self.store, self.tls, self.routing.dns.lookup
         )
+        watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts
+        self.federation.count_with(Totals(watched.watchers, watching.contacts))
         self.users = UserServices(
             self.reactor, config, self.presence, self.home, self.tls, ids, metrics
         )
@@ -329,7 +337,7 @@ class Node(MultiService):
                 for each in self.tls.certificates()
             ],
             "sessions": len(self.im.view()),
-            "subscriptions": len(self.presence.view()),
+            "subscriptions": len(self.subscriptions()),
             "routes": self.routing.router.status(),
             "neighbours": self.routing.neighbours.status(self._condition),
             "proxying": self.junction.under_way if self.junction is not None else 0,
@@ -351,7 +359,7 @@ class Node(MultiService):
 
     def subscriptions(self) -> list[dict[str, Any]]:
         """Return the presence subscriptions, both directions."""
-        return self.presence.view()
+        return [*self.presence.view(), *self.federation.subscriptions()]
 
     def where(self, text: str) -> Deferred[list[LedgerEntry]]:
         """Find messages by id or address: those on their way first, then the ledger."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from impfed.config.edge_checks import check_edge
 from impfed.config.lines import Path
+from impfed.config.local import check_local_domains
 from impfed.config.model import SIP_KINDS, Config
 from impfed.config.neighbours import check_neighbours
 from impfed.config.problems import Unsuitable, did_you_mean
@@ -346,6 +347,7 @@ _CHECKS = (
     check_peers,
     check_exceptions,
     check_neighbours,
+    check_local_domains,
     check_edge,
     check_store,
 )

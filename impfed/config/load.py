@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from impfed.config import edge, lines, model, s2s, sections, store
+from impfed.config import edge, lines, local, model, s2s, sections, store
 from impfed.config.checks import check
 from impfed.config.problems import ConfigErrors, Problem, Unsuitable, did_you_mean, shown
 from impfed.config.sections import Key, Section
@@ -102,11 +102,17 @@ class Loader:
         self._unknown_sections()
         tls = self._table(("tls",), sections.TLS, ("certificate",))
         certificates = self._tables(("tls",), "certificate", sections.CERTIFICATE)
+        locals_ = _made(
+            local.LocalDomainConfig,
+            self._tables((), "local_domain", local.LOCAL_DOMAIN),
+            local.LOCAL_DOMAIN,
+        )
         return model.Config(
             path=self.path,
             node=self._node(),
             tls=model.TlsConfig(
                 certificates=_made(model.CertificateConfig, certificates, sections.CERTIFICATE),
+                asked=_asked(locals_),
                 **tls,
             ),
             listeners=self._listeners(),
@@ -137,6 +143,7 @@ class Loader:
             edge=self._edge(),
             sip=model.SipConfig(**self._table(("sip",), sections.SIP)),
             store=self._store(),
+            local=locals_,
         )
 
     def _edge(self) -> edge.EdgeConfig | None:
@@ -342,6 +349,16 @@ class Loader:
 def _made(kind: type[_Model], found: list[dict[str, Any]], section: Section) -> tuple[_Model, ...]:
     required = [name for key in section.keys if key.required for name in key.fields or (key.name,)]
     return tuple(kind(**fields) for fields in found if all(name in fields for name in required))
+
+
+def _asked(locals_: tuple[local.LocalDomainConfig, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, each.certificate)
+        for each in locals_
+        if each.certificate
+        for name in (each.name, each.advertised)
+        if name
+    )
 
 
 def _written(name: str, value: Any) -> str:

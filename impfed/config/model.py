@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from impfed.config.edge import EdgeConfig
+    from impfed.config.local import LocalDomainConfig
     from impfed.config.s2s import S2SConfig
 
 from impfed.config.patterns import Pattern
@@ -60,11 +61,14 @@ class TlsConfig:
     :ivar certificates: the first is the default; the others are chosen by SNI or by name.
     :ivar ca: PEM file of trusted roots, None for the system's.
     :ivar minimum: lowest version spoken: "1.2" or "1.3".
+    :ivar asked: (name, certificate) of host names for which that certificate is shown to whoever
+        asks for them, whatever names are in it.
     """
 
     certificates: tuple[CertificateConfig, ...] = ()
     ca: Path | None = None
     minimum: str = "1.2"
+    asked: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +416,23 @@ class Config:
     neighbours: tuple[NeighbourConfig, ...] = ()
     edge: EdgeConfig | None = None
     sip: SipConfig = SipConfig()
+    local: tuple[LocalDomainConfig, ...] = ()
     store: StoreConfig = StoreConfig()
 
     @property
     def local_domains(self) -> frozenset[str]:
         """Every domain whose users are at home here, lower case."""
         return frozenset(domain for home in self.homes for domain in home.domains)
+
+    @property
+    def certificates_by_domain(self) -> dict[str, str]:
+        """The certificates of local domains that have one of their own."""
+        return {each.name: each.certificate for each in self.local if each.certificate}
+
+    @property
+    def hosts_by_domain(self) -> dict[str, str]:
+        """The hosts that peers are told for local domains that have one of their own."""
+        return {each.name: each.advertised for each in self.local if each.advertised}
 
     @property
     def own_domains(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from impfed.config import edge, model, values
 from impfed.config.keys import Key, Section
+from impfed.config.local import LOCAL_DOMAIN
 from impfed.config.mapping import MAPPING_FILE
 from impfed.config.neighbours import NEIGHBOUR
 from impfed.config.route_sections import DNS, LDAP, OPEN_FEDERATION, PLUGINS, ROUTE, SIP
@@ -471,6 +472,7 @@ SECTIONS = (
     HOME,
     LDAP,
     NEIGHBOUR,
+    LOCAL_DOMAIN,
     edge.EDGE,
     edge.TARGET,
     edge.PORT,

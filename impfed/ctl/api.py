@@ -91,8 +91,11 @@ class NodeView(Protocol):
         """Find messages by any id of theirs or by an address on either side, newest first."""
         ...
 
-    def route(self, address: str) -> Deferred[dict[str, Any]]:
-        """Return where a message to an address would go now, and why."""
+    def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
+        """Return where a message to an address would go now, and why.
+
+        :param sender: the local user who sends it, "" for any.
+        """
         ...
 
     def learned(self) -> list[dict[str, Any]]:
@@ -127,7 +130,7 @@ class INodeView(Interface):
     def where(text: str) -> Deferred[list[LedgerEntry]]:
         """Find messages by any id of theirs or by an address."""
 
-    def route(address: str) -> Deferred[dict[str, Any]]:
+    def route(address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Return where a message to an address would go now, and why."""
 
     def learned() -> list[dict[str, Any]]:

@@ -88,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("arguments", metavar="ARGUMENT", nargs=number)
         elif argument:
             command.add_argument("text", metavar=argument)
+        if name == "route":
+            words_ = (
+                "a local user whose message it is: his domain may have a certificate of its own"
+            )
+            command.add_argument("--from", dest="sender", metavar="USER@DOMAIN", help=words_)
         if name == "trace":
             command.add_argument("--full", action="store_true", help="show whole messages")
     return parser
@@ -174,7 +179,8 @@ def _where(client: ControlClient, options: argparse.Namespace, out: TextIO) -> i
 
 
 def _route(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
-    items = client.ask("route", options.text)
+    sender = (options.sender,) if options.sender else ()
+    items = client.ask("route", options.text, *sender)
     if options.json:
         _as_json(items, out)
     else:

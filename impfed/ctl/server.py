@@ -112,7 +112,8 @@ class ControlProtocol(LineOnlyReceiver):
             self._say({"error": f"there is no command {command!r}; the node knows {known}"})
             return
         wanted = 1 if COMMANDS[command][0] else 0
-        if len(arguments) != wanted or not all(arguments):
+        more = 1 if command == "route" else 0  # from whom
+        if not wanted <= len(arguments) <= wanted + more or not all(arguments):
             usage = f"{command} {COMMANDS[command][0]}".strip()
             self._say({"error": f"usage: {usage}"})
             return
@@ -171,14 +172,13 @@ class ControlProtocol(LineOnlyReceiver):
 
         return self._view.where(text).addCallback(again).addCallback(answer)
 
-    def _route(self, address: str) -> Deferred[None] | None:
+    def _route(self, address: str, sender: str = "") -> Deferred[None] | None:
         user, at, domain = address.rpartition("@")
         if not (user and at and domain):
             self._say({"error": f"{address} is no address; usage: route USER@DOMAIN"})
             return None
-        return self._view.route(f"{user}@{domain.lower().rstrip('.')}").addCallback(
-            lambda story: self._all([story])
-        )
+        found = self._view.route(f"{user}@{domain.lower().rstrip('.')}", sender.lower())
+        return found.addCallback(lambda story: self._all([story]))
 
     def _learned(self) -> None:
         self._all(self._view.learned())

@@ -52,7 +52,7 @@ class ImGateway:
         self.inbox = Inbox(around, self._tell_foreign)
         self.outbox = Outbox(around, self._send)
         self._sessions: dict[tuple[JID, JID], ImSession] = {}
-        self._hops: dict[str, list[Hop]] = {}
+        self._hops: dict[tuple[str, str], list[Hop]] = {}
 
     # -- sessions ----------------------------------------------------------------------------------
 
@@ -72,13 +72,13 @@ class ImGateway:
         self._sessions.pop((session.local, session.foreign), None)
 
     def remember_hops(self, session: ImSession, resolution: Resolution) -> None:
-        """Keep a domain's next hops for in-dialog requests whose connection is gone."""
+        """Keep the next hops between two domains for in-dialog requests whose connection is gone."""
         if not isinstance(resolution, Reject) and resolution:
-            self._hops[session.foreign.domain] = list(resolution)
+            self._hops[session.outside.domain, session.foreign.domain] = list(resolution)
 
     def next_hops(self, session: ImSession) -> list[Hop]:
-        """Return the next hops last found for the session's foreign domain."""
-        return self._hops.get(session.foreign.domain, [])
+        """Return the next hops last found between the session's domains."""
+        return self._hops.get((session.outside.domain, session.foreign.domain), [])
 
     def view(self) -> list[dict[str, object]]:
         """Return all sessions, for ``impfedctl sessions``."""
@@ -198,13 +198,14 @@ class ImGateway:
             return
         session, stack = dialog.session, self.around.stack
         session.add(dialog)
-        host, _ = stack.advertised(flow.transport)
+        domain, user = session.outside.domain, session.contact_user
+        host, _ = stack.advertised(flow.transport, domain=domain)
         stack.respond(
             transaction,
             200,
             to_tag=dialog.dialog.local_tag,
             headers=(
-                ("Contact", stack.contact(session.contact_user, flow.transport)),
+                ("Contact", stack.contact(user, flow.transport, domain=domain)),
                 ("Allow", ALLOW),
                 ("Content-Type", "application/sdp"),
             ),

@@ -121,12 +121,13 @@ class ImDialog:
 
     def _reinvite(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
         session, around = self.session, self.session.around
-        host, _ = around.stack.advertised(flow.transport)
+        domain, user = session.outside.domain, session.contact_user
+        host, _ = around.stack.advertised(flow.transport, domain=domain)
         around.stack.respond(
             transaction,
             200,
             headers=(
-                ("Contact", around.stack.contact(session.contact_user, flow.transport)),
+                ("Contact", around.stack.contact(user, flow.transport, domain=domain)),
                 ("Content-Type", "application/sdp"),
             ),
             body=im_answer(read_invitation(request), host, session.outside_address),

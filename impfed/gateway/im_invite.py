@@ -83,7 +83,8 @@ class InviteAttempt:
         around = session.around
         hop = self._hops.pop(0)
         display = f"{quote(self.nick)} " if self.nick else ""
-        host, _ = around.stack.advertised(hop.transport)
+        domain = session.outside.domain
+        host, _ = around.stack.advertised(hop.transport, domain=domain)
         call_id = around.ids.call_id()
         request = OutgoingRequest(
             "INVITE",
@@ -94,7 +95,10 @@ class InviteAttempt:
                 ("To", f"<{session.target}>"),
                 ("Call-ID", call_id),
                 ("CSeq", "1 INVITE"),
-                ("Contact", around.stack.contact(session.contact_user, hop.transport)),
+                (
+                    "Contact",
+                    around.stack.contact(session.contact_user, hop.transport, domain=domain),
+                ),
                 ("Allow", ALLOW),
                 ("Content-Type", "application/sdp"),
             ],

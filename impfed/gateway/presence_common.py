@@ -124,13 +124,14 @@ def contact_for(around: Surroundings, local: JID, foreign: JID, transport: str) 
         domain = around.domain(foreign.domain)
         hop = domain.next_hop if domain is not None else None
         transport = hop.transport if hop is not None else "tls"
-    user = sip_user(uri_of(around.aliases.to_outside(local)))
+    outside = around.aliases.to_outside(local)
+    user = sip_user(uri_of(outside))
     for choice in (transport, "tls", "tcp"):
         try:
-            return intern(around.stack.contact(user, choice))
+            return intern(around.stack.contact(user, choice, domain=outside.domain))
         except LocalError:  # no listener for it
             continue
-    return around.stack.contact(user, "udp")
+    return around.stack.contact(user, "udp", domain=outside.domain)
 
 
 def encode_state(availability: Availability) -> str:

@@ -12,7 +12,7 @@ from impfed.proxy.values import Leg, Question, Target
 from impfed.routing.api import Reject, RouteQuery
 from impfed.routing.neighbours import Neighbours
 from impfed.routing.router import Resolution
-from impfed.sip.message import DIALOG_FORMING, REASONS
+from impfed.sip.message import DIALOG_FORMING, REASONS, SipRequest
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
 from impfed.transport.flow import Flow, bracketed
@@ -138,17 +138,25 @@ class Destinations:
 
     def _leg(self, question: Question, way: Flow | Hop) -> Leg:
         transport = way.transport
-        sent_by = self._sent_by(transport, way.listener if isinstance(way, Flow) else "")
-        via = f"{transport.upper()} {sent_by}"
         request, source = question.request, question.source
+        domain = self._local_domain(request) if self._stack.hosts else ""
+        sent_by = self._sent_by(transport, way.listener if isinstance(way, Flow) else "", domain)
+        via = f"{transport.upper()} {sent_by}"
         if request.method not in DIALOG_FORMING or request.to_tag:
             return Leg(way, via)
         here = f"<sip:{sent_by};transport={transport};lr>"
-        there = self._sent_by(source.transport, source.listener)
+        there = self._sent_by(source.transport, source.listener, domain)
         there = f"<sip:{there};transport={source.transport};lr>"
         # Each side is told the address on its own side (RFC 5658 section 5).
         return Leg(way, via, (here,) if here == there else (here, there))
 
-    def _sent_by(self, transport: str, listener: str) -> str:
-        host, port = self._stack.advertised(transport, listener)
+    def _local_domain(self, request: SipRequest) -> str:
+        """Return the local domain of a request for which peers are told a host of its own; "" for none."""
+        for uri in (request.from_.uri, request.to.uri):
+            if isinstance(uri, SipUri) and uri.host in self._stack.hosts:
+                return uri.host
+        return ""
+
+    def _sent_by(self, transport: str, listener: str, domain: str) -> str:
+        host, port = self._stack.advertised(transport, listener, domain)
         return f"{bracketed(host)}:{port}"

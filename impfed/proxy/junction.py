@@ -26,6 +26,7 @@ from impfed.sip.relay_token import RelayTokens
 from impfed.sip.transaction import ServerTransaction
 from impfed.sip.uri import SipUri, parse_uri
 from impfed.transport.flow import Flow
+from impfed.transport.pool import Target
 from impfed.transport.sip import ISipUser, SipStack
 
 log = EventLog("impfed.proxy")
@@ -152,6 +153,8 @@ class Junction:
             self._gateway.stray_response(response, flow)
         else:
             self._metrics.count("proxy.answers_relayed")
+            # It comes once, so it is not lost because an earlier connection there has failed.
+            self._stack.pool.forgive(Target.of_hop(owner))
             self._stack.send(response.to_bytes(), owner)
 
     def flow_closed(self, flow: Flow) -> None:

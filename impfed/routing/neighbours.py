@@ -132,8 +132,12 @@ class Neighbours:
 
 @implementer(IRoute)
 class NeighbourRoute:
-    """Leads to the neighbours that host local domains."""
+    """Leads to the neighbours that host local domains.
 
+    :cvar inside: whether its hops are of our own organisation, who knows us by our usual certificate.
+    """
+
+    inside = True
     name = "neighbour"
     order = 10
     interface_version = INTERFACE_VERSION

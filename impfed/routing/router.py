@@ -53,6 +53,8 @@ class Router:
     :param uniform: draws the order of hops of equal priority.
     :param own: (host, port) that peers know us by; a hop there is a circle and never used.
     :param kinds: kinds of the configured domains by name.
+    :param certificates: certificates of local domains that have one of their own: what goes out from
+        there shows it, where a route names none.
     :ivar skipped: how often each route was skipped, by name.
     :raises LocalError: for a route written for another version of the interface, or two of a name.
     """
@@ -67,6 +69,7 @@ class Router:
         uniform: Uniform = heaviest_first,
         own: Collection[tuple[str, int]] = (),
         kinds: Mapping[str, str] | None = None,
+        certificates: Mapping[str, str] | None = None,
     ) -> None:
         self._routes = sorted(routes, key=lambda route: (route.order, route.name))
         self._metrics = metrics
@@ -75,6 +78,7 @@ class Router:
         self._uniform = uniform
         self._own = frozenset(own)
         self._kinds = kinds or {}
+        self._certificates = certificates or {}
         self.skipped: dict[str, int] = {}
         for route in self._routes:
             if route.interface_version != INTERFACE_VERSION:
@@ -203,11 +207,20 @@ class Router:
             return Step(route.name, route.order, None)
         onward = [hop for hop in hops if (hop.host, hop.port) not in self._own]
         if onward:
+            if self._certificates and not getattr(route, "inside", False):
+                onward = self._with_certificates(onward, query)
             return Step(route.name, route.order, in_order(onward, self._uniform))
         self._metrics.count("routing.circles")
         reason = f"{route.name} leads back to this node itself ({hops[0]})"
         log.warn("route_circle", "{domain}: {reason}", domain=query.to_domain, reason=reason)
         return Step(route.name, route.order, Reject(482, reason))
+
+    def _with_certificates(self, hops: list[Hop], query: RouteQuery) -> list[Hop]:
+        own = self._certificates.get(query.local_domain, "")
+        return [
+            replace(hop, certificate=own) if hop.transport == "tls" and not hop.certificate else hop
+            for hop in hops
+        ]
 
     @staticmethod
     def _nobody(query: RouteQuery) -> Reject:

@@ -108,9 +108,11 @@ class Routing:
                 for address in (
                     (listener.host, listener.port),
                     (listener.advertised_host, listener.advertised_port),
+                    *((each.advertised, listener.advertised_port) for each in config.local),
                 )
             },
             kinds={domain.name: domain.kind for domain in config.domains},
+            certificates=config.certificates_by_domain,
         )
         return self.router
 

@@ -278,8 +278,9 @@ class Engine:
             self._clients.pop((tx.branch, tx.request.method), None)
         else:
             self._servers.pop(tx.key, None)
-            if tx.merge_key is not None and self._merging.get(tx.merge_key) is tx:
-                del self._merging[tx.merge_key]
+            key = tx.merge_key
+            if key is not None and self._merging.get(key) is tx:
+                del self._merging[key]
             if tx.ack_key is not None:
                 self._accepted.pop(tx.ack_key, None)
         if not tx.quiet:

@@ -201,11 +201,11 @@ class FakeStack:
         data = response_bytes(transaction.request, status, reason, tag, list(headers), body)
         self.answers.append(Answer(transaction, data))
 
-    def advertised(self, transport: str) -> tuple[str, int]:
+    def advertised(self, transport: str, listener: str = "", domain: str = "") -> tuple[str, int]:
         """Return the address that peers are told."""
         return self._address
 
-    def contact(self, user: str, transport: str) -> str:
+    def contact(self, user: str, transport: str, listener: str = "", domain: str = "") -> str:
         """Return a Contact value."""
         return f"<sip:{user}@{self._address[0]}:{self._address[1]};transport={transport}>"
 

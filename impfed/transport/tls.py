@@ -7,7 +7,7 @@ told of in the log and the old ones stay in use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -21,7 +21,6 @@ from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
     IReactorTime,
 )
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from impfed.config.model import TlsConfig
@@ -35,6 +34,7 @@ from impfed.transport.tls_files import (
     read_chain,
     signature,
 )
+from impfed.transport.tls_transport import TlsTransport
 from impfed.transport.tls_words import explain_check
 
 log = EventLog("impfed.tls")
@@ -279,10 +279,15 @@ class _Generation:
         raise TlsFileError(f"there is no certificate named {certificate!r} in [[tls.certificates]]")
 
     def _make_server_contexts(self) -> None:
+        asked: dict[str, SSL.Context] = {}
         for chain in reversed(self.chains):  # the first of several that carry a name wins
             context = self._server_context_for(chain)
             for name in chain.names:
                 self._by_name[name] = context
+            for name, certificate in self._config.asked:
+                if certificate == chain.name:
+                    asked[name] = context
+        self._by_name.update(asked)
         for mode, flags in _CLIENT_VERIFY.items():
             front = self._server_context_for(self.chains[0], flags)
             front.set_tlsext_servername_callback(self._choose)
@@ -370,35 +375,6 @@ class _Generation:
                     verb="expires" if left > 0 else "expired",
                     until=date(chain.not_after),
                 )
-
-
-class TlsTransport(TLSMemoryBIOProtocol):
-    """Twisted's TLS over a stream, knowing why a peer was refused, and handing on what it writes.
-
-    Unlike Twisted's default it does not collect small writes: its user already does.
-
-    :ivar refusal: what our checks said about the peer's certificate; empty for nothing.
-    :ivar send: writes octets to a stream transport; replaced by the user of this class.
-    """
-
-    refusal = ""
-    send: Callable[[object, bytes], None] | None = None
-
-    def _flushSendBIO(self) -> None:
-        send = self.send
-        if send is None:
-            super()._flushSendBIO()  # type: ignore[no-untyped-call]
-            return
-        try:
-            data = self._tlsConnection.bio_read(2**15)
-        except SSL.WantReadError:
-            return
-        send(self.transport, data)
-
-    @property
-    def handshake_done(self) -> bool:
-        """Whether our half of the handshake has been done."""
-        return bool(self._handshakeDone)
 
 
 @implementer(IOpenSSLServerConnectionCreator)

@@ -127,9 +127,9 @@ class FakeNode:
             return fail(RuntimeError("the store is gone"))
         return succeed(self.found if text in ("m1", "carol@company.example") else [])
 
-    def route(self, address: str) -> Deferred[dict[str, Any]]:
+    def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Return a route with two hops, the first of them out of reach."""
-        self.asked.append(address)
+        self.asked += [each for each in (address, sender) if each]
         hops = [
             {"hop": f"tls:sip{n}.lync.example:5061", "tls_name": f"sip{n}.lync.example",
              "certificate": "company", "priority": n, "weight": 1, "from": "static route",

@@ -203,6 +203,12 @@ class AnswerTests(RunningNodeCase):
             self.assertIn(words, out)
 
     @inlineCallbacks
+    def test_route_of_somebody(self) -> Any:
+        """It may be asked for a certain local user, whose domain may have ways of its own."""
+        code, _, _ = yield self.ask("route", "bob@lync.example", "--from", "Carol@second.example")
+        self.assertEqual((code, self.node.asked), (0, ["bob@lync.example", "carol@second.example"]))
+
+    @inlineCallbacks
     def test_route_nowhere(self) -> Any:
         """An address that no route leads to gives exit code 1 and the reason; JSON carries it all."""
         code, out, _ = yield self.ask("route", "x@nowhere.example")

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from impfed.config.local import LocalDomainConfig
 from impfed.config.model import (
     Config,
     ListenerConfig,
@@ -29,6 +30,7 @@ from impfed.sip.transaction_parts import Machine, ServerTransaction
 from impfed.testing.fakes import FakeFlow, counting_ids
 from impfed.transport.flow import Flow
 from impfed.transport.identity import PeerIdentity
+from impfed.transport.pool import Target
 from impfed.transport.sip import ISipUser
 from impfed.transport.timers import ReactorTimers
 from tests.gateway.harness import CONFIG
@@ -54,16 +56,19 @@ class OneStack:
     def __init__(self, config: Config, clock: Clock) -> None:
         self.timers = ReactorTimers(clock)
         self.ports: dict[str, int] = {}
+        self.hosts = config.hosts_by_domain
         self.forwarded: list[tuple[SipRequest, Any]] = []
         self.answers_sent: list[tuple[bytes, Any]] = []
         self.answers: list[int] = []
         self.cancelled: list[object] = []
+        self.forgiven: list[Target] = []
+        self.pool = self
         self._listeners = config.listeners
 
-    def advertised(self, transport: str, listener: str = "") -> tuple[str, int]:
+    def advertised(self, transport: str, listener: str = "", domain: str = "") -> tuple[str, int]:
         for each in self._listeners:
             if listener in ("", each.name) and each.transport == transport:
-                return each.advertised_host, each.advertised_port
+                return self.hosts.get(domain, each.advertised_host), each.advertised_port
         raise AssertionError(transport)
 
     def forward(self, copy: Any, data: bytes, branch: str, hop: Any, user: Any) -> object:
@@ -77,6 +82,9 @@ class OneStack:
         else:
             assert isinstance(sent, SipRequest)
             self.forwarded.append((sent, hop))
+
+    def forgive(self, target: Target) -> None:
+        self.forgiven.append(target)
 
     def cancel(self, transaction: object) -> None:
         self.cancelled.append(transaction)
@@ -177,6 +185,23 @@ class JunctionTests(SynchronousTestCase):
                 "<sip:203.0.113.10:5060;transport=tcp;lr>",
             ],
         )
+
+    def test_host_of_a_local_domain(self) -> None:
+        """Where a local domain has a host name of its own, peers are told it in Via and Record-Route."""
+        own = LocalDomainConfig("second.example", advertised="sip.second.example")
+        site = Site(replace(self.config, local=(own,)))
+        site.receive(request("sip:bob@second.example", method="SUBSCRIBE"), self.far)
+        ((sent, _),) = site.stack.forwarded
+        self.assertEqual(
+            sent.values("record-route"), ["<sip:sip.second.example:5062;transport=tls;lr>"]
+        )
+        self.assertEqual((sent.via.host, sent.via.port), ("sip.second.example", 5062))
+        route = "Route: <sip:sip.second.example:5062;transport=tls;lr>\n"
+        contact = "sip:bob@203.0.113.10:45062;transport=tls"
+        site.receive(request(contact, more=route, to_tag=";tag=2"), self.far)
+        sent, hop = site.stack.forwarded[-1]
+        self.assertEqual((sent.uri_text, hop.host), (contact, "10.0.0.2"))
+        self.assertEqual(sent.values("route"), [])
 
     def test_open_relay_attempts(self) -> None:
         """Nothing of the table of attempts goes on, whether the gateway or the proxy refuses it."""

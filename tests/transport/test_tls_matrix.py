@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -43,13 +43,19 @@ class PlainClient(Protocol):
             self.answer.callback(data)
 
 
-async def plain_client(server: SipStack, context: SSL.Context) -> Any:
-    """Connect with a TLS context of one's own; returns the TLS layer of the connection."""
+async def plain_client(server: SipStack, context: SSL.Context, name: bytes = b"") -> Any:
+    """Connect with a TLS context of one's own; returns the TLS layer of the connection.
 
-    @implementer(IOpenSSLContextFactory)
+    :param name: what is asked for (SNI).
+    """
+
+    @implementer(IOpenSSLClientConnectionCreator)
     class Creator:
-        def getContext(self) -> SSL.Context:
-            return context
+        def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+            connection = SSL.Connection(context, None)
+            if name:
+                connection.set_tlsext_host_name(name)
+            return connection
 
     factory = TLSMemoryBIOFactory(Creator(), True, Factory.forProtocol(PlainClient))
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.ports["outside"])
