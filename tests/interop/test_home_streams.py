@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.interop.home_streams import StreamProsody, StreamScene
+from tests.interop.home_streams_ejabberd import StreamEjabberd
 from tests.interop.scene import HOME
 from tests.interop.stream_story import StreamCase, Streams
 
@@ -38,3 +39,24 @@ class InClear(Streams, StreamCase):
 
     def make(self) -> StreamScene:
         return StreamScene("streams-clear", lambda base, _: StreamProsody(base), 'tls = "none"\n')
+
+
+class EjabberdCertified(Streams, StreamCase):
+    """An ejabberd with a certificate; it acknowledges nothing between servers."""
+
+    def make(self) -> StreamScene:
+        lines = 'tls = "required"\nrequire_certificates = true\nca = "{ca}"\n'
+        return StreamScene(
+            "streams-ejabberd",
+            lambda base, issued: StreamEjabberd(base, certificate=issued),
+            lines,
+        )
+
+
+class EjabberdInClear(Streams, StreamCase):
+    """An ejabberd without TLS."""
+
+    def make(self) -> StreamScene:
+        return StreamScene(
+            "streams-ejabberd-clear", lambda base, _: StreamEjabberd(base), 'tls = "none"\n'
+        )
