@@ -130,6 +130,7 @@ class Ejabberd:
     """An ejabberd on loopback, with a component for each foreign domain.
 
     :ivar ours: whether mod_impfed runs on it.
+    :ivar prefix: words before the command that starts it.
     :ivar module: the one component that carries everything: ejabberd has none.
     """
 
@@ -140,6 +141,7 @@ class Ejabberd:
     components: tuple[str, ...] = ("lync.example",)
     ours: bool = True
     module: str = ""
+    prefix: tuple[str, ...] = ()
     c2s_port: int = 0
     component_port: int = 0
     part: Part | None = None
@@ -165,7 +167,7 @@ class Ejabberd:
             log = base / "ejabberd.out.log"
             before = log.stat().st_size if log.exists() else 0
             command = server_command(base, self._mapper_port, self.domain, self.users, *folders)
-            part = self.part = Part("ejabberd.out", command, base)
+            part = self.part = Part("ejabberd.out", [*self.prefix, *command], base)
 
             def ready() -> bool:
                 return not part.alive or READY.encode() in log.read_bytes()[before:]
