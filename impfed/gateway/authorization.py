@@ -22,30 +22,33 @@ class Authorizations:
     def __init__(self, store: Writes, seconds: Callable[[], float]) -> None:
         self._store = store
         self._seconds = seconds
-        self._records: dict[Pair, AuthorizationRecord] = {}
+        self._records: dict[JID, dict[JID, AuthorizationRecord]] = {}  # by local, then by foreign
         self._pending: dict[str, set[Pair]] = {}  # by foreign domain
 
     def load(self, records: Iterable[AuthorizationRecord]) -> None:
         """Take in what the store kept."""
         for record in records:
             pair = (JID.parse(record.local), JID.parse(record.foreign))
-            self._records[pair] = record
+            self._records.setdefault(pair[0], {})[pair[1]] = record
             self._note_pending(pair, record)
 
     def inbound(self, pair: Pair) -> Decision:
         """May the foreign user see the local one?"""
-        record = self._records.get(pair)
+        record = self._found(pair)
         return record.inbound if record is not None else "none"
 
     def outbound(self, pair: Pair) -> Decision:
         """May the local user see the foreign one?"""
-        record = self._records.get(pair)
+        record = self._found(pair)
         return record.outbound if record is not None else "none"
 
     def of(self, local: JID) -> list[AuthorizationRecord]:
         """Return a local user's records, in order of the foreign addresses."""
-        found = [record for (owner, _), record in self._records.items() if owner == local]
-        return sorted(found, key=lambda record: record.foreign)
+        return sorted(self._records.get(local, {}).values(), key=lambda record: record.foreign)
+
+    def locals(self) -> Iterable[JID]:
+        """Return the local users of whom there are records."""
+        return self._records.keys()
 
     def pending(self, domain: str, since: float = 0.0) -> int:
         """Return how many local users have not answered a request of a foreign domain.
@@ -53,7 +56,8 @@ class Authorizations:
         :param since: only requests of this time (seconds since the epoch) or later.
         """
         pairs = self._pending.get(domain, ())
-        return sum(self._records[pair].changed_at >= since for pair in pairs)
+        records = (self._records[local][foreign] for local, foreign in pairs)
+        return sum(record.changed_at >= since for record in records)
 
     def domains_pending(self) -> dict[str, int]:
         """Return the number of unanswered requests by foreign domain."""
@@ -61,12 +65,11 @@ class Authorizations:
 
     def forget(self, local: JID) -> int:
         """Forget everything about a local user who is no more; returns how many pairs."""
-        pairs = [pair for pair in self._records if pair[0] == local]
-        for pair in pairs:
-            record = self._records[pair]
+        records = list(self._records.get(local, {}).items())
+        for foreign, record in records:
             record.inbound = record.outbound = "none"
-            self._keep(pair, record)
-        return len(pairs)
+            self._keep((local, foreign), record)
+        return len(records)
 
     def rename(self, old: JID, new: JID) -> int:
         """Give a local user's authorizations to another address; returns how many pairs.
@@ -98,18 +101,26 @@ class Authorizations:
             record.outbound = decision
             self._keep(pair, record)
 
+    def _found(self, pair: Pair) -> AuthorizationRecord | None:
+        records = self._records.get(pair[0])
+        return records.get(pair[1]) if records is not None else None
+
     def _record(self, pair: Pair) -> AuthorizationRecord:
-        record = self._records.get(pair)
+        record = self._found(pair)
         return record or AuthorizationRecord(local=str(pair[0]), foreign=str(pair[1]))
 
     def _keep(self, pair: Pair, record: AuthorizationRecord) -> None:
         record.changed_at = self._seconds()
         self._note_pending(pair, record)
+        local, foreign = pair
         if record.inbound == record.outbound == "none":
-            self._records.pop(pair, None)
+            records = self._records.get(local, {})
+            records.pop(foreign, None)
+            if not records:
+                self._records.pop(local, None)
             self._store.write([Delete(AuthorizationRecord, pair_key(*map(str, pair)))])
         else:
-            self._records[pair] = record
+            self._records.setdefault(local, {})[foreign] = record
             self._store.write([Put(record)])
 
     def _note_pending(self, pair: Pair, record: AuthorizationRecord) -> None:

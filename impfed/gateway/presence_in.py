@@ -347,6 +347,8 @@ class WatchedSide:
         if ruling in (Ruling.SHOW, Ruling.HIDE):
             if pair.patience is None or not pair.probed:
                 pair.ask_state()
+            if any(watcher.pending for watcher in pair.watchers):
+                self._decided(pair.key)  # before the last end of this process, and not told
         elif not pair.approving:
             # Perhaps he has answered meanwhile, and his server says so once more; if he has not,
             # it knows that he was asked, and asks nothing.

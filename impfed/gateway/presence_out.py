@@ -42,6 +42,8 @@ class WatchingSide:
         self._partners: dict[str, Partner] = {}
         #: Called with a pair that the local user has begun or ceased to watch.
         self.contact_list_changed: Callable[[Pair], object] = lambda pair: None
+        #: How many people a local user watches by other ways than SIP.
+        self.elsewhere: Callable[[JID], int] = lambda local: 0
 
     def watching(self, kind: Kind) -> Watching:
         """Return what all subscriptions at domains of a kind share."""
@@ -80,7 +82,7 @@ class WatchingSide:
         contact = self._contacts.get(key)
         if contact is None:
             if self._full(key[0]):
-                count = len(self._by_local[key[0]])
+                count = self.contacts(key[0])
                 text = f"you have {count} contacts at other organisations already"
                 self.around.home.send(error_reply(stanza, "resource-constraint", "wait", text))
                 return
@@ -209,14 +211,15 @@ class WatchingSide:
 
     def contacts(self, local: JID) -> int:
         """Return how many foreign contacts a local user watches."""
-        return len(self._by_local.get(local, ()))
+        return len(self._by_local.get(local, ())) + self.elsewhere(local)
 
     def at_limit(self) -> dict[JID, int]:
         """Return the local users who may not watch one contact more, with their contacts."""
         limit = self.around.config.presence.contacts_per_user
         if limit is None:
             return {}
-        return {who: len(each) for who, each in self._by_local.items() if len(each) >= limit}
+        known = {*self._by_local, *self.authorizations.locals()}
+        return {who: count for who in known if (count := self.contacts(who)) >= limit}
 
     def _full(self, local: JID) -> bool:
         limit = self.around.config.presence.contacts_per_user

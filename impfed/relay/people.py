@@ -8,42 +8,14 @@ of the lists needs it: whom a user has approved stays visible when his default i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from impfed.policy.users import Judgement, PolicyChange, Rule, UserPolicies, Verdict
-from impfed.store.records import AuthorizationRecord, Decision
+from impfed.relay.pairs import Answers, Pair
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza, presence
 
-Pair = tuple[JID, JID]
-"""Local and foreign bare address."""
-
-#: People whose request was answered politely, until the next start; and conversations.
-_POLITE_LIMIT = 100_000
-
-
-class Answers(Protocol):
-    """What the people of a pair have allowed each other; durable."""
-
-    def inbound(self, pair: Pair) -> Decision:
-        """May the foreign user see the local one?"""
-        ...
-
-    def outbound(self, pair: Pair) -> Decision:
-        """May the local user see the foreign one?"""
-        ...
-
-    def of(self, local: JID) -> list[AuthorizationRecord]:
-        """Return a local user's records."""
-        ...
-
-    def decide_inbound(self, pair: Pair, decision: Decision) -> None:
-        """Note what the local user decided."""
-        ...
-
-    def decide_outbound(self, pair: Pair, decision: Decision) -> None:
-        """Note what the foreign user decided."""
-        ...
+#: Conversations that are remembered.
+_WRITTEN_LIMIT = 100_000
 
 
 class PeoplePolicy:
@@ -74,7 +46,6 @@ class PeoplePolicy:
         self._to_home = to_home
         # Local bare address -> where it was sent -> resources that are available there.
         self._shown: dict[JID, dict[JID, set[str]]] = {}
-        self._polite: set[Pair] = set()
         self._seconds = seconds
         self._conversation = conversation
         self._written: dict[Pair, float] = {}  # oldest first
@@ -119,14 +90,36 @@ class PeoplePolicy:
             answers.decide_outbound(pair, "approved")
         elif stanza.type == "unsubscribed":
             answers.decide_outbound(pair, "none")
-        elif stanza.type == "unsubscribe":
-            self._polite.discard(pair)
+        elif stanza.type == "unsubscribe" and answers.inbound(pair) != "declined":
             answers.decide_inbound(pair, "none")
+
+    def asked(self, pair: Pair) -> None:
+        """Note that a local user is asked, or will be when he takes a block back."""
+        if self._answers.inbound(pair) == "none":
+            self._answers.decide_inbound(pair, "pending")
+
+    def not_asked(self, pair: Pair) -> None:
+        """Note that the question did not reach him."""
+        if self._answers.inbound(pair) == "pending":
+            self._answers.decide_inbound(pair, "none")
+
+    def declined(self, pair: Pair) -> bool:
+        """Whether the local user has declined the foreign one, and his list says nothing of him."""
+        judgement = self.judge(pair)
+        return judgement.verdict is Verdict.BLOCK and judgement.rule is Rule.CLIENT
+
+    def undecided(self, pair: Pair) -> bool:
+        """Whether the local user was asked, and has not answered."""
+        return self._answers.inbound(pair) == "pending"
+
+    def decline_again(self, stanza: Stanza, pair: Pair) -> None:
+        """Answer the request of somebody who was declined as it was answered before."""
+        local, foreign = pair
+        self._to_foreign(presence(foreign, local, type="unsubscribed", id=stanza.id))
 
     def subscribe_politely(self, stanza: Stanza, pair: Pair) -> None:
         """Answer a blocked user's request: accepted, and nobody there."""
-        if len(self._polite) < _POLITE_LIMIT:
-            self._polite.add(pair)
+        self.asked(pair)
         local, foreign = pair
         self._to_foreign(presence(foreign, local, type="subscribed", id=stanza.id))
         self.show_offline(pair)
@@ -146,7 +139,7 @@ class PeoplePolicy:
         pair = (local, stanza.to.bare)
         self._written.pop(pair, None)
         self._written[pair] = self._seconds()
-        while len(self._written) > _POLITE_LIMIT:
+        while len(self._written) > _WRITTEN_LIMIT:
             del self._written[next(iter(self._written))]
 
     def presence_to(self, stanza: Stanza) -> bool:
@@ -156,10 +149,11 @@ class PeoplePolicy:
         if type in ("", "unavailable"):
             return self._state_to(stanza, pair)
         if type == "subscribed":
-            self._polite.discard(pair)
             answers.decide_inbound(pair, "approved")
         elif type == "unsubscribed":
-            answers.decide_inbound(pair, "none")
+            # A home server says so by itself to strangers: nobody was asked about those.
+            if answers.inbound(pair) != "none":
+                answers.decide_inbound(pair, "declined")
         elif type == "subscribe":
             if answers.outbound(pair) != "approved":
                 answers.decide_outbound(pair, "pending")
@@ -180,7 +174,7 @@ class PeoplePolicy:
             if not shown:
                 del self._shown[local]
             return True
-        if not stanza.to.resource and self._answers.inbound(pair) == "none":
+        if not stanza.to.resource and self._answers.inbound(pair) in ("none", "pending"):
             # The home server shows it to people on the roster, so he was approved once.
             self._answers.decide_inbound(pair, "approved")
         judgement = self.judge(pair)
@@ -202,19 +196,15 @@ class PeoplePolicy:
         self._hide(change)
         if change.decision == "block":
             return
-        for pair in [pair for pair in self._polite if pair[0] == local]:
-            if change.concerns(pair[1]) and not self.blocks(pair):
-                self._polite.discard(pair)
-                self._to_home(presence(local, pair[1], type="subscribe"))
         for record in self._answers.of(local):
             foreign = JID.parse(record.foreign)
-            if (
-                record.inbound == "approved"
-                and change.concerns(foreign)
-                and self._takes(foreign.domain)
-                and not self.blocks((local, foreign))
-            ):
-                self._to_home(presence(local, foreign, type="probe"))
+            pair = (local, foreign)
+            if record.inbound not in ("pending", "approved") or not change.concerns(foreign):
+                continue
+            if self._takes(foreign.domain) and not self.blocks(pair):
+                # He is asked what was answered politely while he did not want to be asked.
+                type = "probe" if record.inbound == "approved" else "subscribe"
+                self._to_home(presence(local, foreign, type=type))
 
     def _hide(self, change: PolicyChange) -> None:
         local = change.local

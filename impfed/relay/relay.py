@@ -7,19 +7,21 @@ that policy refuses, and what cannot be delivered.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zope.interface import implementer
 
-from impfed.config.model import ImConfig
+from impfed.config.model import ImConfig, PresenceConfig
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.policy.federation import XmppPolicy
+from impfed.policy.limits import NewSubscriptions
 from impfed.policy.users import UserPolicies
 from impfed.relay.delivery import Deliveries
 from impfed.relay.ledger import TextLedger
-from impfed.relay.people import Answers, Pair, PeoplePolicy
+from impfed.relay.pairs import Answers, Pair, XmppPairs
+from impfed.relay.people import PeoplePolicy
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.store.records import LedgerEntry
@@ -46,6 +48,19 @@ class Streams(Protocol):
         ...
 
 
+class Lists(NamedTuple):
+    """What is known of people.
+
+    :ivar policies: the users' lists.
+    :ivar answers: what they have answered in their clients.
+    :ivar pace: of new subscriptions by foreign domain.
+    """
+
+    policies: UserPolicies
+    answers: Answers
+    pace: NewSubscriptions
+
+
 @implementer(IS2SUser, IForeignRelay)
 class Relay:
     """User of the S2S service, and of the home links for foreign XMPP domains.
@@ -57,6 +72,8 @@ class Relay:
     :ivar streams: the S2S service; to be set before the start.
     :ivar ledger: notes what became of texts.
     :ivar deliveries: hands messages to home servers.
+    :ivar people: applies the local users' lists.
+    :ivar pairs: counts who watches whom.
     """
 
     streams: Streams
@@ -67,7 +84,8 @@ class Relay:
         policy: XmppPolicy,
         own: frozenset[str],
         others: frozenset[str],
-        lists: tuple[UserPolicies, Answers],
+        lists: Lists,
+        presence: PresenceConfig,
         rewriter: PresenceRewriter,
         probe: XmppProbe,
         metrics: Metrics,
@@ -88,8 +106,16 @@ class Relay:
         self._missed: dict[tuple[str, str, bool], OutStanza] = {}
         self.ledger = ledger
         self.deliveries = Deliveries(home, ledger, self._return, ids, metrics, timers)
+        policies, answers, pace = lists
+        self.pairs = XmppPairs(answers, self.takes, presence, pace, timers.seconds, metrics)
         self.people = PeoplePolicy(
-            *lists, self.takes, self._send_out, home.send, timers.seconds, im.idle_timeout
+            policies,
+            answers,
+            self.takes,
+            self._send_out,
+            home.send,
+            timers.seconds,
+            im.idle_timeout,
         )
 
     # -- from home servers -------------------------------------------------------------------------
@@ -118,6 +144,11 @@ class Relay:
             self._answer_home(stanza, "not-allowed", why)
             return
         if stanza.kind == "presence":
+            problem = self._too_many_contacts(stanza)
+            if problem:
+                self._metrics.count("relay.contacts_limit")
+                self._home.send(error_reply(stanza, "resource-constraint", "wait", problem))
+                return
             if not self.people.presence_to(stanza):
                 self._metrics.count("relay.hidden")
                 return
@@ -132,6 +163,11 @@ class Relay:
         if stanza.type == "error":
             self.ledger.error_passed(stanza, inward=False)
         self.streams.send(self.ledger.leaving(stanza, xml))
+
+    def _too_many_contacts(self, stanza: Stanza) -> str:
+        if stanza.type != "subscribe":
+            return ""
+        return self.pairs.outbound_problem((stanza.from_.bare, stanza.to.bare))
 
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is back: hand over what it may have missed, messages first."""
@@ -202,6 +238,9 @@ class Relay:
         if stanza.type not in ("subscribe", "probe"):
             people.presence_from(stanza, pair)
             return False
+        if stanza.type == "subscribe" and not self.pairs.admits(pair):
+            self._send_out(error_reply(stanza, "resource-constraint", "wait"))
+            return True
         if people.blocks(pair):
             self._metrics.count("relay.blocked")
             if stanza.type == "subscribe":
@@ -209,11 +248,16 @@ class Relay:
             else:
                 people.show_offline(pair)
             return True
-        if stanza.type == "probe" or not people.approves(pair):
-            return False
+        if stanza.type == "probe":
+            return self._probe_stopped(pair)
+        if people.declined(pair):
+            self._metrics.count("relay.declined")
+            people.decline_again(stanza, pair)
+            return True
+        people.asked(pair)
         local, foreign = pair
-        if not self._home.can_write_rosters(local.domain):
-            return False  # allow becomes ask
+        if not people.approves(pair) or not self._home.can_write_rosters(local.domain):
+            return False  # where rosters cannot be written allow becomes ask
 
         def answered(answer: RosterAnswer) -> None:
             if not answer.done:
@@ -227,6 +271,13 @@ class Relay:
                 self._deliver(OutStanza("presence", local, foreign, stanza.id, stanza.to_xml()))
 
         self._home.approve(local, foreign, answered)
+        return True
+
+    def _probe_stopped(self, pair: Pair) -> bool:
+        """Answer for somebody who has not said yet what he wants: his server would say that he declines."""
+        if not self.people.undecided(pair):
+            return False
+        self.people.show_offline(pair)
         return True
 
     # -- delivery ----------------------------------------------------------------------------------
@@ -274,8 +325,11 @@ class Relay:
     def _return(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its foreign sender; errors and results are never answered."""
         self._metrics.count("relay.returned")
+        type = _presence_type(stanza) if stanza.kind == "presence" else ""
+        if type == "subscribe":
+            self.people.not_asked((stanza.to.bare, stanza.from_.bare))
         error = bounced(stanza, condition, words)
-        if error is None or (stanza.kind == "presence" and _presence_type(stanza) != "subscribe"):
+        if error is None or (stanza.kind == "presence" and type != "subscribe"):
             return
         self._send_out(OutStanza(stanza.kind, error.to, error.from_, error.id, error.to_xml()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,12 +16,11 @@ from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
-from impfed.policy.users import UserPolicies
 from impfed.relay.ledger import TextLedger, Writes
-from impfed.relay.people import Answers
+from impfed.relay.pairs import Totals
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
-from impfed.relay.relay import Relay
+from impfed.relay.relay import Lists, Relay
 from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
@@ -73,18 +73,18 @@ class XmppFederation:
         self._timers = ReactorTimers(reactor)
         self._relay: Relay
         self._s2s: S2S
+        self._home_writes: Callable[[str], bool]
 
     def build(
         self,
         home: HomeLinks,
-        lists: tuple[UserPolicies, Answers],
+        lists: Lists,
         store: Writes,
         tls: TlsStore,
         lookup: Lookup,
     ) -> None:
         """Put it together; nothing without ``[s2s]``.
 
-        :param lists: the users' lists, and what they have answered in their clients.
         :param lookup: asks the DNS.
         """
         if not self.enabled:
@@ -99,6 +99,7 @@ class XmppFederation:
             own,
             others,
             lists,
+            config.presence,
             self._rewriter(),
             self.probe,
             self._metrics,
@@ -122,6 +123,7 @@ class XmppFederation:
             self._settings,
             limits_of(self._section),
         )
+        self._home_writes = home.can_write_rosters
         s2s.user, s2s.fate, s2s.settle = relay, relay.ledger.fate, relay.deliveries.settle
         home.relay = relay
         if own:
@@ -163,6 +165,23 @@ class XmppFederation:
         words = "allowed" if self._policy.allow else "denied"
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
         return {"xmpp_federation": f"every domain is {words}", "xmpp_streams": self._s2s.status()}
+
+    def watchers(self, local: JID) -> int:
+        """Return how many people in foreign XMPP domains see a local user."""
+        return self._relay.pairs.watchers(local) if self.enabled else 0
+
+    def contacts(self, local: JID) -> int:
+        """Return how many people in foreign XMPP domains a local user watches."""
+        return self._relay.pairs.contacts(local) if self.enabled else 0
+
+    def count_with(self, totals: Totals) -> None:
+        """Say who counts all pairs of a local user, SIP's among them."""
+        if self.enabled:
+            self._relay.pairs.count_with(totals)
+
+    def subscriptions(self) -> list[dict[str, object]]:
+        """Return the pairs for ``impfedctl subscriptions``."""
+        return self._relay.pairs.view(self._relay.people.blocks) if self.enabled else []
 
     def on_their_way(self, text: str) -> list[LedgerEntry]:
         """Return texts whose end is open, by an id or an address."""
@@ -206,6 +225,9 @@ class XmppFederation:
             steps.append(("both", "stream", str(way["state"]), str(way.get("reason") or ""), True))
         if not ways:
             steps.append(("both", "stream", "none yet", "one is made when something is sent", True))
+        problem = self._relay.pairs.outbound_problem((local, foreign))
+        limits = "refused" if problem else "passed"
+        steps.append(("subscription", "limits", limits, problem, not problem))
         words = "the far side decides; what cannot be delivered comes back with the reason"
         steps.append(("both", "outcome", "sent over S2S", words, True))
         return steps
@@ -213,8 +235,12 @@ class XmppFederation:
     def _explain_in(self, local: JID, foreign: JID) -> list[ExplainedStep]:
         security = self._settings.security(local.domain, foreign.domain)
         words = f"TLS {security.tls.value}, certificates {'' if security.certificates else 'not '}required"
-        judgement = self._relay.people.judge((local, foreign))
+        relay, pair = self._relay, (local, foreign)
+        judgement = relay.people.judge(pair)
         steps: list[ExplainedStep] = [("both", "stream", "checked on the stream", words, True)]
+        problem = relay.pairs.inbound_problem(pair)
+        limits = ("subscription", "limits", "refused" if problem else "passed", problem)
+        steps.append((*limits, not problem))
         if judgement.stops_texts:
             return [
                 *steps,
@@ -223,10 +249,25 @@ class XmppFederation:
                 ("subscription", "outcome", "accepted politely", "shown offline", False),
             ]
         steps.append(("both", "user policy", "passed", judgement.words, True))
-        steps.append(
-            ("both", "outcome", "delivered", "the home server decides about the rest", True)
-        )
+        outcome, why = "delivered", "once the home server has confirmed it"
+        steps.append(("message", "outcome", outcome, why, True))
+        steps.append(self._explain_request(pair, problem))
         return steps
+
+    def _explain_request(self, pair: tuple[JID, JID], problem: str) -> ExplainedStep:
+        people = self._relay.people
+        if problem:
+            outcome, why = "resource-constraint", "the local user hears nothing"
+        elif people.declined(pair):
+            outcome, why = "unsubscribed", "as before; the local user is not asked again"
+        elif people.approves(pair) and self._home_writes(pair[0].domain):
+            outcome, why = "approved", "without a question, as the list allows"
+        elif people.undecided(pair):
+            outcome, why = "passed on", "the local user has been asked, and has not answered"
+        else:
+            outcome, why = "passed on", "the local user decides in his client, or has decided"
+        passes = outcome in ("approved", "passed on")
+        return ("subscription", "outcome", outcome, why, passes)
 
 
 def _domains(names: Any) -> frozenset[str]:

@@ -199,6 +199,9 @@ class RelayTests(SynchronousTestCase):
         nurse.send("presence", show="dnd", status="Peter!")
         benvolio.expect(since, event="presence", sender=here, show="dnd", status="Peter!")
         self.befriend(nurse, benvolio, there)
+        for direction in ("in ", "out"):
+            line = rf"{direction} +{here} +{there} +active, over XMPP"
+            self.assertRegex(self.operator("subscriptions"), line)
         since = nurse.position
         benvolio.send("presence", show="xa", status="In a meeting")
         nurse.expect(since, event="presence", sender=there, show="xa", status="In a meeting")
@@ -214,12 +217,18 @@ class RelayTests(SynchronousTestCase):
         self.assertIn("sent over S2S", self.operator("explain", here, there))
 
     def test_declined(self) -> None:
-        """A client's own decline passes as it is."""
+        """A client's own decline passes as it is, and the user is not asked again."""
         lady, prince = self.scene.local("lady"), self.scene.foreign("prince")
         prince.send("subscribe", to=f"lady@{HOME}")
         lady.expect(event="asked", sender=f"prince@{VERONA}")
         lady.send("decline", to=f"prince@{VERONA}")
         prince.expect(event="presence", sender=f"lady@{HOME}", kind="unsubscribed")
+        words = self.operator("explain", f"prince@{VERONA}", f"lady@{HOME}", code=1)
+        self.assertIn("not asked again", words)
+        since = prince.position
+        prince.send("subscribe", to=f"lady@{HOME}")
+        prince.expect(since, event="presence", sender=f"lady@{HOME}", kind="unsubscribed")
+        self.assertEqual(len(lady.seen(event="asked")), 1)
 
     def test_unknown_extension(self) -> None:
         """An extension that nobody here knows arrives canonically equal, both ways."""

@@ -90,6 +90,7 @@ class BlockTests(RelayCase):
         self.up()
         self.block()
         self.far(ASK)
+        self.assertEqual(self.answers.inbound(PAIR), "pending")  # survives a restart of the node
         self.policies.delete(PAIR[0], ROMEO)
         self.assertIn("type='subscribe'", self.turn())
 
@@ -149,12 +150,47 @@ class AnswerTests(RelayCase):
     """What a user's client answers passes as it is, and is remembered."""
 
     def test_ask(self) -> None:
-        """Without a decision the user is asked; his decline passes as it is."""
+        """Without a decision the user is asked; his decline passes as it is, and is remembered."""
         self.up()
         self.assertIn("type='subscribe'", self.far(ASK))
+        self.assertEqual(self.answers.inbound(PAIR), "pending")
         declined = f"<presence from='{JULIET}' to='{ROMEO}' type='unsubscribed'/>"
         self.assertIn("type='unsubscribed'", self.local(declined)[0])
+        self.assertEqual(self.far(ASK), "")
+        (again,) = self.streams.take()
+        self.assertIn("type='unsubscribed'", again)
+        self.assertIn("hi", self.far(f"<message {IN}><body>hi</body></message>"))
+
+    def test_decline_outlives_the_asker(self) -> None:
+        """Who was declined cannot make it forgotten; the user can, or his list."""
+        self.up()
+        self.far(ASK)
+        self.local(f"<presence from='{JULIET}' to='{ROMEO}' type='unsubscribed'/>")
+        self.far(f"<presence from='{ROMEO}' to='{JULIET}' type='unsubscribe'/>")
+        self.assertEqual(self.far(ASK), "")
+        self.answers.decide_inbound(PAIR, "none")
         self.assertIn("type='subscribe'", self.far(ASK))
+
+    def test_change_of_mind(self) -> None:
+        """A user who approves whom he has declined is seen."""
+        self.up()
+        self.far(ASK)
+        for type in ("unsubscribed", "subscribed"):
+            self.local(f"<presence from='{JULIET}' to='{ROMEO}' type='{type}'/>")
+        self.assertEqual(self.answers.inbound(PAIR), "approved")
+        self.assertEqual(len(self.local(SHOW)), 1)
+
+    def test_home_server_answers_for_strangers(self) -> None:
+        """What a home server says by itself to a stranger's probe is no answer of the user's."""
+        self.up()
+        self.far(f"<presence {IN} type='probe'/>")
+        self.local(f"<presence from='{JULIET}' to='{ROMEO}' type='unsubscribed'/>")
+        self.assertEqual(self.answers.inbound(PAIR), "none")
+        self.far(ASK)
+        self.streams.take()
+        self.assertEqual(self.far(f"<presence {IN} type='probe'/>"), "")  # nobody declines for him
+        self.assertIn("type='unavailable'", self.streams.take()[0])
+        self.assertEqual(self.answers.inbound(PAIR), "pending")
 
     def test_contacts(self) -> None:
         """Own requests and their answers are remembered."""

@@ -6,17 +6,18 @@ from typing import Any
 
 from msgspec import structs
 
-from impfed.config.model import ImConfig
+from impfed.config.model import ImConfig, PresenceConfig
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.authorization import Authorizations
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
+from impfed.policy.limits import NewSubscriptions
 from impfed.policy.users import UserPolicies
 from impfed.relay.ledger import TextLedger
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
-from impfed.relay.relay import Relay
+from impfed.relay.relay import Lists, Relay
 from impfed.store.api import Enter
 from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
@@ -78,6 +79,7 @@ class RelayCase(HomeCase):
 
     allow = True
     blocked_texts = "refuse"
+    presence = PresenceConfig()
     exceptions: tuple[DomainException, ...] = (DomainException("*.spam.example"),)
 
     def setUp(self) -> None:
@@ -98,7 +100,8 @@ class RelayCase(HomeCase):
             policy,
             frozenset({"home.example", "second.example"}),
             frozenset({"lync.example"}) | self.home.own_domains,
-            (self.policies, self.answers),
+            Lists(self.policies, self.answers, NewSubscriptions(self.presence.new_per_minute)),
+            self.presence,
             PresenceRewriter(kinds.values(), lambda domain: kinds[KINDS.get(domain, "xmpp")]),
             self.probe,
             self.relay_metrics,
