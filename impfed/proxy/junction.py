@@ -179,6 +179,9 @@ class Junction:
             return True
         if not way.routes and (self._ours(target) or target.host in self._homes):
             return False
+        if request.method == "OPTIONS" and not way.routes and not target.user:
+            # Not for a user: who watches this node, as a balancer does, asks with any domain of ours.
+            return False
         if not way.routes and self._neighbours.hosting(target.host) is not None:
             return True
         # From a node of ours to a foreign domain; nobody else is passed on to one.

@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from demo.node import Node
@@ -45,6 +46,52 @@ next_hop = { address = "127.0.0.1:9", tls_name = "sip.other.test" }
 """
 
 
+class Haproxy:
+    """A running HAProxy with the shipped sample.
+
+    :param places: what stands in the sample -> what takes its place.
+    """
+
+    def __init__(
+        self, directory: Path, places: Mapping[str, str], port: int, netns: str = ""
+    ) -> None:
+        self.socket = directory / "admin.sock"
+        text = (ROOT / "etc" / "haproxy.cfg").read_text()
+        own = {"/run/haproxy/admin.sock": str(self.socket), "maxconn 4000": "maxconn 200"}
+        for sample, here in {**own, **places}.items():  # few fit into any limit of open files
+            if sample not in text:
+                raise PartFailed(f"etc/haproxy.cfg does not say {sample} any more")
+            text = text.replace(sample, here)
+        directory.mkdir(parents=True, exist_ok=True)
+        configuration = directory / "haproxy.cfg"
+        configuration.write_text(text)
+        self.part = Part("haproxy", ["haproxy", "-db", "-f", configuration], directory, netns=netns)
+        self.part.await_port(port)
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.part.stop()
+
+    def admin(self, command: str) -> str:
+        """Give it a command; return what it says."""
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.connect(str(self.socket))
+            wire.sendall(command.encode() + b"\n")
+            with wire.makefile() as answer:
+                return answer.read()
+
+    def state(self, number: int) -> str:
+        """Return what it thinks of a node: "UP", "DOWN", "DRAIN" ..."""
+        lines = [line.split(",") for line in self.admin("show stat").splitlines()]
+        column = lines[0].index("status")
+        (found,) = (line[column] for line in lines if line[:2] == ["nodes", f"node{number}"])
+        return found
+
+    def becomes(self, number: int, state: str, seconds: float) -> bool:
+        """Wait until it thinks so of a node; False when it did not in time."""
+        return wait_until(lambda: self.state(number).startswith(state), seconds)
+
+
 class Balanced:
     """The balancer, two nodes with a home server each, and the far side."""
 
@@ -68,8 +115,7 @@ class Balanced:
         ]  # fmt: skip
         self.far_certificate = authority.issue(f"sip.{FOREIGN}", FOREIGN)
         self.far_port = far_port
-        self.socket = directory / "admin.sock"
-        self.haproxy: Part
+        self.haproxy: Haproxy
         self.far: Talker
         self.alices: list[Talker] = []
 
@@ -79,8 +125,7 @@ class Balanced:
             for home in self.homes:
                 home.start()
             self.nodes[0].start()
-            self.haproxy = Part("haproxy", ["haproxy", "-db", "-f", self._sample()], self.directory)
-            self.haproxy.await_port(self.port)
+            self.haproxy = Haproxy(self.directory, self._places(), self.port)
             self._far_side(self.far_certificate)
             for number, home in enumerate(self.homes, 1):
                 self.alices.append(xmpp_user(self.directory / f"user{number}", home, "alice"))
@@ -89,29 +134,19 @@ class Balanced:
             raise
         return self
 
-    def _sample(self) -> Path:
-        """Return the sample with the places of this run in it."""
-        certificates = self.directory / "pki"
-        balancer = self.authority.issue(BALANCER)
-        text = (ROOT / "etc" / "haproxy.cfg").read_text()
-        for sample, here in (
-            ("/run/haproxy/admin.sock", str(self.socket)),
-            ("/etc/haproxy/company.example.pem", str(self.nodes[0].certificate.both)),
-            ("/etc/haproxy/balancer.pem", str(balancer.both)),
-            ("/etc/haproxy/partners-ca.pem", str(certificates / "ca.pem")),
-            ("/etc/haproxy/nodes-ca.pem", str(certificates / "ca.pem")),
-            ("maxconn 4000", "maxconn 200"),  # fits into any limit of open files
-            ("0.0.0.0:5061", f"127.0.0.1:{self.port}"),
-            ("10.0.0.1:5061", f"127.0.0.1:{self.nodes[0].port}"),
-            ("10.0.0.2:5061", f"127.0.0.1:{self.nodes[1].port}"),
-            ("company.example", HOME),
-        ):
-            if sample not in text:
-                raise PartFailed(f"etc/haproxy.cfg does not say {sample} any more")
-            text = text.replace(sample, here)
-        configuration = self.directory / "haproxy.cfg"
-        configuration.write_text(text)
-        return configuration
+    def _places(self) -> dict[str, str]:
+        """Return the places of this run."""
+        authority = str(self.directory / "pki" / "ca.pem")
+        return {
+            "/etc/haproxy/company.example.pem": str(self.nodes[0].certificate.both),
+            "/etc/haproxy/balancer.pem": str(self.authority.issue(BALANCER).both),
+            "/etc/haproxy/partners-ca.pem": authority,
+            "/etc/haproxy/nodes-ca.pem": authority,
+            "0.0.0.0:5061": f"127.0.0.1:{self.port}",
+            "10.0.0.1:5061": f"127.0.0.1:{self.nodes[0].port}",
+            "10.0.0.2:5061": f"127.0.0.1:{self.nodes[1].port}",
+            "company.example": HOME,
+        }
 
     def _far_side(self, certificate: Certificate) -> None:
         self.far = Talker(
@@ -136,25 +171,6 @@ class Balanced:
             self.haproxy.stop()
         for part in (*self.nodes, *self.homes):
             part.stop()
-
-    def admin(self, command: str) -> str:
-        """Give HAProxy a command; return what it says."""
-        with socket.socket(socket.AF_UNIX) as wire:
-            wire.connect(str(self.socket))
-            wire.sendall(command.encode() + b"\n")
-            with wire.makefile() as answer:
-                return answer.read()
-
-    def state(self, number: int) -> str:
-        """Return what HAProxy thinks of a node: "UP", "DOWN", "DRAIN" ..."""
-        lines = [line.split(",") for line in self.admin("show stat").splitlines()]
-        column = lines[0].index("status")
-        (found,) = (line[column] for line in lines if line[:2] == ["nodes", f"node{number}"])
-        return found
-
-    def becomes(self, number: int, state: str, seconds: float) -> bool:
-        """Wait until HAProxy thinks so of a node; False when it did not in time."""
-        return wait_until(lambda: self.state(number).startswith(state), seconds)
 
     def log(self, number: int) -> str:
         """Return a node's log."""

@@ -26,8 +26,8 @@ class BalancerTests(SynchronousTestCase):
         self.scene = balanced()
         self.far = self.scene.far
         self.begin = self.far.position
-        self.assertTrue(self.scene.becomes(1, "UP", 10), self.scene.state(1))
-        self.assertTrue(self.scene.becomes(2, "DOWN", 10), self.scene.state(2))
+        self.assertTrue(self.scene.haproxy.becomes(1, "UP", 10), self.scene.haproxy.state(1))
+        self.assertTrue(self.scene.haproxy.becomes(2, "DOWN", 10), self.scene.haproxy.state(2))
 
     def tearDown(self) -> None:
         self.assertEqual(self.far.seen(self.begin, event="violation"), [])
@@ -101,16 +101,16 @@ class BalancerTests(SynchronousTestCase):
         self.writes("tybalt", "Peace?", 1)
         second.start()
         try:
-            self.assertTrue(self.scene.becomes(2, "UP", 5), self.scene.state(2))
+            self.assertTrue(self.scene.haproxy.becomes(2, "UP", 5), self.scene.haproxy.state(2))
             assert first.part is not None
             first.part.kill(signal.SIGSTOP)  # its sockets stay open: only the check can tell
             began = time.monotonic()
-            self.assertTrue(self.scene.becomes(1, "DOWN", 3.5), self.scene.state(1))
+            self.assertTrue(self.scene.haproxy.becomes(1, "DOWN", 3.5), self.scene.haproxy.state(1))
             took = time.monotonic() - began
             self.assertLess(took, 3.0)
             self.writes("paris", "I hate the word", 2)
             first.part.kill(signal.SIGCONT)
-            self.assertTrue(self.scene.becomes(1, "UP", 5), self.scene.state(1))
+            self.assertTrue(self.scene.haproxy.becomes(1, "UP", 5), self.scene.haproxy.state(1))
         finally:
             assert first.part is not None
             first.part.kill(signal.SIGCONT)
@@ -122,11 +122,11 @@ class BalancerTests(SynchronousTestCase):
         self.writes("mercutio", "A plague", 1)
         second.start()
         try:
-            self.assertTrue(self.scene.becomes(2, "UP", 5), self.scene.state(2))
-            self.scene.admin("set server nodes/node1 state drain")
+            self.assertTrue(self.scene.haproxy.becomes(2, "UP", 5), self.scene.haproxy.state(2))
+            self.scene.haproxy.admin("set server nodes/node1 state drain")
             self.assertEqual(self.ask("OPTIONS", FOREIGN, "127.0.0.7"), 200)
             self.assertIn("from tls:127.0.0.7:", self.scene.log(2))
             self.writes("mercutio", "On both your houses", 1)
         finally:
-            self.scene.admin("set server nodes/node1 state ready")
+            self.scene.haproxy.admin("set server nodes/node1 state ready")
             second.stop()

@@ -168,6 +168,15 @@ class JunctionTests(SynchronousTestCase):
         self.site.receive(request(), self.far)
         self.assertEqual(len(self.site.gateway.requests), 1)
 
+    def test_options(self) -> None:
+        """Whether the node is there is for itself to say, by whichever domain of ours it is asked."""
+        balancer = flow_of("balancer.company.example")
+        self.site.receive(request("sip:second.example", method="OPTIONS"), balancer)
+        self.assertEqual(self.site.stack.forwarded, [])
+        self.assertEqual(len(self.site.gateway.requests), 1)
+        self.site.receive(request("sip:bob@second.example", method="OPTIONS"), self.far)
+        self.assertEqual(self.sent()[1].host, "10.0.0.2")
+
     def test_both_sides_addresses(self) -> None:
         """When the sides differ each is told the address on its own side (RFC 5658)."""
         domains = (

@@ -192,7 +192,7 @@ class Network:
         for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             machine.run("sh", "-c", f"echo 1 >/proc/sys/net/{switch}")
         machine.nft(
-            "table inet pat {\n chain arriving {\n  type nat hook prerouting priority dstnat;\n  "
+            "table inet pat {}\ndelete table inet pat\ntable inet pat {\n chain arriving {\n  type nat hook prerouting priority dstnat;\n  "
             + "\n  ".join(static)
             + "\n }\n chain leaving {\n  type nat hook postrouting priority srcnat;\n"
             f'  oifname "internet" masquerade\n  oifname "{inside}" ct status dnat ip saddr'

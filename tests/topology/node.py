@@ -40,6 +40,7 @@ name = "{self.directory.name}"
 state_directory = "{self.directory}/state"
 control_socket = "{self.socket}"
 trusted_upstreams = {list(self.upstreams)}
+relay_secret = "between all the nodes"
 
 [tls]
 ca = "{self.certificate.ca}"

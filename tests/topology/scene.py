@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from demo.parts import ROOT, Authority, Talker, xmpp_user
+from tests.interop.balancer import Haproxy
 from tests.interop.homes import HomeProsody, together
 
 from .dns import NameServer
@@ -71,6 +72,8 @@ class Scene:
 
     #: Name of the topology in docs/topologies.toml.
     topology = ""
+    #: Nodes that get new requests from outside.
+    entrances: tuple[str, ...] = ("a1",)
 
     def __init__(self, variant: Variant = Variant()) -> None:
         self.variant = variant
@@ -117,7 +120,7 @@ class Scene:
             module=f"federation.{first}", c2s_port=5222, component_port=5347, netns=netns,
         )  # fmt: skip
         names = [f"{name}.company.example", *HOMES[name]]
-        if name == "a1":  # a partner checks it for whomever answers
+        if name in self.entrances:  # a partner checks it for whomever answers
             names += ["sip.company.example", *(d for d in LOCAL if d not in names)]
         return ClusterNode(
             self.directory / name, home, self.authority.issue(*names), PORT, ("", 0),
@@ -129,13 +132,22 @@ class Scene:
         """Return the certificate names of who stands before a node."""
         return (f"{UPSTREAM[node]}.company.example",) if node in UPSTREAM else ()
 
+    def neighbours(self, node: str) -> dict[str, tuple[str, ...]]:
+        """Return a node's neighbours, and the domains that are reached through each."""
+        return NEIGHBOURS[node]
+
+    def listeners(self, node: str) -> str:
+        """Return further listeners of a node."""
+        return ""
+
     def federation(self, node: str) -> str:
         """Return what a node's configuration says of others."""
         neighbours = [
             neighbour(name, domains, self.bind(name), self.told(name))
-            for name, domains in NEIGHBOURS[node].items()
+            for name, domains in self.neighbours(node).items()
         ]
-        return "".join([*neighbours, *(partner(d, BORDER, self.hop()) for d in FOREIGN)])
+        listeners = self.listeners(node)
+        return "".join([listeners, *neighbours, *(partner(d, BORDER, self.hop()) for d in FOREIGN)])
 
     def hop(self) -> str:
         """Return the next hop of the partner's domains; "" to have the DNS asked."""
@@ -265,6 +277,56 @@ class Basic(Scene):
             (self.at("a1", "inside"), PORT), LOCAL,
         )  # fmt: skip
         self.stack.callback(edge.stop)
+
+
+class Balanced(Scene):
+    """HAProxy with the shipped sample before both nodes of the first cluster."""
+
+    topology = "balancer"
+    entrances = ("a1", "a2")
+    haproxy: Haproxy
+
+    def neighbours(self, node: str) -> dict[str, tuple[str, ...]]:
+        """Return those of before; both nodes of the first cluster know the way into the second."""
+        cluster_b = {"b1": (*HOMES["b1"], *HOMES["b2"])}
+        others: dict[str, dict[str, tuple[str, ...]]] = {
+            "a2": {"a1": HOMES["a1"], **cluster_b},
+            "b1": {"a1": HOMES["a1"], "a2": HOMES["a2"], "b2": HOMES["b2"]},
+        }
+        return others.get(node) or super().neighbours(node)
+
+    def upstreams(self, node: str) -> tuple[str, ...]:
+        """Return the balancer and the nodes behind it."""
+        names = {"a1": ("balancer", "a2"), "a2": ("balancer", "a1"), "b1": ("a1", "a2")}
+        return tuple(f"{name}.company.example" for name in names.get(node, ("b1",)))
+
+    def listeners(self, node: str) -> str:
+        """Return the listener for the balancer; dialogs come to the node's own port."""
+        if node not in self.entrances:
+            return ""
+        return f"""
+[[listener]]
+name = "balanced"
+transport = "tls"
+bind = "{bracketed(self.at(node, "inside"))}:5061"
+advertised = "{self.told(node)}"
+proxy_protocol = true
+proxy_addresses = ["{self.at("balancer", "inside")}"]
+"""
+
+    def before(self) -> None:
+        """Start the balancer."""
+        partners = self.authority.issue("sip.company.example", *LOCAL)
+        machine, authority = self.machine("balancer"), str(self.authority.path)
+        places = {
+            "/etc/haproxy/company.example.pem": str(partners.both),
+            "/etc/haproxy/balancer.pem": str(self.authority.issue("balancer.company.example").both),
+            "/etc/haproxy/partners-ca.pem": authority,
+            "/etc/haproxy/nodes-ca.pem": authority,
+            "0.0.0.0:5061": f"{machine.at('inside')}:5061",
+        }
+        self.haproxy = Haproxy(self.directory / "haproxy", places, 5061, machine.netns)
+        self.stack.callback(self.haproxy.stop)
 
 
 _current: dict[tuple[type[Scene], Variant], Scene | Exception] = {}

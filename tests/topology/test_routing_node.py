@@ -2,19 +2,138 @@
 
 from __future__ import annotations
 
-from tests.topology import stories
-from tests.topology.scene import RoutingNode, Variant
+import signal
+import time
 
-BORDERS = "edge.lync.example"
+from demo.parts import wait_until
+from tests.topology import stories
+from tests.topology.net import Mapped
+from tests.topology.scene import LOCAL, NAME, RoutingNode, Scene, Variant
+
+A2, B2 = "branch.group.example", "works.example"
+
+
+class Routed(RoutingNode):
+    """One of the partner's domains has two next hops of different priority."""
+
+    def federation(self, node: str) -> str:
+        """Return the sections of others, and two routes to group.example."""
+        first, second = self.machine("border").addresses["internet"][:2]
+        routes = "".join(
+            f'[[route]]\npattern = "group.example"\naddress = "{address}:5061"\n'
+            f'tls_name = "edge.lync.example"\npriority = {priority}\n'
+            for priority, address in enumerate((first, second), 1)
+        )
+        return super().federation(node) + routes
 
 
 class RoutingNodeTests(stories.BothWays):
     """The partner's edge is a Kamailio that records its route."""
 
-    kind = RoutingNode
+    kind = Routed
+
+    def test_public_addresses(self) -> None:
+        """The partner is shown public addresses alone: each node's own port, or the routing node's."""
+        who = "mercutio@lync.example"
+        self.writes(LOCAL, who, "A plague")
+        ports = {"company.example": 5062, "a.firm.example": 55062, A2: 45062, B2: 65062}
+        for domain, port in ports.items():
+            sent = self.wire("received", "INVITE", f"From: <sip:{NAME}@{domain}>")["text"]
+            self.assertIn(f"Via: SIP/2.0/TLS 203.0.113.10:{port};branch=", sent)
+            self.assertRegex(sent, rf"Contact: <sip:\S*@203\.0\.113\.10:{port};transport=tls")
+            self.assertNotIn("10.0.0.", sent)
+        self.far_writes(who, LOCAL, "On both your houses")
+        for name, node in self.scene.nodes.items():
+            # The partner's edge comes to the node's own port, and is not translated on its way in.
+            self.assertIn("connection from tls:198.51.100.20:", node.log, name)
+
+    def test_every_cluster_originates(self) -> None:
+        """What a node of the other cluster begins passes through no other node, nor does the answer."""
+        nodes = [self.scene.nodes[name] for name in ("a1", "a2", "b1")]
+        before = [node.counted("proxy.forwarded") for node in nodes]
+        self.writes([B2], "benvolio@lync.example", "Part, fools")
+        self.far_writes("benvolio@lync.example", [B2], "I do but keep the peace")
+        self.assertEqual([node.counted("proxy.forwarded") for node in nodes], before)
+
+    def test_new_requests_enter_at_one_node(self) -> None:
+        """A request for a user of the other cluster passes through its way in; the answers, too."""
+        nodes = [self.scene.nodes[name] for name in ("a1", "b1")]
+        before = [node.counted("proxy.forwarded") for node in nodes]
+        self.far_writes("capulet@lync.example", [B2], "What noise is this?")
+        answer = self.wire("received", "SIP/2.0 200", "INVITE")["text"]
+        routes = [
+            line for line in answer.splitlines() if line.startswith("Record-Route: <sip:203.")
+        ]
+        self.assertEqual([line.partition(";")[0][-5:] for line in routes], ["55062", ":5062"])
+        for node, count in zip(nodes, before, strict=True):
+            self.assertGreater(node.counted("proxy.forwarded"), count)
+
+    def test_return_connection_cut(self) -> None:
+        """With the connection of the question gone the answer comes by static PAT to who asked."""
+        a2, server = self.scene.nodes["a2"], self.far
+        server.kill(signal.SIGSTOP)  # so that nobody answers before the connection is cut
+        try:
+            before = a2.log.count("connection from tls:198.51.100.20:")
+            self.users[A2].send("message", to="escalus@lync.example", body="Rebellious subjects")
+            self.assertTrue(wait_until(self._asked, 30))
+            self.scene.machine("border").cut("src 198.51.100.20")
+        finally:
+            server.kill(signal.SIGCONT)
+        self.far.expect(self.begin, 60, event="im", text="Rebellious subjects")
+        self.assertGreater(a2.log.count("connection from tls:198.51.100.20:"), before)
+        (session,) = self.far.seen(self.begin, event="session", to="escalus@lync.example")
+        self.assertEqual(session["sender"], f"{NAME}@{A2}")
+
+    def _asked(self) -> bool:
+        """Return whether the partner's edge has handed something on to the server that sleeps."""
+        unread = self.scene.machine("server").run("ss", "-Htn", "state", "established")
+        return any(int(line.split()[0]) > 0 for line in unread.splitlines())
+
+    def test_wrong_mapping(self) -> None:
+        """With a node's port mapped to another node what comes that way is relayed, and noted."""
+        a1, a2 = self.scene.nodes["a1"], self.scene.nodes["a2"]
+        who = "romeo@b.firm.example"
+        self.writes([A2], who, "One")
+        firewall, plan = self.scene.machine("firewall"), self.scene.plan
+        crossed = [
+            Mapped(row.public, "a1", row.port) if row.machine == "a2" else row for row in plan.ports
+        ]
+        misrouted = a1.counted("proxy.misrouted")
+        self.scene.network.translate(firewall, "inside", crossed)
+        self.addCleanup(self.scene.network.translate, firewall, "inside", plan.ports)
+        self.scene.machine("border").cut("src 198.51.100.20")
+        self.far_writes(who, [A2], "Two")
+        self.assertGreater(a1.counted("proxy.misrouted"), misrouted)
+        self.assertRegex(
+            a1.log, r"misrouted .*203\.0\.113\.10:45062 seems to be mapped to this node"
+        )
+        self.assertRegex(a2.operator("pat-check", code=1), r"crossed +203\.0\.113\.10:45062")
+
+    def test_pat_check(self) -> None:
+        """Every node finds itself at its advertised address."""
+        for node in self.scene.nodes.values():
+            node.operator("pat-check")
+
+    def test_next_hop_down(self) -> None:
+        """While the hop of priority 1 is silent a text arrives by priority 2 in 5 s; then back."""
+        who, border = "romeo@group.example", self.scene.machine("border")
+        self.writes([B2], who, "Warm")
+        border.deaf("198.51.100.20")
+        self.addCleanup(border.run, "nft", "delete", "table", "inet", "deaf", check=False)
+        began = time.monotonic()
+        self.writes(["second.example"], who, "Here?")
+        self.assertLess(time.monotonic() - began, 5.0)
+        border.hears()
+        node = self.scene.nodes["a1"]
+
+        def back() -> bool:
+            return "198.51.100.20:5061  connected" in node.operator("route", who)
+
+        self.assertTrue(wait_until(back, 60), node.operator("route", who))
 
 
 class SixthVersionTests(stories.BothWays):
     """The same over IPv6, everywhere but in the loopback of the home servers."""
 
-    kind, variant = RoutingNode, Variant(version=6)
+    kind: type[Scene] = RoutingNode
+    variant = Variant(version=6)
