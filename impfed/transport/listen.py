@@ -15,7 +15,8 @@ from impfed.transport.datagram import DatagramListener
 from impfed.transport.flow import FlowOwner
 from impfed.transport.proxied import ProxiedFactory
 from impfed.transport.stream import StreamFlow
-from impfed.transport.tls import TlsStore, TlsTransport
+from impfed.transport.tls import TlsStore
+from impfed.transport.tls_transport import TlsTransport
 
 log = EventLog("impfed.sip")
 

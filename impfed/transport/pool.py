@@ -20,7 +20,8 @@ from impfed.sip.target import Hop
 from impfed.transport.attempt import Attempt, ConnectFactory
 from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed
 from impfed.transport.stream import StreamFlow
-from impfed.transport.tls import TlsStore, TlsTransport
+from impfed.transport.tls import TlsStore
+from impfed.transport.tls_transport import TlsTransport
 
 log = EventLog("impfed.sip")
 

@@ -17,7 +17,7 @@ from impfed.core.timers import Timer
 from impfed.transport.direct import send_now
 from impfed.transport.s2s_tls import S2STls
 from impfed.transport.timers import ReactorTimers
-from impfed.transport.tls import TlsTransport
+from impfed.transport.tls_transport import TlsTransport
 from impfed.transport.tls_words import explain_failure
 from impfed.xmpp.s2s_base import S2SStream
 from impfed.xmpp.s2s_parts import BeginTls, S2SEvent, StreamClosed
