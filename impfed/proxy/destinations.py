@@ -59,7 +59,10 @@ class Destinations:
         if inside is not None:
             # The far user is shown that nobody can be reached, not that a server is broken.
             ways = self._neighbours.ways(inside)
-            done([Target(tuple(self._leg(question, way) for way in ways), unreached=480)])
+            legs = tuple(self._leg(question, way) for way in ways)
+            # What is misrouted is counted, each time.
+            lasting = not self._misrouted(question)
+            done([Target(legs, unreached=480, lasting=lasting)])
             return
 
         def resolved(resolution: Resolution) -> None:
@@ -109,9 +112,15 @@ class Destinations:
         owner = self._relaying.by_token(request, question.way, uri, flow) or there
         if owner is None:
             return self._neighbours.hosting(uri.host)
-        if there is not None and not question.way.ours:
+        if self._misrouted(question):
             self._relaying.misrouted(request, uri, owner, flow)
         return owner
+
+    def _misrouted(self, question: Question) -> bool:
+        """Whether a request for another node's address came here without a Route of ours."""
+        if question.by_route or question.way.ours:
+            return False
+        return self._neighbours.at(question.uri) is not None
 
     # -- towards the outside -----------------------------------------------------------------------
 

@@ -147,6 +147,7 @@ class Lane:
             or not request.to_tag
             or context.groups
             or branch.leg is not target.legs[0]
+            or not target.lasting
             or len(self._learned) >= LIMIT
         ):
             return

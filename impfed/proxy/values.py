@@ -46,12 +46,14 @@ class Target:
     :ivar uri: Request-URI to send; "" to leave it as it is.
     :ivar group: targets of one group are tried at the same time, groups one after the other.
     :ivar unreached: status to answer with when no leg can be reached.
+    :ivar lasting: whether the next request of the dialog may go there without being looked at.
     """
 
     legs: tuple[Leg, ...]
     uri: str = ""
     group: int = 0
     unreached: int = 500
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class StreamFlow(Flow):
     :ivar refused: whether TLS ended it: the peer never acted on what was written.
     :ivar probe: whether a peer came and went without beginning TLS, as health checks do.
     :ivar vouched: whom a load balancer says that it has verified; None when it says nothing.
-    :ivar own_check: whether a load balancer opened it for itself, to see whether we answer.
+    :ivar own_check: whether it only sees whether somebody answers: a load balancer's, or ours.
     :ivar remember: called with the TLS connection once the peer has sent something.
     :ivar began: when the connection was wanted.
     :ivar patience: seconds that the peer may be silent, for there is another hop; 0 for no such.

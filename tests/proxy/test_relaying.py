@@ -272,6 +272,7 @@ class RelayingTests(SynchronousTestCase):
         self.router.junction.stray_response(stray, self.far)
         ((sent, hop),) = self.router.stack.answers_sent
         self.assertEqual((sent, hop.host), (stray.to_bytes(), "10.0.0.2"))
+        self.assertEqual([each.host for each in self.router.stack.forgiven], ["10.0.0.2"])
         self.assertIn("map it to node2 (10.0.0.2:5062)", self.words("misrouted"))
         self.assertEqual(self.router.metrics.value("proxy.misrouted_answers"), 1)
         self.assertEqual(self.router.metrics.value("proxy.answers_relayed"), 1)

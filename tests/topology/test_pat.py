@@ -79,10 +79,11 @@ class PortTests(PatCase):
         before = self.counted("node1", "proxy.misrouted")
         self.scene.map(45062, "10.0.0.1:5062")
         wrong = self.scene.connect(45062)
-        answer = self.scene.write(wrong, invite, "tybalt1", "What, drawn, and talk of peace?")
-        self.assertEqual(answer.start, "SIP/2.0 200 OK")
-        self.bob.expect(self.begin, event="message", body="What, drawn, and talk of peace?")
-        self.assertEqual(self.counted("node1", "proxy.misrouted"), before + 1)
+        for number, text in enumerate(("What, drawn,", "and talk of peace?", "I hate the word"), 1):
+            answer = self.scene.write(wrong, invite, "tybalt1", text, cseq=str(number))
+            self.assertEqual(answer.start, "SIP/2.0 200 OK")
+            self.bob.expect(self.begin, event="message", body=text)
+        self.assertEqual(self.counted("node1", "proxy.misrouted"), before + 3)
         (line,) = [
             each for each in self.scene.status("node1")["misrouted"] if each["address"] == TLS2
         ]
@@ -93,7 +94,7 @@ class PortTests(PatCase):
         self.assertEqual((line["owner"], line["advice"]), ("node2", advice))
         self.assertIn(advice, self.scene.nodes["node1"].log)
         # The session ends by the same way.
-        bye = self.scene.write(wrong, invite, "tybalt1", "", method="BYE", cseq="2")
+        bye = self.scene.write(wrong, invite, "tybalt1", "", method="BYE", cseq="4")
         self.assertEqual(bye.start, "SIP/2.0 200 OK")
         wrong.close()
 
