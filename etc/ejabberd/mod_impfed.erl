@@ -69,7 +69,9 @@ answer(get, ?NS_DIRECTORY, Query, _IQ) ->
     Users = fxml:get_subtags(Query, <<"user">>),
     Greeting = case Users of
                    [] -> [tag(<<"can">>, [{<<"name">>, ?NS_ROSTERS}])
-                          | [tag(<<"host">>, [{<<"name">>, Host}]) || Host <- hosts()]];
+                          | [tag(<<"host">>, [{<<"name">>, Host}]) || Host <- hosts()]]
+                          ++ [tag(<<"host">>, [{<<"name">>, Route}, {<<"kind">>, <<"service">>}])
+                              || Route <- ejabberd_router:get_all_routes() -- hosts()];
                    _ -> []
                end,
     Greeting ++ [tag(<<"user">>, [{<<"jid">>, attribute(<<"jid">>, User)},

@@ -103,6 +103,8 @@ questions["get "..xmlns_directory] = function (_, stanza, query)
 		for name, session in pairs(hosts) do
 			if session.type == "local" then
 				reply:tag("host", { name = name }):up();
+			elseif name ~= module.host then
+				reply:tag("host", { name = name, kind = "service" }):up();  -- rooms, say
 			end
 		end
 	end

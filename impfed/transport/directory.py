@@ -5,7 +5,8 @@ The questions go in our own namespace (``etc/prosody/mod_impfed.lua`` answers th
     <query xmlns='urn:xmpp:impfed:directory:0'><user jid='alice@home.example'/></query>
 
     <query xmlns='urn:xmpp:impfed:directory:0'>
-      <host name='home.example'/><user jid='alice@home.example' state='exists'/></query>
+      <host name='home.example'/><host name='rooms.home.example' kind='service'/>
+      <user jid='alice@home.example' state='exists'/></query>
 
 A question without users is the greeting: its answer shows that the module is there, and which hosts
 it can speak of.
@@ -58,6 +59,7 @@ class DirectoryQueries:
     :param fault: called inside the ``except`` clause when a ``done`` function raises, to log it.
     :ivar hosts: hosts that the module speaks of, as it said when greeted; None until it has
         answered anything.
+    :ivar accounts: those of them that have users; the others are services, such as rooms.
     :ivar abilities: what else the module can do, as namespaces.
     """
 
@@ -68,6 +70,7 @@ class DirectoryQueries:
         self._waiting: dict[str, list[Done]] = {}
         self._asked: dict[str, _Asked] = {}
         self.hosts: frozenset[str] | None = None
+        self.accounts: frozenset[str] = frozenset()
         self.abilities: frozenset[str] = frozenset()
 
     def ask(self, user: JID, done: Done) -> None:
@@ -124,6 +127,9 @@ class DirectoryQueries:
             if asked.greeting:
                 hosts = query.findall(f"{{{NS_DIRECTORY}}}host")
                 self.hosts = frozenset(host.get("name", "") for host in hosts)
+                self.accounts = frozenset(
+                    host.get("name", "") for host in hosts if host.get("kind") is None
+                )
                 abilities = query.findall(f"{{{NS_DIRECTORY}}}can")
                 self.abilities = frozenset(each.get("name", "") for each in abilities)
         for user, calls in asked.users.items():

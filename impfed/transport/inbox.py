@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = EventLog("impfed.home")
 
-_NONE: frozenset[str] = frozenset()
-
 
 class Inbox:
     """Takes the stanzas of one link.
@@ -160,7 +158,7 @@ class Inbox:
 
     def _module_answered(self, there: bool) -> None:
         if there and NS_ROSTERS in self._directory.abilities:
-            self._rosters.module_found(self._link.module_address, self._directory.hosts or _NONE)
+            self._rosters.module_found(self._link.module_address, self._directory.accounts)
         if not self._link.carries_all and not there:
             return  # nobody has said that there is a module
         warned, self._module_warned = self._module_warned, not there

@@ -1,0 +1,206 @@
+"""Rooms on both sides of a node that speaks XMPP alone: Prosody with our module, and a foreign Prosody."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from demo.node import Node
+from demo.parts import Authority, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from tests.interop.foreign import Enterprise, ForeignProsody
+from tests.interop.scene import HOME, RUN
+
+VERONA, SPAM = "verona.example", "spam.example"
+#: Their rooms, and ours.
+THEIRS, OURS = f"rooms.{VERONA}", f"conference.{HOME}"
+FOREIGNERS = dict.fromkeys(("romeo", "tybalt"), "on both")
+
+
+class _Home(Prosody):
+    def _configuration(self) -> str:
+        return super()._configuration() + f'\nComponent "{OURS}" "muc"\n'
+
+
+class _Foreign(ForeignProsody):
+    def _configuration(self) -> str:
+        return super()._configuration() + f'\nComponent "{THEIRS}" "muc"\n'
+
+
+@dataclass
+class _Node(Node):
+    """A node without SIP."""
+
+    def write(self) -> None:
+        super().write()
+        text = self.configuration.read_text()
+        start, end = text.index("[[listener]]"), text.index("[[home]]")
+        text = text[:start] + text[end:]
+        self.configuration.write_text(text.replace(f'["{HOME}"]', f'["{HOME}", "{OURS}"]'))
+
+
+class _Scene:
+    def __init__(self) -> None:
+        directory = self.directory = RUN / "rooms"
+        shutil.rmtree(directory, ignore_errors=True)
+        self.stack = ExitStack()
+        authority = Authority(directory / "pki")
+        self.home = _Home(directory / "home", module=f"federation.{HOME}")
+        (s2s_port,) = free_ports(1)
+        self.verona = verona = Enterprise(
+            directory / "verona", authority, VERONA, SPAM, users=FOREIGNERS,
+            reach={HOME: s2s_port, OURS: s2s_port},
+        )  # fmt: skip
+        values = {each.name: getattr(verona.server, each.name) for each in fields(ForeignProsody)}
+        values["certificate"] = authority.issue(VERONA, SPAM, THEIRS)
+        verona.server = _Foreign(**values)
+        verona.names.services[THEIRS] = port = verona.server.s2s_port
+        self.node = _Node(
+            directory / "node", self.home, authority.issue(f"fed.{HOME}", HOME, OURS), 0,
+            ("127.0.0.1", 0),
+            extra=f"""\
+[s2s]
+bind = "127.0.0.1:{s2s_port}"
+
+[[s2s.exception]]
+domain = "{SPAM}"
+direction = "in"
+
+[[s2s.domain]]
+name = "*.{VERONA}"
+connect = "127.0.0.1:{port}"
+
+[[s2s.domain]]
+name = "{SPAM}"
+connect = "127.0.0.1:{port}"
+""",
+        )  # fmt: skip
+
+    def start(self) -> _Scene:
+        """Start everything."""
+        stack = self.stack
+        stack.callback(self.verona.stop)
+        try:
+            self.verona.server.start()
+            stack.callback(self.home.start().stop)
+            stack.callback(self.node.start().stop)
+        except PartFailed:
+            stack.close()
+            raise
+        return self
+
+    @functools.cache  # noqa: B019
+    def local(self, name: str) -> Talker:
+        """Return a local user, logged in."""
+        user = xmpp_user(self.directory, self.home, name)
+        self.stack.callback(user.stop)
+        return user
+
+    @functools.cache  # noqa: B019
+    def foreign(self, name: str, domain: str = "") -> Talker:
+        """Return a foreign user, logged in."""
+        user = self.verona.log_in(name, domain)
+        self.stack.callback(user.stop)
+        return user
+
+
+@functools.cache
+def _started() -> _Scene | PartFailed:
+    try:
+        scene = _Scene().start()
+    except PartFailed as error:
+        return error
+    atexit.register(scene.stack.close)
+    return scene
+
+
+class RoomTests(SynchronousTestCase):
+    """Room domains are local domains; foreign rooms are foreign domains."""
+
+    def setUp(self) -> None:
+        found = _started()
+        if isinstance(found, PartFailed):
+            raise PartFailed(str(found))
+        self.scene = found
+
+    def join(self, user: Talker, room: str, nick: str) -> None:
+        """Enter a room, and see oneself in it."""
+        since = user.position
+        muc = "<x xmlns='http://jabber.org/protocol/muc'/>"
+        user.send("raw", xml=f"<presence to='{room}/{nick}'>{muc}</presence>")
+        user.expect(since, event="presence", sender=room, resource=nick, kind="available")
+
+    def unlock(self, user: Talker, room: str) -> None:
+        """Open a room that one has made."""
+        since = user.position
+        form = "<x xmlns='jabber:x:data' type='submit'/>"
+        query = f"<query xmlns='http://jabber.org/protocol/muc#owner'>{form}</query>"
+        user.send("raw", xml=f"<iq to='{room}' type='set' id='unlock'>{query}</iq>")
+        user.expect(
+            since, event="wire", direction="received",
+            text=lambda text: 'id="unlock"' in (text or "") and 'type="result"' in text,
+        )  # fmt: skip
+
+    def say(self, user: Talker, room: str, text: str) -> None:
+        """Say something to all."""
+        xml = f"<message to='{room}' type='groupchat'><body>{text}</body></message>"
+        user.send("raw", xml=xml)
+
+    def meet(self, owner: Talker, guest: Talker, room: str) -> None:
+        """Have two people meet in a room, talk, change state, and part."""
+        self.join(owner, room, "owner")
+        self.unlock(owner, room)
+        self.join(guest, room, "guest")
+        owner.expect(event="presence", sender=room, resource="guest", kind="available")
+        guest.expect(event="presence", sender=room, resource="owner", kind="available")
+        for speaker, nick, text in ((owner, "owner", "Welcome!"), (guest, "guest", "Thanks!")):
+            self.say(speaker, room, text)
+            for listener in (owner, guest):
+                listener.expect(event="message", sender=f"{room}/{nick}", body=text)
+        since = owner.position
+        guest.send("raw", xml=f"<presence to='{room}/guest'><show>dnd</show></presence>")
+        owner.expect(since, event="presence", sender=room, resource="guest", show="dnd")
+        since = owner.position
+        private = f"<message to='{room}/owner' type='chat'><body>between us</body></message>"
+        guest.send("raw", xml=private)
+        owner.expect(since, event="message", sender=f"{room}/guest", body="between us")
+        guest.send("raw", xml=f"<presence to='{room}/guest' type='unavailable'/>")
+        owner.expect(since, event="presence", sender=room, resource="guest", kind="unavailable")
+
+    def test_foreign_guest(self) -> None:
+        """A foreign user enters a room on our home server, found by the room domain's own SRV."""
+        self.meet(self.scene.local("alice"), self.scene.foreign("romeo"), f"hall@{OURS}")
+
+    def test_foreign_room(self) -> None:
+        """A local user enters a room on a foreign server."""
+        self.meet(self.scene.foreign("romeo"), self.scene.local("carol"), f"tomb@{THEIRS}")
+
+    def test_refused_domain(self) -> None:
+        """Nobody of a refused domain gets in: he has an error, and those inside see nothing."""
+        alice, room = self.scene.local("alice"), f"closed@{OURS}"
+        self.join(alice, room, "owner")
+        self.unlock(alice, room)
+        spammer, since = self.scene.foreign("tybalt", SPAM), alice.position
+        muc = "<x xmlns='http://jabber.org/protocol/muc'/>"
+        spammer.send("raw", xml=f"<presence to='{room}/spam' id='in'>{muc}</presence>")
+        spammer.expect(event="presence", sender=room, kind="error")
+        self.say(alice, room, "Alone?")
+        alice.expect(since, event="message", body="Alone?")
+        self.assertEqual(alice.seen(since, event="presence", resource="spam"), [])
+
+    def test_known_to_the_operator(self) -> None:
+        """Nothing is missing: the certificate carries the room domain, and the home server has it."""
+        log = (self.scene.node.directory / "node.log").read_text()
+        self.assertNotIn("name_missing", log)
+        self.assertNotIn("domains_not_hosted", log)
+        socket = self.scene.node.socket
+        command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket, "status"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        self.assertIn(OURS, done.stdout)
