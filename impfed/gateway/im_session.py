@@ -294,9 +294,12 @@ class ImSession:
     def not_invited(
         self, response: SipResponse | None, words: str, held_back: bool = False
     ) -> None:
-        """Our INVITE failed at every next hop: unless the peer has opened a dialog, all are told."""
+        """Our INVITE failed at every next hop: unless the peer has opened a dialog, all are told.
+
+        A text that is on its way in a dialog of the peer's, ended since, has an answer to come first.
+        """
         self.attempt = None
-        if self.current is not None:
+        if self.current is not None or self.on_its_way is not None:
             self.pump()
             return
         texts = list(self.queue)

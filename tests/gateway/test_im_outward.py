@@ -174,6 +174,20 @@ class SessionTests(OutwardCase):
         world.alice_writes("again")
         self.assertEqual(world.stack.take("MESSAGE").message.call_id, invite.message.call_id)
 
+    def test_left_after_both_invited(self) -> None:
+        """A text under way in the peer's dialog outlives that dialog and our refused INVITE."""
+        world = self.world
+        world.alice_writes("mine")
+        invite = world.stack.take("INVITE")
+        tag = world.romeo_opens()
+        message = world.stack.take("MESSAGE")
+        world.far_dialog("BYE", 2, tag)
+        invite.answer(480)
+        message.fail("the connection was lost", maybe_delivered=True)
+        world.stack.take("INVITE").accept()
+        world.stack.take("MESSAGE").answer(200)
+        self.assertEqual([entry.outcome for entry in world.ledger()], ["delivered"])
+
     def test_several_accept(self) -> None:
         """Of several 200s the first is used; the others are acknowledged and ended."""
         world = self.world
