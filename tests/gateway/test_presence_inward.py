@@ -533,6 +533,23 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(notify.call_id, "p1")
         self.assertEqual(state_of(notify), OPEN)
 
+    def test_decided_and_not_told(self) -> None:
+        """A yes that was written down just before the end is told to who still waits for it."""
+        self.world.subscribes(call_id="p1", who="paris@lync.example")
+        self.world.notify()
+        fresh = self.world.crash()
+        fresh.presence.authorizations.decide_inbound(
+            (JID.parse("alice@home.example"), JID.parse("paris@lync.example")), "approved"
+        )
+        fresh.link_comes_up()
+        asked = {each.get("from"): each.get("type") for each in fresh.stanzas()}
+        self.assertEqual(asked["paris@lync.example"], "probe")
+        fresh.alice_is(to="paris@lync.example")
+        fresh.settle()
+        notify = fresh.notify()
+        self.assertEqual((notify.call_id, state_of(notify)), ("p1", OPEN))
+        self.assertTrue(notify.get("subscription-state").startswith("active"))
+
     def test_authorization_survives(self) -> None:
         """Who was approved before the restart is not asked about after it."""
         fresh = self.world.crash()
