@@ -12,6 +12,10 @@ from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, element_xml
 
 _CAPS = "http://jabber.org/protocol/caps"
+_MUC = "http://jabber.org/protocol/muc"
+_MUC_USER = "http://jabber.org/protocol/muc#user"
+#: Rooms that local users are in, altogether; beyond, presence there is rewritten like any other.
+_ROOMS = 100_000
 
 
 class PresenceRewriter:
@@ -31,6 +35,7 @@ class PresenceRewriter:
         self._inward, self._outward = inward, outward
         self._watches_clients = any(row.unless_all_jabber for row in rows)
         self._kind_of = kind_of
+        self._rooms: set[tuple[JID, JID]] = set()  # full address of a local user, room
         self._jabber: dict[JID, dict[str, bool]] = {}  # local user -> resource -> is it Jabber
 
     def inward(self, stanza: Stanza) -> str:
@@ -38,7 +43,7 @@ class PresenceRewriter:
         if not self._inward or stanza.type:
             return stanza.to_xml()
         kind = self._kind_of(stanza.from_.domain)
-        if not kind.from_rows:
+        if not kind.from_rows or stanza.child("x", _MUC_USER) is not None:
             return stanza.to_xml()
         clients = self._jabber.get(stanza.to.bare)
         all_jabber = bool(clients) and all(clients.values()) if clients else False
@@ -49,12 +54,23 @@ class PresenceRewriter:
         """Return a local user's presence as XML, as the foreign user is to see it."""
         if self._watches_clients and stanza.type in ("", "unavailable"):
             self._note_client(stanza)
-        if not self._outward or stanza.type:
+        if not self._outward or self._in_room(stanza) or stanza.type:
             return stanza.to_xml()
         kind = self._kind_of(stanza.to.domain)
         if not kind.to_rows:
             return stanza.to_xml()
         return _with_show(stanza, kind.outward(_availability(stanza)).show)
+
+    def _in_room(self, stanza: Stanza) -> bool:
+        """Whether a presence belongs to a room: of ours, or of theirs since the user has entered."""
+        if stanza.child("x", _MUC_USER) is not None:
+            return True
+        key = (stanza.from_, stanza.to.bare)
+        if stanza.type == "" and stanza.child("x", _MUC) is not None and len(self._rooms) < _ROOMS:
+            self._rooms.add(key)
+        if stanza.type in ("unavailable", "error"):
+            self._rooms.discard(key)
+        return key in self._rooms
 
     def _note_client(self, stanza: Stanza) -> None:
         """Remember which clients a user has, by the address in their capabilities (XEP-0115)."""
