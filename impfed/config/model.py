@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from impfed.config.s2s import S2SConfig
 
 from impfed.config.patterns import Pattern
-from impfed.config.store import StoreConfig
+from impfed.config.store import DEFAULT_STORE, StoreConfig
 
 #: Kinds of foreign domain, each with a data file of its own in ``impfed/interwork/kinds``.
 SIP_KINDS = ("microsoft", "office365", "simple")
@@ -210,11 +210,15 @@ class DnsConfig:
 class OpenFederationConfig:
     """What becomes of domains that nobody configured.
 
+    :ivar kind: the dialect of those that are reached over SIP.
+    :ivar host_names: whether a certificate for a name directly under such a domain proves it.
     :ivar probe_timeout: seconds for finding out whether a domain speaks XMPP.
     :ivar remember: seconds for which an answer is kept that no traffic has proven yet.
     """
 
     enabled: bool = False
+    kind: str = "microsoft"
+    host_names: bool = False
     probe_timeout: float = 10.0
     remember: float = 600.0
 
@@ -417,7 +421,7 @@ class Config:
     edge: EdgeConfig | None = None
     sip: SipConfig = SipConfig()
     local: tuple[LocalDomainConfig, ...] = ()
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = DEFAULT_STORE
 
     @property
     def local_domains(self) -> frozenset[str]:

@@ -50,6 +50,9 @@ class StoreConfig:
         return ", ".join(show_address(*address) for address in self.addresses)
 
 
+#: What holds without the section.
+DEFAULT_STORE = StoreConfig()
+
 STORE = Section(
     "store",
     False,

@@ -17,6 +17,10 @@ from twisted.internet.defer import Deferred
 SUSPECT_MS = 2000
 #: Milliseconds without a heartbeat after which a node's lease is over: it is dead.
 LEASE_MS = 4000
+#: Milliseconds without a heartbeat of anybody after which it was the store that was away.
+DEAF_MS = 1000
+
+_NUMBERS = {"SUSPECT_MS": SUSPECT_MS, "LEASE_MS": LEASE_MS, "DEAF_MS": DEAF_MS}
 
 Argument: TypeAlias = str | bytes | int
 #: What an operation answers: a list of octets, whole numbers, None, and lists of these.
@@ -78,7 +82,8 @@ def _scripts() -> dict[str, str]:
             continue
         first, _, rest = file.read_text("utf-8").partition("\n")
         text = f"{first}\n{head}{rest}"
-        text = text.replace("SUSPECT_MS", str(SUSPECT_MS)).replace("LEASE_MS", str(LEASE_MS))
+        for word, value in _NUMBERS.items():
+            text = text.replace(word, str(value))
         found[name] = text
     # What only removes is let through when the memory is full.
     found["erase"] = found["write"].replace("flags=", "flags=allow-oom", 1)

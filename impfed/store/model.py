@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from impfed.store.api import StoreError
-from impfed.store.link import LEASE_MS, SUSPECT_MS, Answer, Argument, Entries
+from impfed.store.link import DEAF_MS, LEASE_MS, SUSPECT_MS, Answer, Argument, Entries
 
 _FREE = ("dead", "left")
 
@@ -48,7 +48,7 @@ class Model:
         self._leases: dict[str, tuple[str, int]] = {}
         self._portions: dict[str, dict[str, tuple[int, int]]] = {}
         self._streams: dict[str, Entries] = {}
-        self._feed = self._epoch = self._generation = 0
+        self._feed = self._epoch = self._generation = self._heard = 0
 
     # -- what the scripts share --------------------------------------------------------------------
 
@@ -75,6 +75,10 @@ class Model:
             if name != node and key in self._place(kind, name):
                 return name
         return None
+
+    def _deaf(self) -> int:
+        silent = self._now() - self._heard if self._heard else 0
+        return silent if silent > DEAF_MS else 0
 
     def _append(self, stream: str, **fields: bytes) -> bytes:
         self._ids += 1
@@ -146,7 +150,9 @@ class Model:
         return [b"0", [word for pair in rows.items() for word in pair]]
 
     def _do_get(self, kind: str, *keys: bytes) -> Answer:
-        return [self._records.get(kind, {}).get(key) for key in keys]
+        name, owned, owner = kind.partition(":")
+        rows = self._place(name, owner) if owned else self._records.get(kind, {})
+        return [rows.get(key) for key in keys]
 
     def _do_counts(self, kind: str) -> Answer:
         answer: Answer = [b"=", len(self._records.get(kind, {}))]
@@ -171,7 +177,7 @@ class Model:
             return [b"none"]
         mark = f"{kind} ".encode() + key
         if not self._free(owner):
-            if self._now() - self._nodes[owner].beat <= SUSPECT_MS:
+            if self._now() - self._nodes[owner].beat - self._deaf() <= SUSPECT_MS:
                 return [b"held", owner.encode()]
             self._lost.setdefault(owner, {})[mark] = node.encode()
         mine[key] = self._place(kind, owner).pop(key)
@@ -199,7 +205,11 @@ class Model:
             return refusal
         if self._free(to):
             return [b"gone"]
-        return [b"given", *self._moved(kind, node, to, keys)]
+        moved = self._moved(kind, node, to, keys)
+        if moved:
+            names = {f"k{index}": key for index, key in enumerate(moved)}
+            self._append(f"mail:{to}", given=kind.encode(), **names)
+        return [b"given", *moved]
 
     def _do_join(self, node: str, instance: str, info: bytes, floor: int) -> Answer:
         row = self._nodes.get(node)
@@ -209,6 +219,7 @@ class Model:
                 return [b"taken", age]
         self._epoch = max(self._epoch, floor) + 1
         self._generation += 1
+        self._heard = self._heard if self._deaf() else self._now()
         self._lost.pop(node, None)
         self._nodes[node] = _Node(instance, self._epoch, self._now(), info)
         return [b"joined", self._epoch]
@@ -219,6 +230,7 @@ class Model:
             return [b"fenced", str(row.epoch).encode(), row.state.encode()]
         self._epoch = max(self._epoch, epoch)
         self._generation += 1
+        self._heard = self._heard if self._deaf() else self._now()
         self._nodes[node] = _Node(instance, epoch, self._now(), info)
         return [b"joined", epoch]
 
@@ -226,7 +238,8 @@ class Model:
         if refusal := self._guard(node, epoch):
             return refusal
         settled, info, *seen = rest
-        row, now = self._nodes[node], self._now()
+        row, now, gap = self._nodes[node], self._now(), self._deaf()
+        self._heard = now
         before, changed = row.number, row.state != state
         row.beat, row.number, row.state = now, str(number).encode(), state
         row.settled, row.info = str(settled).encode(), info
@@ -235,6 +248,7 @@ class Model:
             lost.pop(mark, None)
         rows = []
         for name, other in sorted(self._nodes.items()):
+            other.beat += gap if name != node else 0
             age = max(0, now - other.beat)
             if other.state not in _FREE and age > LEASE_MS:
                 other.state = "dead"
@@ -280,7 +294,7 @@ class Model:
 
     def _do_letters(self, whose: str, after: str, count: int) -> Answer:
         found = self.after(f"mail:{whose}", after)[:count]
-        return [word for id, fields in found for word in (id.encode(), fields["d"])]
+        return [word for id, fields in found for word in (id.encode(), fields.get("d", b""))]
 
     def _do_trim(self, node: str, epoch: int, id: str) -> Answer:
         if refusal := self._guard(node, epoch):

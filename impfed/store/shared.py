@@ -205,8 +205,9 @@ class SharedStore:
 
     @inlineCallbacks
     def get(self, kind: type[RecordType], keys: Sequence[str]) -> Any:
-        """Return {key: record} of a kind without owners; what is not there is left out."""
-        values = yield self.ask("get", kind.kind, *map(_octets, keys))
+        """Return {key: record}, of this node's own if the kind has owners; others are left out."""
+        place = f"{kind.kind}:{self.node}" if kind.owned else kind.kind
+        values = yield self.ask("get", place, *map(_octets, keys))
         found = {}
         for key, data in zip(keys, values, strict=True):
             if data is not None and (record := self._decoded(kind, key.encode(), data)) is not None:

@@ -74,6 +74,9 @@ class SharedContract:
     def empty(self) -> None:
         raise NotImplementedError
 
+    def away(self, seconds: float) -> None:
+        raise NotImplementedError
+
     @inlineCallbacks
     def member(self, name: str, join: bool = True) -> Any:
         store = self.make_shared()
@@ -275,6 +278,19 @@ class SharedContract:
         self.assertEqual((yield one.beat()).before, 0)
         two = yield self.member("n2")
         self.assertGreater(two.epoch, one.epoch)
+
+    @inlineCallbacks
+    def test_store_that_was_away_ends_no_lease(self) -> Any:
+        """What nobody could say while the store was away is held against nobody."""
+        one, two = yield self.pair()
+        yield one.written(Put(text("a")))
+        self.away(60.0)
+        self.assertEqual((yield two.store.take(OutboxRecord, "a")), ("n1", None))
+        beat = yield two.beat()
+        self.assertEqual([row.state for row in beat.nodes], ["live", "live"])
+        self.age("n1", 5.0)
+        beat = yield two.beat()
+        self.assertEqual([row.state for row in beat.nodes], ["dead", "live"])
 
     @inlineCallbacks
     def test_restoring_is_refused_to_the_dead(self) -> Any:

@@ -55,3 +55,9 @@ class RedisSharedContractTests(SharedContract, TestCase):
 
     def empty(self) -> None:
         self.server.command("FLUSHALL")
+
+    def away(self, seconds: float) -> None:
+        by = str(-round(seconds * 1000))
+        self.server.command("HINCRBY", f"{self.prefix}:meta", "heard", by)
+        for node in ("n1", "n2"):
+            self.age(node, seconds)

@@ -36,3 +36,8 @@ class ModelSharedContractTests(SharedContract, TestCase):
 
     def empty(self) -> None:
         self.model.empty()
+
+    def away(self, seconds: float) -> None:
+        self.model._heard -= round(seconds * 1000)
+        for node in ("n1", "n2"):
+            self.age(node, seconds)

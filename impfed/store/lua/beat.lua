@@ -7,6 +7,8 @@ local node, epoch = ARGV[1], ARGV[2]
 local refusal = guard(node, epoch)
 if refusal then return refusal end
 local where, time = P .. ':node:' .. node, now()
+local gap = deaf(time)
+call('HSET', P .. ':meta', 'heard', time)
 local before = call('HMGET', where, 'number', 'state')
 call('HSET', where, 'beat', time, 'number', ARGV[3], 'state', ARGV[4], 'settled', ARGV[5],
   'info', ARGV[6])
@@ -15,6 +17,7 @@ for i = 7, #ARGV do call('HDEL', P .. ':lost:' .. node, ARGV[i]) end
 local names, rows = nodes(), {}
 for _, name in ipairs(names) do
   local row = call('HMGET', P .. ':node:' .. name, 'epoch', 'state', 'beat', 'settled', 'info')
+  if gap > 0 and name ~= node then row[3] = call('HINCRBY', P .. ':node:' .. name, 'beat', gap) end
   local age = math.max(0, time - tonumber(row[3]))
   if (row[2] == 'live' or row[2] == 'draining') and age > LEASE_MS then
     row[2] = 'dead'

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- ARGV: node, epoch, kind, to, keys.  Gives records of this node to a live one.
+-- ARGV: node, epoch, kind, to, keys.  Gives records of this node to a live one, which finds word of it
+-- in its mailbox.
 -- Answer: given, keys; gone (the other is not live).
 local node, epoch, kind, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local refusal = guard(node, epoch)
 if refusal then return refusal end
 if free(to) then return {'gone'} end
-local answer = {'given'}
+local answer, word = {'given'}, {'given', kind}
 for i = 5, #ARGV do
   local value = call('HGET', place(kind, node), ARGV[i])
   if value then
@@ -13,6 +14,9 @@ for i = 5, #ARGV do
     call('HSET', place(kind, to), ARGV[i], value)
     call('HDEL', P .. ':lost:' .. to, kind .. ' ' .. ARGV[i])
     answer[#answer + 1] = ARGV[i]
+    word[#word + 1] = 'k' .. i
+    word[#word + 1] = ARGV[i]
   end
 end
+if #answer > 1 then call('XADD', P .. ':mail:' .. to, '*', unpack(word)) end
 return answer

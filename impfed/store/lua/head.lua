@@ -42,3 +42,9 @@ local function free(owner)
   local state = call('HGET', P .. ':node:' .. owner, 'state')
   return not state or state == 'dead' or state == 'left'
 end
+
+-- Milliseconds for which nobody could beat, because the store was away: they count for nobody's age.
+local function deaf(time)
+  local heard = tonumber(call('HGET', P .. ':meta', 'heard') or time)
+  return time - heard > DEAF_MS and time - heard or 0
+end

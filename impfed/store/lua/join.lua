@@ -11,6 +11,7 @@ end
 local epoch = math.max(tonumber(call('HGET', P .. ':meta', 'epoch') or '0'), floor) + 1
 call('HSET', P .. ':meta', 'epoch', epoch)
 call('HINCRBY', P .. ':meta', 'generation', 1)
+if deaf(now()) == 0 then call('HSET', P .. ':meta', 'heard', now()) end
 call('SADD', P .. ':nodes', node)
 call('DEL', where, P .. ':lost:' .. node)
 call('HSET', where, 'instance', instance, 'epoch', epoch, 'state', 'live', 'beat', now(),

@@ -10,6 +10,7 @@ end
 local highest = tonumber(call('HGET', P .. ':meta', 'epoch') or '0')
 call('HSET', P .. ':meta', 'epoch', math.max(highest, epoch))
 call('HINCRBY', P .. ':meta', 'generation', 1)
+if deaf(now()) == 0 then call('HSET', P .. ':meta', 'heard', now()) end
 call('SADD', P .. ':nodes', node)
 call('HSET', where, 'instance', ARGV[3], 'epoch', epoch, 'state', 'live', 'beat', now(),
   'number', 0, 'settled', 0, 'info', ARGV[4])

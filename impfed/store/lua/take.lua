@@ -11,7 +11,7 @@ local owner = other_holder(kind, key, node, nodes())
 if not owner then return {'none'} end
 if not free(owner) then
   local beat = tonumber(call('HGET', P .. ':node:' .. owner, 'beat'))
-  if now() - beat <= SUSPECT_MS then return {'held', owner} end
+  if now() - beat - deaf(now()) <= SUSPECT_MS then return {'held', owner} end
   call('HSET', P .. ':lost:' .. owner, kind .. ' ' .. key, node)
 end
 value = call('HGET', place(kind, owner), key)

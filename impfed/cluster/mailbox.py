@@ -1,0 +1,289 @@
+"""Letters from node to node: numbered, bounded, in order, each handled once as far as that can be.
+
+A letter goes into the mailbox of the node that owns its pair and stays there until that node is done
+with it.  A dead node's letters are handled by those who own the pairs then.  Who posts and gets no
+answer posts again; who reads a letter twice handles it once, by its sender's number.
+
+Nothing here does IO: :mod:`impfed.cluster.post` does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from impfed.cluster.ownership import Pair
+
+#: Letters that a mailbox holds at most.
+BOX_LIMIT = 10_000
+#: Letters for one node that wait here at most; more is back-pressure for who writes them.
+WAITING_LIMIT = 1_000
+#: Letters posted in one operation.
+POSTED_AT_ONCE = 200
+#: Numbers of a source that are remembered, and sources, to know a letter that comes twice.
+_REMEMBERED, _SOURCES = 2 * BOX_LIMIT, 64
+#: Letters under way here at most; while there are more none are read.
+READ_LIMIT = 1_000
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A letter with what is needed to bring it to the right node, once.
+
+    :ivar sender: name of the node that wrote it.
+    :ivar epoch: its epoch then.
+    :ivar box: node in whose mailbox it was put first.
+    :ivar number: rises by 1 with each letter of this sender, epoch and box.
+    :ivar generation: the generation by which the sender chose the box.
+    """
+
+    sender: str
+    epoch: int
+    box: str
+    number: int
+    generation: int
+    local: str
+    foreign: str
+    payload: bytes
+
+    @property
+    def pair(self) -> Pair:
+        """The pair that it belongs to."""
+        return self.local, self.foreign
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Envelope).decode
+
+
+def sealed(envelope: Envelope) -> bytes:
+    """Return an envelope as octets."""
+    return _encode(envelope)
+
+
+def opened(data: bytes) -> Envelope:
+    """Return the envelope of :func:`sealed` octets.
+
+    :raises msgspec.DecodeError: when they are none.
+    """
+    return _decode(data)
+
+
+class Outgoing:
+    """What this node has for one other node: a queue of which a batch at a time is being posted.
+
+    With each letter goes a token of whoever wants to know when it is posted.
+    """
+
+    __slots__ = ("_box", "_number", "_posting", "_sender", "_waiting")
+
+    def __init__(self, sender: str, box: str) -> None:
+        self._sender = sender
+        self._box = box
+        self._number = 0
+        self._waiting: deque[tuple[Envelope, object]] = deque()
+        self._posting = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(
+        self, pair: Pair, payload: bytes, epoch: int, generation: int, token: object = None
+    ) -> bool:
+        """Add a letter; False when there are too many already."""
+        if len(self._waiting) >= WAITING_LIMIT:
+            return False
+        self._number += 1
+        number = self._number
+        envelope = Envelope(self._sender, epoch, self._box, number, generation, *pair, payload)
+        self._waiting.append((envelope, token))
+        return True
+
+    def forward(self, envelope: Envelope, token: object = None) -> None:
+        """Add a letter that came to the wrong node, as it is; there is always room."""
+        self._waiting.append((envelope, token))
+
+    def batch(self) -> list[Envelope]:
+        """Return what to post now; empty while something is being posted."""
+        if self._posting:
+            return []
+        self._posting = min(len(self._waiting), POSTED_AT_ONCE)
+        return [self._waiting[index][0] for index in range(self._posting)]
+
+    def posted(self) -> list[object]:
+        """The batch is in the mailbox; returns its tokens."""
+        tokens = [self._waiting.popleft()[1] for _ in range(self._posting)]
+        self._posting = 0
+        return tokens
+
+    def again(self) -> None:
+        """The batch is to be posted again."""
+        self._posting = 0
+
+    def take_back(self) -> list[tuple[Envelope, object]]:
+        """The other node is gone: return everything, in order, to be brought by another way."""
+        found = list(self._waiting)
+        self._waiting.clear()
+        self._posting = 0
+        return found
+
+
+class _Seen:
+    """Numbers of one source that were read: the last so many."""
+
+    __slots__ = ("_numbers", "_order")
+
+    def __init__(self) -> None:
+        self._numbers: set[int] = set()
+        self._order: deque[int] = deque()
+
+    def first(self, number: int) -> bool:
+        """Whether a number comes for the first time."""
+        if number in self._numbers:
+            return False
+        self._numbers.add(number)
+        self._order.append(number)
+        if len(self._order) > _REMEMBERED:
+            self._numbers.discard(self._order.popleft())
+        return True
+
+
+@dataclass(slots=True)
+class _Read:
+    box: str
+    id: str
+    envelope: Envelope
+    done: bool = False
+
+
+class Incoming:
+    """What this node reads from its mailbox, and from those of dead nodes.
+
+    :param held: whether a letter has to wait, because its pair does
+        (:meth:`impfed.cluster.ownership.Placement.held`), or for a newer view.
+    """
+
+    def __init__(self, me: str, held: Callable[[Envelope], bool]) -> None:
+        self._me = me
+        self._held = held
+        self._seen: dict[tuple[str, int, str], _Seen] = {}
+        self._own: deque[_Read] = deque()
+        self._others: dict[tuple[str, str], _Read] = {}
+        self._by_envelope: dict[int, _Read] = {}
+        self._waiting: list[_Read] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read now."""
+        return len(self._own) >= READ_LIMIT
+
+    @property
+    def under_way(self) -> int:
+        """Letters read and not done."""
+        return len(self._by_envelope)
+
+    @property
+    def from_others(self) -> int:
+        """Letters from dead nodes' boxes that are not done."""
+        return sum(not entry.done for entry in self._others.values())
+
+    def read(self, box: str, id: str, envelope: Envelope) -> Envelope | None:
+        """Take a letter from a mailbox; returns it when it can be handled now.
+
+        A letter that was seen before is done at once; one whose pair has to wait comes out of
+        :meth:`released`.
+        """
+        if (box, id) in self._others:
+            return None
+        entry = _Read(box, id, envelope)
+        if box == self._me:
+            self._own.append(entry)
+        else:
+            self._others[box, id] = entry
+        if not self._first(envelope):
+            entry.done = True
+            return None
+        self._by_envelope[_mark(envelope)] = entry
+        return self._now_or_later(entry) if box == self._me else envelope
+
+    def local(self, envelope: Envelope) -> Envelope | None:
+        """Take a letter of this node to itself, which lies in no mailbox."""
+        return self._now_or_later(_Read("", "", envelope))
+
+    def _now_or_later(self, entry: _Read) -> Envelope | None:
+        if self._must_wait(entry.envelope):
+            self._waiting.append(entry)
+            return None
+        return entry.envelope
+
+    def _first(self, envelope: Envelope) -> bool:
+        source = (envelope.sender, envelope.epoch, envelope.box)
+        seen = self._seen.pop(source, None) or _Seen()
+        self._seen[source] = seen  # at the end: the one that has been silent longest goes first
+        if len(self._seen) > _SOURCES:
+            del self._seen[next(iter(self._seen))]
+        return seen.first(envelope.number)
+
+    def _must_wait(self, envelope: Envelope) -> bool:
+        # Behind one that waits the next of the pair waits, too.
+        pair = envelope.pair
+        return self._held(envelope) or any(each.envelope.pair == pair for each in self._waiting)
+
+    def released(self) -> list[Envelope]:
+        """Return the letters that have to wait no longer, in order."""
+        still: list[_Read] = []
+        free: list[Envelope] = []
+        kept: set[Pair] = set()
+        for entry in self._waiting:
+            pair = entry.envelope.pair
+            if pair in kept or self._held(entry.envelope):
+                still.append(entry)
+                kept.add(pair)
+            else:
+                free.append(entry.envelope)
+        self._waiting = still
+        return free
+
+    def done(self, envelope: Envelope) -> None:
+        """A letter has been handled, or passed on."""
+        entry = self._by_envelope.pop(_mark(envelope), None)
+        if entry is not None:
+            entry.done = True
+
+    def trim(self) -> str:
+        """Return the id of the oldest letter of our own box that must stay; "" when nothing can go.
+
+        When all can go, it is the id after the last one.
+        """
+        last = ""
+        while self._own and self._own[0].done:
+            last = self._own.popleft().id
+        if not last:
+            return ""
+        return self._own[0].id if self._own else _after(last)
+
+    def struck(self, box: str) -> list[str]:
+        """Return the ids of a dead node's letters that can go."""
+        gone = [key for key, entry in self._others.items() if key[0] == box and entry.done]
+        for key in gone:
+            del self._others[key]
+        return [id for _, id in gone]
+
+    def forget(self) -> None:
+        """Forget what is under way: this node has lost its rights, others will read it."""
+        self._own.clear()
+        self._others.clear()
+        self._by_envelope.clear()
+        self._waiting.clear()
+        self._seen.clear()
+
+
+def _mark(envelope: Envelope) -> int:
+    return id(envelope)  # two letters with the same words are two letters
+
+
+def _after(id: str) -> str:
+    number, _, part = id.partition("-")
+    return f"{number}-{int(part or 0) + 1}"

@@ -1,0 +1,119 @@
+"""Which node a pair of people belongs to: rendezvous hashing over the live, enabled nodes.
+
+Every node computes the same from the same view, so nobody has to be asked.  When a node goes, only its
+share moves, evenly; when it comes back, it gets the same share again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TypeAlias
+
+#: (local bare address, foreign bare address).
+Pair: TypeAlias = tuple[str, str]
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def _digest(text: str) -> int:
+    octets = text.encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(octets, digest_size=8).digest(), "big")
+
+
+class Rendezvous:
+    """Maps pairs to nodes, each with the same weight.
+
+    :param names: of the nodes; with none, nobody owns anything.
+    :ivar names: the same, sorted.
+    """
+
+    __slots__ = ("_seeds", "names")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(sorted(set(names)))
+        self._seeds = [(_digest(f"node {name}"), name) for name in self.names]
+
+    def owner(self, pair: Pair) -> str:
+        """Return the node of a pair; "" when there is none."""
+        key = _digest(f"{pair[0]}|{pair[1]}")
+        best, found = -1, ""
+        for seed, name in self._seeds:
+            # The finaliser of SplitMix64: two multiplications spread what differs over all bits.
+            score = ((key ^ seed) * 0xBF58476D1CE4E5B9) & _MASK
+            score = ((score ^ score >> 29) * 0x94D049BB133111EB) & _MASK
+            score ^= score >> 32
+            if score > best:
+                best, found = score, name
+        return found
+
+
+_NOBODY = Rendezvous(())
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Who owns what in one generation, seen from one node.
+
+    Between two generations a pair may still be in the hands of an owner before.  The new one begins when
+    that one has "settled" the generation, which it tells by its heartbeat: it has given what it had
+    to give.  What a dead node had can be handled as soon as this node itself has settled: it has
+    taken the dead one's records, and handled its letters.
+
+    :ivar me: this node.
+    :ivar generation: of the view that it was made from.
+    :ivar now: who owns what in it.
+    :ivar before: who owned what in the generations that were not settled by all, oldest first.
+    :ivar unsettled: nodes that live, this one included, and have not settled this generation.
+    :ivar living: nodes that live, also those that own nothing any more.
+    """
+
+    me: str
+    generation: int = 0
+    now: Rendezvous = _NOBODY
+    before: tuple[Rendezvous, ...] = ()
+    unsettled: frozenset[str] = frozenset()
+    living: frozenset[str] = frozenset()
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody has settled this generation."""
+        return not self.unsettled
+
+    def owner(self, pair: Pair) -> str:
+        """Return whose a pair is."""
+        return self.now.owner(pair)
+
+    def mine(self, pair: Pair) -> bool:
+        """Whether a pair is this node's."""
+        return self.now.owner(pair) == self.me
+
+    def held(self, pair: Pair) -> bool:
+        """Whether a pair of this node has to wait for somebody to let go of it."""
+        if not self.unsettled or not self.mine(pair):
+            return False
+        for map in self.before:
+            owner = map.owner(pair)
+            if owner != self.me and (owner if owner in self.living else self.me) in self.unsettled:
+                return True
+        return False
+
+    def seen(
+        self, generation: int, enabled: Iterable[str], settled: Mapping[str, int]
+    ) -> Placement:
+        """Return the placement after a new view.
+
+        :param enabled: nodes that live and own pairs.
+        :param settled: the generation that each living node has settled.
+        """
+        living = frozenset(settled)
+        unsettled = frozenset(name for name, until in settled.items() if until < generation)
+        now, before = self.now, self.before
+        names = tuple(sorted(enabled))
+        if names != now.names:
+            before = (*before, now) if now.names else (*before, Rendezvous(set(names) - {self.me}))
+            now = Rendezvous(names)
+        if not unsettled:
+            before = ()
+        return Placement(self.me, generation, now, before, unsettled, living)

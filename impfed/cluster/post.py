@@ -1,0 +1,358 @@
+"""The post between nodes, on Twisted: puts letters into mailboxes, reads this node's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from impfed.cluster.api import ClusterUser
+from impfed.cluster.mailbox import (
+    BOX_LIMIT,
+    READ_LIMIT,
+    Envelope,
+    Incoming,
+    Outgoing,
+    opened,
+    sealed,
+)
+from impfed.cluster.ownership import Pair, Placement
+from impfed.core.log import EventLog
+from impfed.store.api import Done, Fenced, StoreError, call_done
+from impfed.store.coordination import Coordination, Letter
+from impfed.store.gather import Clock
+
+_AGAIN = 0.2  # seconds
+_WAIT = 5.0
+_TRIM_AFTER = 0.05
+
+_log = EventLog("impfed.cluster")
+
+
+class Center(Protocol):
+    """What the post asks of the cluster service."""
+
+    @property
+    def placement(self) -> Placement:
+        """Who owns what now."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """This node's epoch."""
+        ...
+
+    def given(self, kind: str, keys: list[str]) -> Deferred[None]:
+        """Another node has given us records; fires when they are served."""
+        ...
+
+
+class PostOffice:
+    """Sends and receives letters.
+
+    :param me: name of this node.
+    :param feed: called with the entries of the feed of common changes.
+    :ivar user: who handles letters.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        coordination: Coordination,
+        clock: Clock,
+        center: Center,
+        feed: Callable[[list[dict[str, bytes]]], Any],
+    ) -> None:
+        self.user: ClusterUser | None = None
+        self._me = me
+        self._coordination = coordination
+        self._clock = clock
+        self._center = center
+        self._feed = feed
+        self._incoming = Incoming(me, self._held)
+        self._outgoing: dict[str, Outgoing] = {}
+        self._stranded: list[tuple[Envelope, object]] = []
+        self._mail_id = "0-0"
+        self._feed_id = "0-0"
+        self._running = False
+        self._giving = self._blanks = 0
+        self._room: Deferred[None] | None = None
+        self._trimming = False
+        self._quiet: Deferred[None] | None = None
+        self._calls: set[IDelayedCall] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Letters that are not in a mailbox yet."""
+        return sum(map(len, self._outgoing.values())) + len(self._stranded)
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def send(self, pair: Pair, payload: bytes, done: Done | None = None) -> bool:
+        """Bring a letter to the node that owns a pair, this one included.
+
+        Returns False, and does nothing, when too many wait for that node already: stop reading from
+        where they come.  ``done(None)`` is called when the letter will outlive the death of this
+        process (or has been given to this node's own user).
+        """
+        placement = self._center.placement
+        owner = placement.owner(pair)
+        if owner in (self._me, ""):
+            envelope = Envelope(self._me, 0, "", 0, placement.generation, *pair, payload)
+            if not owner:
+                self._stranded.append((envelope, done))
+                return len(self._stranded) <= READ_LIMIT
+            free = self._incoming.local(envelope)
+            if free is not None:
+                self._handle(free)
+            call_done(done, None)
+            return True
+        queue = self._queue_for(owner)
+        if not queue.put(pair, payload, self._center.epoch, placement.generation, done):
+            return False
+        self._post_soon(owner)
+        return True
+
+    def _queue_for(self, node: str) -> Outgoing:
+        return self._outgoing.setdefault(node, Outgoing(self._me, node))
+
+    def _post_soon(self, node: str, delay: float = 0.0) -> None:
+        self._later(delay, partial(self._post, node))
+
+    def _later(self, delay: float, call: Callable[[], Any]) -> None:
+        def run() -> None:
+            self._calls.discard(due)
+            if self._running:
+                call()
+
+        due = self._clock.callLater(delay, run)
+        self._calls.add(due)
+
+    def _post(self, node: str) -> None:
+        queue = self._queue_for(node)
+        if batch := queue.batch():
+            asked = self._coordination.post(
+                self._me, self._center.epoch, node, list(map(sealed, batch)), BOX_LIMIT
+            )
+            asked.addCallbacks(partial(self._posted, node), partial(self._not_posted, node))
+
+    def _posted(self, node: str, made: bool | None) -> None:
+        queue = self._queue_for(node)
+        if made:
+            for token in queue.posted():
+                if callable(token):
+                    call_done(token, None)
+            if len(queue):
+                self._post_soon(node)
+        elif made is None:
+            _log.info("node_gone", "letters for node {node} go another way", node=node)
+            self._stranded += queue.take_back()
+        else:
+            queue.again()
+            self._post_soon(node, _AGAIN)
+
+    def _not_posted(self, node: str, failure: Failure) -> None:
+        if failure.check(StoreError) is None:
+            _log.failure("post_failed", "posting letters raised", failure)
+        self._queue_for(node).again()
+        self._post_soon(node, _AGAIN)
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def start(self, feed_id: str) -> None:
+        """Read from now on; of the feed what comes after an id."""
+        if not self._running:
+            self._running = True
+            self._feed_id = feed_id
+            self._read()
+
+    def stop(self) -> None:
+        """Read and post no more."""
+        self._running = False
+        for call in list(self._calls):
+            if call.active():
+                call.cancel()
+        self._calls.clear()
+
+    def begin_again(self) -> None:
+        """This node has joined with a new epoch: what lies in its mailbox is read from the start."""
+        self._incoming.forget()
+        self._mail_id = "0-0"
+        self._make_room()
+
+    def placed(self) -> None:
+        """The placement has changed: what waited for that goes on."""
+        stranded, self._stranded = self._stranded, []
+        for envelope, token in stranded:
+            self._forward(envelope, token)
+        for node in [node for node in self._outgoing if node not in self._center.placement.living]:
+            for envelope, token in self._outgoing.pop(node).take_back():
+                self._forward(envelope, token)
+        for envelope in self._incoming.released():
+            self._handle(envelope)
+
+    def _held(self, envelope: Envelope) -> bool:
+        if not envelope.pair[1]:
+            return False  # no letter
+        placement = self._center.placement
+        newer = envelope.generation > placement.generation
+        return newer or bool(self._giving) or placement.held(envelope.pair)
+
+    @inlineCallbacks
+    def _read(self) -> Any:
+        box = f"mail:{self._me}"
+        while self._running:
+            if self._incoming.full:
+                self._room = Deferred()
+                yield self._room
+            if not self._coordination.link.up:
+                yield self._sleep(_AGAIN)
+                continue
+            start = self._mail_id
+            try:
+                found = yield self._coordination.link.wait(
+                    {box: start, "feed": self._feed_id}, _WAIT
+                )
+            except StoreError:
+                yield self._sleep(_AGAIN)
+                continue
+            if entries := found.get("feed"):
+                self._feed_id = entries[-1][0]
+                self._feed([fields for _, fields in entries])
+            if start == self._mail_id:  # else we have joined anew meanwhile
+                for id, fields in found.get(box, ()):
+                    self._mail_id = id
+                    if "given" in fields:
+                        yield self._given(id, fields)
+                    else:
+                        self._arrived(self._me, Letter(id, fields["d"]))
+
+    def _arrived(self, box: str, letter: Letter) -> None:
+        try:
+            envelope = opened(letter.data)
+        except msgspec.MsgspecError as problem:
+            _log.error("letter_unreadable", "a letter is no letter: {why}", why=str(problem))
+            self._done(self._blank(letter.id))
+            return
+        free = self._incoming.read(box, letter.id, envelope)
+        if free is not None:
+            self._handle(free)
+        self._trim_soon()
+
+    def _blank(self, id: str) -> Envelope:
+        """Have an entry of our mailbox that is no letter stay until it is done."""
+        self._blanks += 1
+        envelope = Envelope("", 0, "", self._blanks, 0, "", "", b"")
+        self._incoming.read(self._me, id, envelope)
+        return envelope
+
+    @inlineCallbacks
+    def _given(self, id: str, fields: dict[str, bytes]) -> Any:
+        """Take what another node has given; until that is done no letter is handled."""
+        envelope = self._blank(id)
+        keys = [value.decode() for name, value in fields.items() if name != "given"]
+        self._giving += 1
+        try:
+            yield self._center.given(fields["given"].decode(), keys)
+        finally:
+            self._giving -= 1
+            self._done(envelope)
+        for free in self._incoming.released():
+            self._handle(free)
+
+    def _handle(self, envelope: Envelope) -> None:
+        if self._center.placement.owner(envelope.pair) != self._me:
+            self._forward(envelope, lambda _: self._done(envelope))
+            return
+        user = self.user
+        assert user is not None
+        handled = maybeDeferred(user.letter, envelope.pair, envelope.payload)
+        handled.addErrback(self._letter_failed)
+        handled.addCallback(lambda _: self._done(envelope))
+
+    def _letter_failed(self, failure: Failure) -> None:
+        if failure.check(Fenced) is None:
+            _log.failure("letter_failed", "handling a letter raised", failure)
+
+    def _forward(self, envelope: Envelope, token: object) -> None:
+        owner = self._center.placement.owner(envelope.pair)
+        if owner == self._me:
+            free = self._incoming.local(envelope)
+            if free is not None:
+                self._handle(free)
+            if callable(token):
+                call_done(token, None)
+        elif not owner:
+            self._stranded.append((envelope, token))
+        elif envelope.number:
+            self._queue_for(owner).forward(envelope, token)
+            self._post_soon(owner)
+        else:  # it was for ourselves, and has no number yet
+            queue = self._queue_for(owner)
+            epoch, generation = self._center.epoch, self._center.placement.generation
+            if queue.put(envelope.pair, envelope.payload, epoch, generation, token):
+                self._post_soon(owner)
+            else:
+                self._stranded.append((envelope, token))
+
+    def _done(self, envelope: Envelope) -> None:
+        self._incoming.done(envelope)
+        self._trim_soon()
+        if self._quiet is not None and not self._incoming.from_others:
+            quiet, self._quiet = self._quiet, None
+            quiet.callback(None)
+
+    def _trim_soon(self) -> None:
+        if not self._trimming:
+            self._trimming = True
+            self._later(_TRIM_AFTER, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = False
+        id = self._incoming.trim()
+        self._make_room()
+        if id:
+            trimmed = self._coordination.trim(self._me, self._center.epoch, id)
+            # What stays is read again after a death, and known by its number before that.
+            trimmed.addErrback(lambda failure: failure.trap(StoreError))
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._incoming.full:
+            room, self._room = self._room, None
+            room.callback(None)
+
+    # -- the letters of the dead -------------------------------------------------------------------
+
+    @inlineCallbacks
+    def inherit(self, dead: str) -> Any:
+        """Handle what lies in a dead node's mailbox for pairs of ours; fires when that is done."""
+        last = "0-0"
+        while True:
+            letters = yield self._coordination.letters(dead, last)
+            for letter in letters:
+                last = letter.id
+                if self._is_mine(letter):
+                    self._arrived(dead, letter)
+            if self._incoming.from_others:
+                self._quiet = Deferred()
+                yield self._quiet
+            if ids := self._incoming.struck(dead):
+                yield self._coordination.strike(self._me, self._center.epoch, dead, ids)
+            if not letters:
+                return
+
+    def _is_mine(self, letter: Letter) -> bool:
+        try:
+            return self._center.placement.mine(opened(letter.data).pair)
+        except msgspec.MsgspecError:
+            return False
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        slept: Deferred[None] = Deferred()
+        self._clock.callLater(seconds, lambda: slept.callback(None))
+        return slept

@@ -1,0 +1,492 @@
+"""This node's place in the cluster, on Twisted: joins, beats, notices deaths, takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+
+from impfed.cluster.api import ClusterUser, Others
+from impfed.cluster.feed import Feed
+from impfed.cluster.membership import (
+    BEAT_EVERY,
+    OWN_LEASE,
+    SUSPECTED_AFTER,
+    Action,
+    Event,
+    Membership,
+    Sight,
+    Standing,
+)
+from impfed.cluster.ownership import Pair, Placement
+from impfed.cluster.post import PostOffice
+from impfed.core.log import EventLog
+from impfed.store.api import Fenced, StoreError, StoreFault
+from impfed.store.coordination import Beat, Coordination, NodeRow, Unknown
+from impfed.store.gather import Clock
+from impfed.store.records import KINDS, Record, RecordType
+from impfed.store.shared import SharedStore
+
+_BEATING = frozenset({Standing.MEMBER, Standing.DRAINING, Standing.HOLDING, Standing.ASIDE})
+_LIVING = ("live", "draining")
+_PASSING = (StoreFault.UNAVAILABLE, StoreFault.UNSURE)
+_OWNED = tuple(kind for kind in KINDS.values() if kind.owned)
+
+_log = EventLog("impfed.cluster")
+
+
+class ClusterService:
+    """One node of a cluster.
+
+    The order: ``store.start()``, :meth:`start`, load the records, :meth:`ready`; at the end
+    :meth:`drain` (if there is time), :meth:`stop`, ``store.stop()``.
+
+    :param instance: stays the same when this node is restarted, and no other node has it.
+    :param others: asks other nodes directly whether they see the store.
+    :param elapsed: seconds on an axis that never jumps and goes on while the machine sleeps.
+    :param info: what this node tells the others of itself, for example where it listens.
+    :ivar user: who owns records; to be set before :meth:`start`.
+    :ivar placement: who owns what.
+    :ivar nodes: what the store said of every node in its last answer.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        store: SharedStore,
+        name: str,
+        instance: str,
+        others: Others,
+        elapsed: Callable[[], float],
+        info: Callable[[], bytes] = lambda: b"",
+    ) -> None:
+        self.user: ClusterUser | None = None
+        self.name = name
+        self.placement = Placement(name)
+        self.nodes: tuple[NodeRow, ...] = ()
+        self.coordination = Coordination(store.link)
+        feed = Feed(store, lambda: self._the_user)
+        self.post = PostOffice(name, self.coordination, clock, self, feed.arrived)
+        self._clock = clock
+        self._store = store
+        self._instance = instance
+        self._others = others
+        self._elapsed = elapsed
+        self._info = info
+        self._member = Membership()
+        self._tick_call: IDelayedCall | None = None
+        self._beating = self._asking = self._joining = self._balancing = self._ready = False
+        self._settled = 0
+        self._heard_at = 0.0
+        self._seen: list[tuple[str, str]] = []
+        self._feed_id = "0-0"
+        self._joined: list[Deferred[None]] = []
+        self._settled_waiters: list[Deferred[None]] = []
+
+    # -- what others ask ---------------------------------------------------------------------------
+
+    @property
+    def standing(self) -> Standing:
+        """Where this node stands."""
+        return self._member.standing
+
+    @property
+    def epoch(self) -> int:
+        """This node's epoch; 0 before it has joined."""
+        return self._member.epoch
+
+    @property
+    def may_act(self) -> bool:
+        """Whether this node may act on what it owns, at this moment."""
+        return self._member.may_act(self._elapsed())
+
+    @property
+    def sees_store(self) -> bool:
+        """What to answer to :class:`~impfed.cluster.api.Others` of another node."""
+        beat_lately = self._elapsed() < self._heard_at + SUSPECTED_AFTER
+        return self._store.link.up and beat_lately
+
+    def owner(self, pair: Pair) -> str:
+        """Return the node of a pair; "" when nobody is enabled."""
+        return self.placement.owner(pair)
+
+    def suspected(self, name: str) -> bool:
+        """Whether single records of a node may be taken over."""
+        since = self._elapsed() - self._heard_at
+        for row in self.nodes:
+            if row.name == name:
+                return row.state not in _LIVING or row.age + since > SUSPECTED_AFTER
+        return True
+
+    def send(
+        self,
+        pair: Pair,
+        payload: bytes,
+        done: Callable[[BaseException | None], None] | None = None,
+    ) -> bool:
+        """Bring a letter to the node that owns a pair; see :meth:`PostOffice.send`."""
+        return self.post.send(pair, payload, done)
+
+    @inlineCallbacks
+    def touch(self, kind: type[RecordType], key: str) -> Any:
+        """Find a record of which somebody has asked here, and take it over if its owner is silent.
+
+        Returns (owner, record or None), or None when there is no such record.  When the owner is
+        this node, the record is ours now: serve it as if it had been adopted.  Else the request is
+        for the owner.
+        """
+        return (yield self._store.take(kind, key))
+
+    def give(self, kind: type[Record], to: str, keys: Sequence[str]) -> Deferred[list[str]]:
+        """Give records to another node; see :meth:`SharedStore.give`."""
+        return self._store.give(kind, to, keys)
+
+    @inlineCallbacks
+    def given(self, kind: str, keys: list[str]) -> Any:
+        """Another node has given us records: serve them; fires when that is done."""
+        while kind in KINDS and self.standing in _BEATING:
+            try:
+                found = yield self._store.get(KINDS[kind], keys)
+            except StoreError as error:
+                if error.fault not in _PASSING:
+                    raise
+                continue  # the question itself has waited for the store
+            if found:
+                yield maybeDeferred(self._the_user.adopt, list(found.values()))
+            return
+
+    def take_lease(self, name: str) -> Deferred[str]:
+        """Take a lease, for example of a home link; returns its holder."""
+        return self.coordination.take_lease(self.name, self.epoch, name)
+
+    def free_lease(self, name: str) -> Deferred[None]:
+        """Give a lease back."""
+        return self.coordination.free_lease(self.name, self.epoch, name)
+
+    def status(self) -> dict[str, Any]:
+        """Return plain values for the control room."""
+        since = self._elapsed() - self._heard_at
+        return {
+            "standing": self.standing.value,
+            "epoch": self.epoch,
+            "generation": self.placement.generation,
+            "settled": self._settled,
+            "letters_waiting": self.post.waiting,
+            "nodes": [
+                {
+                    "name": row.name,
+                    "state": row.state,
+                    "epoch": row.epoch,
+                    "age": round(row.age + since, 3),
+                }
+                for row in self.nodes
+            ],
+        }
+
+    # -- life --------------------------------------------------------------------------------------
+
+    @inlineCallbacks
+    def start(self) -> Any:
+        """Join; fires when this node has an epoch and knows the others.
+
+        Fails with a :class:`StoreError` in words.
+        """
+        self._store.observe(lambda _: self._pass_time())
+        [self._feed_id] = yield self.coordination.last("feed")
+        self._do(self._member.happens(Event.JOIN))
+        joined: Deferred[None] = Deferred()
+        self._joined.append(joined)
+        yield joined
+        self._tick()
+        settled = self._wait_settled_view()
+        yield settled
+
+    def ready(self) -> None:
+        """The records are loaded: take what is free, and read letters, from now on."""
+        self._ready = True
+        self.post.start(self._feed_id)
+        self._balance()
+
+    @inlineCallbacks
+    def drain(self) -> Any:
+        """Own nothing new, give everything away; fires when nothing is left to give."""
+        self._do(self._member.happens(Event.DRAIN))
+        generation = self.placement.generation
+        self._beat()
+        while self.standing is Standing.DRAINING:
+            enabled = self.placement.now.names
+            if self.placement.generation > generation and not enabled:
+                return  # nobody is there to give to
+            if self.name not in enabled and self._settled == self.placement.generation:
+                return
+            yield self._wait_settled_view()
+
+    @inlineCallbacks
+    def stop(self) -> Any:
+        """Leave the cluster; what this node still owns is the others' at once."""
+        self.post.stop()
+        if self._tick_call is not None and self._tick_call.active():
+            self._tick_call.cancel()
+        self._tick_call = None
+        if self._member.possible(Event.LEAVE):
+            actions = self._member.happens(Event.LEAVE)
+            if Action.SAY_LEAVE in actions:
+                left = self.coordination.leave(self.name, self.epoch)
+                yield left.addErrback(lambda failure: failure.trap(StoreError))
+
+    # -- the heartbeat -----------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._tick_call = self._clock.callLater(BEAT_EVERY, self._tick)
+        self._pass_time()
+        self._beat()
+
+    def _pass_time(self) -> None:
+        now = self._elapsed()
+        self._do(self._member.passes(now))
+        if self._member.in_doubt(now) and not self._asking:
+            self._asking = True
+            living = [row.name for row in self.nodes if row.state in _LIVING]
+            names = [name for name in living if name != self.name]
+            asked = maybeDeferred(self._others.sights, names)
+            asked.addCallbacks(self._sights, self._no_sights)
+
+    def _sights(self, sights: list[Sight]) -> None:
+        self._asking = False
+        self._member.others_say(sights, self._elapsed())
+
+    def _no_sights(self, failure: Failure) -> None:
+        self._asking = False
+        _log.failure("asking_failed", "asking the other nodes raised", failure)
+
+    def _beat(self) -> None:
+        if self._beating or self.standing not in _BEATING:
+            return
+        self._beating = True
+        sent_at, epoch, number = self._elapsed(), self.epoch, self._member.next_beat()
+        seen, self._seen = self._seen, []
+        asked = self.coordination.beat(
+            self.name,
+            epoch,
+            number,
+            draining=self.standing is Standing.DRAINING,
+            settled=self._settled,
+            info=self._info(),
+            seen=seen,
+            timeout=SUSPECTED_AFTER,
+        )
+        asked.addCallbacks(
+            partial(self._confirmed, epoch, number, sent_at),
+            partial(self._not_confirmed, epoch, seen),
+        )
+        asked.addErrback(lambda failure: _log.failure("beat_raised", "a beat raised", failure))
+
+    def _confirmed(self, epoch: int, number: int, sent_at: float, beat: Beat) -> None:
+        self._beating = False
+        if epoch != self.epoch or self.standing not in _BEATING:
+            return
+        # Time first: a process that slept has lost its lease, whatever an old answer says.
+        now = self._elapsed()
+        self._do(self._member.passes(now))
+        if now >= sent_at + OWN_LEASE:
+            return
+        self._heard_at = now
+        self._do(self._member.beat_confirmed(number, beat.before, sent_at))
+        self._look(beat)
+
+    def _not_confirmed(self, epoch: int, seen: list[tuple[str, str]], failure: Failure) -> None:
+        self._beating = False
+        self._seen += seen
+        if failure.check(StoreError) is None:
+            failure.raiseException()
+        if epoch != self.epoch or self.standing not in _BEATING:
+            return
+        self._pass_time()
+        if failure.check(Unknown):
+            self._do(self._member.happens(Event.UNKNOWN))
+        elif failure.check(Fenced):
+            _log.warn("fenced", "others have taken over what this node owned; it joins anew")
+            self._do(self._member.happens(Event.FENCED))
+
+    def _look(self, beat: Beat) -> None:
+        self.nodes = beat.nodes
+        user = self._the_user
+        for kind, key, owner in beat.lost:
+            user.lost(kind, key, owner)
+            self._seen.append((kind, key))
+        living = {row.name: row.settled for row in beat.nodes if row.state in _LIVING}
+        living[self.name] = self._settled
+        enabled = [row.name for row in beat.nodes if row.state == "live"]
+        before = self.placement
+        self.placement = before.seen(beat.generation, enabled, living)
+        if self.placement != before:
+            if self.placement.now.names != before.now.names:
+                names = ", ".join(enabled) or "nobody"
+                _log.info("nodes", "the cluster has another shape: {names}", names=names)
+            self.post.placed()
+        self._balance()
+        waiters, self._settled_waiters = self._settled_waiters, []
+        for waiter in waiters:
+            waiter.callback(None)
+
+    def _wait_settled_view(self) -> Deferred[None]:
+        waiter: Deferred[None] = Deferred()
+        self._settled_waiters.append(waiter)
+        return waiter
+
+    # -- what the table says -----------------------------------------------------------------------
+
+    @property
+    def _the_user(self) -> ClusterUser:
+        assert self.user is not None
+        return self.user
+
+    def _do(self, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            _log.debug("action", "the cluster says: {what}", what=action.value)
+            if action is Action.RESUME:
+                self._the_user.resume()
+            elif action is Action.PAUSE:
+                self._the_user.pause()
+            elif action is Action.DROP:
+                self._the_user.drop()
+            elif action is Action.ASK_EPOCH:
+                self._join()
+            elif action is Action.RESTORE:
+                self._restore()
+                return  # what is left is done when the store knows us again
+            elif action is Action.REWRITE:
+                self._rewrite()
+
+    def _join(self) -> None:
+        if self._joining or self.standing is not Standing.JOINING:
+            return
+        self._joining = True
+        asked_at = self._elapsed()
+        # Whoever owned nothing with this epoch has nothing to lose by another.
+        asked = self.coordination.join(self.name, self._instance, self._info(), self.epoch)
+        asked.addCallbacks(partial(self._granted, asked_at), self._not_granted)
+
+    def _granted(self, asked_at: float, epoch: int) -> None:
+        self._joining = False
+        if self.standing is not Standing.JOINING:
+            return
+        again = self.epoch > 0
+        self._store.act_as(self.name, epoch)
+        self._settled = 0
+        self._heard_at = self._elapsed()
+        self.placement = Placement(self.name)
+        self.post.user = self.user
+        self._do(self._member.granted(epoch, asked_at))
+        _log.info(
+            "joined", "node {name} has joined with epoch {epoch}", name=self.name, epoch=epoch
+        )
+        if again:
+            self.post.begin_again()
+            self._reload_own()
+        joined, self._joined = self._joined, []
+        for waiter in joined:
+            waiter.callback(None)
+
+    def _not_granted(self, failure: Failure) -> None:
+        self._joining = False
+        error = failure.value
+        passing = isinstance(error, StoreError) and error.fault in _PASSING
+        if self._joined and not passing:
+            joined, self._joined = self._joined, []
+            for waiter in joined:
+                waiter.errback(failure)
+            return
+        if not isinstance(error, StoreError):
+            _log.failure("join_raised", "joining raised", failure)
+        self._clock.callLater(BEAT_EVERY, self._join)
+
+    @inlineCallbacks
+    def _reload_own(self) -> Any:
+        """After a fence: what the others have not taken is ours again."""
+        try:
+            yield self._adopt(self.name)
+        except StoreError as error:
+            _log.warn("reload_failed", "cannot load what is left: {why}", why=error.text)
+            if self.standing is Standing.MEMBER:
+                self._clock.callLater(BEAT_EVERY, self._reload_own)
+
+    @inlineCallbacks
+    def _restore(self) -> Any:
+        asked_at = self._elapsed()
+        try:
+            yield self.coordination.restore(self.name, self.epoch, self._instance, self._info())
+        except StoreError:
+            return  # the next beat will say how things are
+        self._member.restored(asked_at)
+        self._settled = 0
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        if not self._ready:
+            return
+        rewritten = maybeDeferred(self._the_user.rewrite)
+        rewritten.addErrback(
+            lambda failure: _log.failure("rewrite", "writing again raised", failure)
+        )
+
+    # -- taking and giving -------------------------------------------------------------------------
+
+    def _balance(self) -> None:
+        if self._balancing or not self._ready or self._settled == self.placement.generation:
+            return
+        self._balancing = True
+        done = self._rebalance()
+        done.addErrback(self._not_balanced)
+        done.addCallback(lambda _: self._balanced())
+
+    @inlineCallbacks
+    def _rebalance(self) -> Any:
+        placement = self.placement
+        yield maybeDeferred(self._the_user.release, placement)
+        gone = ["", *(row.name for row in self.nodes if row.state not in _LIVING)]
+        for owner in gone:
+            yield self._adopt(owner)
+        for dead in gone[1:]:
+            yield self.post.inherit(dead)
+        if self.placement.generation == placement.generation and self.standing in _BEATING:
+            self._settled = placement.generation
+
+    @inlineCallbacks
+    def _adopt(self, owner: str) -> Any:
+        """Take this node's share of what another had; of its own name, everything."""
+        for kind in _OWNED:
+            records = yield self._store.load_of(owner, kind)
+            if owner != self.name:
+                mine = self.placement.mine
+                records = [record for record in records if mine((record.local, record.foreign))]
+                if not records:
+                    continue
+                keys = [record.key for record in records]
+                taken = frozenset((yield self._store.adopt(kind, owner, keys)))
+                records = [record for record in records if record.key in taken]
+            if records:
+                _log.info(
+                    "adopted",
+                    "{count} {kind} records of node {owner} are ours now",
+                    count=len(records),
+                    kind=kind.kind,
+                    owner=owner or "(nobody)",
+                )
+                yield maybeDeferred(self._the_user.adopt, records)
+
+    def _not_balanced(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, StoreError):
+            _log.warn("balance_failed", "cannot take over yet: {why}", why=error.text)
+        else:
+            _log.failure("balance_raised", "taking over raised", failure)
+
+    def _balanced(self) -> None:
+        self._balancing = False
+        if self._settled == self.placement.generation:
+            self._beat()  # the others wait for this word

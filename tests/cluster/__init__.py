@@ -1,0 +1,1 @@
+"""The cluster: who lives, who owns what, letters between nodes."""

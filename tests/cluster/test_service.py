@@ -1,0 +1,226 @@
+"""A cluster on a clock: nodes come, die, sleep, lose their store, drain."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from impfed.cluster.membership import Standing
+from impfed.store.api import Put
+from impfed.store.records import PolicyDefaultRecord
+from tests.cluster.kit import Cluster, Kind, Node, pair
+
+PAIRS = range(300)
+
+
+class ClusterCase(SynchronousTestCase):
+    """Three nodes that own 300 pairs."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster("n1", "n2", "n3")
+        self.cluster.run(3.0)
+        for number in PAIRS:
+            self.owner(number).own(number)
+        self.cluster.run(0.5)
+        self.nodes = dict(self.cluster.nodes)
+        for node in self.nodes.values():
+            node.user.told.clear()
+
+    def owner(self, number: int) -> Node:
+        first = next(iter(self.cluster.nodes.values()))
+        return self.cluster.nodes[first.service.owner(pair(number))]
+
+    def check(self) -> None:
+        """Every record has one owner, the store and the owner agree, and it is the right one."""
+        stored = self.cluster.stored()
+        for name, node in self.cluster.nodes.items():
+            self.assertEqual(stored.pop(name, []), sorted(node.user.records), name)
+            for record in node.user.records.values():
+                self.assertEqual(node.service.owner((record.local, record.foreign)), name)
+        self.assertEqual(stored, {})
+        count = sum(len(node.user.records) for node in self.cluster.nodes.values())
+        self.assertEqual(count, len(PAIRS))
+
+
+class MembershipTests(ClusterCase):
+    def test_all_agree(self) -> None:
+        """Nodes that have joined know each other and share the pairs."""
+        self.check()
+        for node in self.nodes.values():
+            self.assertIs(node.service.standing, Standing.MEMBER)
+            self.assertTrue(node.service.may_act)
+            self.assertTrue(node.service.placement.settled)
+            self.assertEqual(node.service.placement.now.names, ("n1", "n2", "n3"))
+            self.assertEqual([row["state"] for row in node.service.status()["nodes"]], ["live"] * 3)
+            self.assertGreater(len(node.user.records), 70)
+        self.assertEqual(self.nodes["n1"].service.nodes[1].info, b"info of n2")
+
+    def test_death(self) -> None:
+        """A killed node is suspected after 2 s; after 4 s its share is split, within 5 s in all."""
+        dead = self.nodes["n2"]
+        had = set(dead.user.records)
+        one = self.nodes["n1"]
+        before = set(one.user.records)
+        dead.kill()
+        self.assertFalse(one.service.suspected("n2"))
+        self.cluster.run(2.6)
+        self.assertTrue(one.service.suspected("n2"))
+        self.cluster.run(2.4)
+        self.check()
+        self.assertTrue(before < set(one.user.records))
+        self.assertTrue(set(one.user.records) - before < had)
+        self.cluster.run(1.0)
+        self.assertTrue(one.service.placement.settled)
+
+    def test_adopt_on_touch(self) -> None:
+        """Who is handed something of a suspected node takes that one record over."""
+        dead, one = self.nodes["n2"], self.nodes["n1"]
+        key = next(iter(dead.user.records))
+        [owner] = [self.successResultOf(self.touch(one, key))[0]]
+        self.assertEqual(owner, "n2")
+        dead.kill()
+        self.cluster.run(2.6)
+        owner, record = self.successResultOf(self.touch(one, key))
+        self.assertEqual((owner, record.key), ("n1", key))
+
+    def touch(self, node: Node, key: str) -> object:
+        touched = node.service.touch(Kind, key)
+        self.cluster.run(0.1)
+        return touched
+
+    def test_restart_within_the_lease(self) -> None:
+        """A node that is back before its lease is over keeps what it had."""
+        self.nodes["n2"].kill()
+        self.cluster.run(1.0)
+        self.cluster.add("n2")
+        self.cluster.run(3.0)
+        self.check()
+        self.assertEqual(self.nodes["n1"].user.told, [])
+
+    def test_return_after_death(self) -> None:
+        """A node that comes back gets its share back, given by those who had taken it."""
+        had = set(self.nodes["n2"].user.records)
+        self.nodes["n2"].kill()
+        self.cluster.run(6.0)
+        back = self.cluster.add("n2")
+        self.cluster.run(3.0)
+        self.check()
+        self.assertEqual(set(back.user.records), had)
+        self.assertTrue(any(word.startswith("give") for word in self.nodes["n1"].user.told))
+
+    def test_process_that_sleeps(self) -> None:
+        """A node paused for 45 s acts on nothing that others took: it is fenced, and joins anew."""
+        sleeper = self.nodes["n2"]
+        record = next(iter(sleeper.user.records.values()))
+        sleeper.clock.paused = True
+        self.cluster.run(45.0)
+        refused: list[BaseException | None] = []
+        sleeper.clock.rightNow = self.cluster.clock.seconds()  # awake, before anything has run
+        self.assertFalse(sleeper.service.may_act)
+        sleeper.store.write([Put(record)], refused.append)
+        sleeper.clock.wake()
+        self.cluster.run(4.0)
+        self.assertEqual([type(error).__name__ for error in refused], ["Fenced"])
+        self.assertEqual(sleeper.user.told[:3], ["pause", "drop", "resume"])
+        self.check()
+        self.assertIs(sleeper.service.standing, Standing.MEMBER)
+
+    def test_drain(self) -> None:
+        """A node that drains gives everything away, and is done when it has nothing."""
+        leaver = self.nodes["n2"]
+        drained = leaver.service.drain()
+        self.cluster.run(2.0)
+        self.successResultOf(drained)
+        self.assertEqual(leaver.user.records, {})
+        stopped = leaver.service.stop()
+        self.cluster.run(1.0)
+        self.successResultOf(stopped)
+        del self.cluster.nodes["n2"]
+        self.cluster.run(1.0)
+        self.check()
+        self.assertFalse(leaver.service.may_act)
+
+    def test_stop_frees_at_once(self) -> None:
+        """A node that stops without draining leaves its share to the others at once."""
+        leaver = self.nodes["n2"]
+        leaver.service.stop()
+        del self.cluster.nodes["n2"]
+        self.cluster.run(1.0)
+        self.check()
+
+    def test_common_records(self) -> None:
+        """What one node changes for all is told to the others, and to itself not."""
+        record = PolicyDefaultRecord("carol@company.example", "block")
+        self.nodes["n1"].store.write([Put(record)])
+        self.cluster.run(0.5)
+        self.assertEqual(self.nodes["n2"].user.changes, [(record.key, record)])
+        self.assertEqual(self.nodes["n1"].user.changes, [])
+
+
+class StoreOutageTests(ClusterCase):
+    def links(self, cut: bool) -> None:
+        for node in self.nodes.values():
+            (node.link.cut if cut else node.link.heal)()
+
+    def test_gone_for_all(self) -> None:
+        """While nobody sees the store every node goes on, for as long as it takes."""
+        self.links(cut=True)
+        for _ in range(60):
+            self.cluster.run(1.0)
+            self.assertTrue(all(node.service.may_act for node in self.nodes.values()))
+        self.assertIs(self.nodes["n1"].service.standing, Standing.HOLDING)
+        self.links(cut=False)
+        self.cluster.run(3.0)
+        self.check()
+        for node in self.nodes.values():
+            self.assertIs(node.service.standing, Standing.MEMBER)
+            self.assertIn("rewrite", node.user.told)
+            self.assertNotIn("drop", node.user.told)
+
+    def test_gone_for_one(self) -> None:
+        """A node that alone loses the store steps down before the others take over, and comes back."""
+        lonely = self.nodes["n2"]
+        lonely.link.cut()
+        acted = []
+        for _ in range(80):
+            self.cluster.run(0.1)
+            taken = any(node.user.told for node in self.nodes.values() if node is not lonely)
+            acted.append((lonely.service.may_act, taken))
+        self.assertNotIn((True, True), acted)
+        self.assertIn((False, True), acted)
+        lonely.link.heal()
+        self.cluster.run(4.0)
+        self.check()
+        self.assertEqual(lonely.user.told[:3], ["pause", "drop", "resume"])
+
+    def test_gone_for_one_that_nobody_answers(self) -> None:
+        """A node cut off from the store and from the others steps down, too."""
+        lonely = self.nodes["n2"]
+        lonely.link.cut()
+        lonely.reachable = False
+        self.cluster.run(6.0)
+        self.assertFalse(lonely.service.may_act)
+        self.assertNotIn(lonely.name, self.nodes["n1"].service.placement.now.names)
+
+    def test_emptied(self) -> None:
+        """A store that comes back empty is filled again by those who own what it had."""
+        self.links(cut=True)
+        self.cluster.run(5.0)
+        self.cluster.model.empty()
+        self.links(cut=False)
+        self.cluster.run(4.0)
+        self.check()
+
+    def test_went_back(self) -> None:
+        """A store that has lost the last seconds is found out by its count of beats."""
+        row = self.cluster.model._nodes["n2"]
+        row.number = b"1"
+        self.cluster.run(1.0)
+        self.assertEqual(self.nodes["n2"].user.told, ["rewrite"])
+
+    def test_slow_store_changes_nothing(self) -> None:
+        """Answers that take a second make nobody step down."""
+        for node in self.nodes.values():
+            node.link.delay = 1.0
+        self.cluster.run(20.0)
+        for node in self.nodes.values():
+            self.assertEqual((node.user.told, node.service.may_act), ([], True))
