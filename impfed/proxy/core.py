@@ -56,7 +56,7 @@ class Proxy:
     :param own_sent_by: says whether a Via's sent-by (host in lower case, port) is ours.
     :param permit: raises or returns the refusal of a request that may not pass.
     :param known: option tags of Proxy-Require that we understand, lower case.
-    :param hint: gives each branch of ours, from its unique part, an end that tells whose it is.
+    :param mark: what follows the unique part of each branch of ours, to tell whose it is.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Proxy:
         ids: IdSource,
         known: Sequence[str] = (),
         timer_c: float = TIMER_C,
-        hint: Callable[[str], str] | None = None,
+        mark: str = "",
     ) -> None:
         self._ours = ours
         self._own_sent_by = own_sent_by
         self._permit = permit
         self._known = frozenset(known)
         self._timer_c = timer_c
-        self._hint = hint
+        self._mark = mark
         self._heap = TimerHeap()
         self._now = 0.0
         self._out: list[Effect] = []
@@ -93,8 +93,7 @@ class Proxy:
 
     def unique(self) -> str:
         """Return what is between the cookie and the fingerprint in a branch of ours."""
-        unique = f"{self._life}{next(self._numbers):x}"
-        return unique if self._hint is None else unique + self._hint(unique)
+        return f"{self._life}{next(self._numbers):x}{self._mark}"
 
     # Requests
 

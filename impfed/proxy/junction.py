@@ -84,8 +84,8 @@ class Junction:
             peers.reaches,
             self._refused,
         )
-        hint = None if tokens is None else tokens.hint
-        self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN, hint=hint)
+        mark = "" if tokens is None else tokens.mark
+        self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN, mark=mark)
         self._agent = ProxyAgent(
             stack,
             self._proxy,

@@ -6,16 +6,17 @@ Contact names the node that does: signed with a secret that the nodes share, bou
 (Call-ID and our tag), and good for a time.  It holds a *name*, never an address: who reads it looks the
 name up among the nodes that he knows, so nobody can steer us elsewhere.
 
-A token is ``signature-expiry-name``: the signature is 24 letters of base32 (one third says which
+A token is ``signature-expiry-name``: the signature is 30 hexadecimal digits (one third says which
 dialog, two thirds that all of it is ours), the expiry a number of minutes since the epoch, and the name
-percent-escaped.  A branch of ours ends in ``-signature-name``.
+percent-escaped.  A branch of ours ends in ``-signature-name``, the same for all: whoever got a request of
+ours can make up more of them, but all that he gains is that our nodes pass an answer on to one that
+drops it.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from base64 import b32encode
 from enum import Enum
 from urllib.parse import quote, unquote
 
@@ -31,8 +32,8 @@ _BUCKET = 60.0  # seconds; the unit of the expiry
 _DIALOG = 5  # octets that say which dialog it is
 _SIGNATURE = 10  # octets of HMAC-SHA256
 _LONGEST = 400
-_TOKEN = re.compile(r"([a-z2-7]{8})([a-z2-7]{16})-([0-9a-f]{1,9})-(.+)", re.ASCII | re.DOTALL)
-_BRANCH = re.compile(r"z9hG4bK([0-9a-z]+)-([a-z2-7]{16})-([^\s]+?)(?:\.[0-9a-f]{16})?", re.ASCII)
+_TOKEN = re.compile(r"([0-9a-f]{10})([0-9a-f]{20})-([0-9a-f]{1,9})-(.+)", re.ASCII | re.DOTALL)
+_BRANCH = re.compile(r"z9hG4bK[0-9a-z]+-([0-9a-f]{20})-(\S+?)(?:\.[0-9a-f]{16})?", re.ASCII)
 
 
 class Flaw(Enum):
@@ -49,6 +50,7 @@ class RelayTokens:
     :param node: this node's name.
     :param secret: what the nodes share.
     :param lifetime: seconds for which a token is good.
+    :ivar mark: the end of each branch of ours, which says whose it is.
     """
 
     def __init__(self, node: str, secret: bytes, lifetime: float = LIFETIME) -> None:
@@ -56,6 +58,7 @@ class RelayTokens:
         self._secret = secret
         self._lifetime = lifetime
         self._name = quote(node, safe="")
+        self.mark = f"-{self._signed('branch', self._name)}-{self._name}"
 
     def token(self, call_id: str, tag: str, now: float) -> str:
         """Return the token of a dialog of ours.
@@ -96,27 +99,13 @@ class RelayTokens:
             return Flaw.EXPIRED
         return unquote(name)
 
-    def branch(self, branch: str) -> str:
-        """Return a branch of ours that tells the nodes whose it is.
-
-        :param branch: the cookie and lower-case letters and digits.
-        """
-        return branch + self.hint(branch[7:])
-
-    def hint(self, unique: str) -> str:
-        """Return the end of a branch that tells whose it is.
-
-        :param unique: what stands between the cookie and this.
-        """
-        return f"-{self._signed('branch', unique, self._name)}-{self._name}"
-
     def branch_owner(self, branch: str) -> str:
         """Return the name of the node whose branch it is; "" when it does not say so, or lies."""
         found = _BRANCH.fullmatch(branch) if len(branch) <= _LONGEST else None
         if found is None:
             return ""
-        unique, signature, name = found.groups()
-        if not hmac.compare_digest(signature, self._signed("branch", unique, name)):
+        signature, name = found.groups()
+        if not hmac.compare_digest(signature, self._signed("branch", name)):
             return ""
         return unquote(name)
 
@@ -133,7 +122,7 @@ class RelayTokens:
     def _digest(self, parts: tuple[str, ...], octets: int) -> str:
         text = "".join([f"{len(part)}:{part}" for part in parts])  # no two lists give one text
         digest = hmac.digest(self._secret, text.encode("utf-8", "surrogateescape"), "sha256")
-        return b32encode(digest[:octets]).decode("ascii").lower()
+        return digest[:octets].hex()
 
 
 def token_of(uri: SipUri) -> str | None:

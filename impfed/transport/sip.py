@@ -61,7 +61,7 @@ class SipStack(Dispatch):
         flow = self._flow_to(destination)
         branch = self._ids.branch()
         if self.tokens is not None:
-            branch = self.tokens.branch(branch)
+            branch = branch + self.tokens.mark
             data = self._marked(request).render(self._via(flow, branch, request))
         else:
             data = request.render(self._via(flow, branch, request))

@@ -268,7 +268,7 @@ class RelayingTests(SynchronousTestCase):
 
     def test_answer(self) -> None:
         """An answer to node 2 goes on to it as it came, and is explained."""
-        stray = self.answer(self.node2.tokens.branch("z9hG4bK00ff"))
+        stray = self.answer("z9hG4bK00ff" + self.node2.tokens.mark)
         self.router.junction.stray_response(stray, self.far)
         ((sent, hop),) = self.router.stack.answers_sent
         self.assertEqual((sent, hop.host), (stray.to_bytes(), "10.0.0.2"))
@@ -287,7 +287,7 @@ class RelayingTests(SynchronousTestCase):
 
     def test_answer_for_nobody(self) -> None:
         """One that is this node's own, late, or nobody's is counted and dropped."""
-        own = self.router.tokens.branch("z9hG4bK00ff")
+        own = "z9hG4bK00ff" + self.router.tokens.mark
         for branch, at in ((own, "203.0.113.10:5062"), ("z9hG4bK1", "198.51.100.9:5061")):
             self.router.junction.stray_response(self.answer(branch, at), self.far)
         self.assertEqual(self.router.stack.answers_sent, [])
@@ -296,14 +296,14 @@ class RelayingTests(SynchronousTestCase):
 
     def test_answer_in_circles(self) -> None:
         """What another node has relayed is not relayed again."""
-        stray = self.answer(self.node2.tokens.branch("z9hG4bK00ff"))
+        stray = self.answer("z9hG4bK00ff" + self.node2.tokens.mark)
         self.router.junction.stray_response(stray, flow_of("node2.company.example"))
         self.assertEqual(self.router.stack.answers_sent, [])
         self.assertIn("another node has relayed it already", self.words("misrouted"))
 
     def test_answers_do_not_fill_the_list(self) -> None:
         """Whatever a peer writes into the Via of an answer, the list of wrong mappings stays short."""
-        branch = self.node2.tokens.branch("z9hG4bK00ff")
+        branch = "z9hG4bK00ff" + self.node2.tokens.mark
         for port in range(100):
             stray = self.answer(branch, f"198.51.100.9:{7000 + port}")
             self.router.junction.stray_response(stray, self.far)
