@@ -132,7 +132,8 @@ class Node(MultiService):
     def _build(self) -> None:
         config, metrics, ids = self.config, self.metrics, self.ids
         self.routing = Routing(config, self.reactor, self.store, metrics, ids)
-        peers = PeerPolicy(self.routing.domains(), config.node.trusted_upstreams)
+        opened = self.routing.opened
+        peers = PeerPolicy(self.routing.domains(), config.node.trusted_upstreams, opened)
         aliases = Aliases()
         self.tls = TlsStore(config.tls, metrics, self.reactor)
         limits = SipLimits(
@@ -170,7 +171,7 @@ class Node(MultiService):
             },
             metrics,
         )
-        self.paced = PacedStack(self.stack, peers.domain, self.store, self.timers, metrics)
+        self.paced = PacedStack(self.stack, peers.domain, self.store, self.timers, metrics, opened)
         self.budgets = Budgets(self.paced, peers.domain, self.timers.seconds)
         around = Surroundings(
             config=config,
@@ -226,8 +227,9 @@ class Node(MultiService):
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         self.federation.build(
-            self.home, lists, self.store, self.tls, self.routing.dns.lookup
+            self.home, lists, self.store, self.tls, self.routing.dns.lookup, opened
         )
+        self.home.opened = opened.serves
         watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts
         self.federation.count_with(Totals(watched.watchers, watching.contacts))
         self.users = UserServices(
@@ -343,6 +345,9 @@ class Node(MultiService):
             "proxying": self.junction.under_way if self.junction is not None else 0,
             "misrouted": self.junction.relaying.view() if self.junction is not None else [],
             "budgets": self.budgets.status(),
+            "open_federation": opened.status()
+            if (opened := self.routing.opened).enabled
+            else "off",
             "learned_domains": self.routing.learned.view(),
             "allow_without_asking": [
                 domain

@@ -97,10 +97,22 @@ OPEN_FEDERATION = Section(
     "open_federation",
     False,
     model.OpenFederationConfig,
-    "Domains that nobody configured: tried by XMPP first, then by the static route `.*`. What worked"
-    " is remembered.",
+    "Domains that nobody configured: tried by XMPP first, then by the static route `.*`; and those that"
+    " come by themselves and prove who they are. What worked is remembered (docs/routing.md).",
     (
         Key("enabled", values.BOOLEAN, "Off unless said otherwise."),
+        Key(
+            "kind",
+            values.choice(*model.SIP_KINDS),
+            "Whose dialect those speak that are reached over SIP.",
+        ),
+        Key(
+            "host_names",
+            values.BOOLEAN,
+            "Whether a certificate with a name directly under an unknown domain (`sip.DOMAIN`) proves the"
+            " domain, as many Microsoft edges have it. Whoever can have a name under somebody's domain"
+            " certified can then speak for all of it.",
+        ),
         Key(
             "probe_timeout", values.duration(1, 60), "How long the XMPP side may take to find out."
         ),

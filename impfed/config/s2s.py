@@ -18,12 +18,20 @@ TLS_MODES = ("none", "optional", "required")
 PEER_KINDS = ("xmpp", "sametime", "webex")
 
 
+def covers(name: str, domain: str) -> bool:
+    """Say whether a name, or ``*.domain`` for it and everything under it, means a domain."""
+    if not name.startswith("*."):
+        return domain == name
+    parent = name[2:]
+    return domain == parent or domain.endswith("." + parent)
+
+
 @dataclass(frozen=True, slots=True)
 class S2SDomainConfig:
     """What is different for one peer, or for all under a domain; None for what ``[s2s]`` says.
 
     :ivar name: a domain, or ``*.domain`` for it and everything under it.
-    :ivar kind: what is changed in presence on the way, one of :data:`PEER_KINDS`.
+    :ivar kind: one of :data:`PEER_KINDS`.
     :ivar until: last day on which this holds.
     :ivar ca: trusted roots for this peer alone.
     :ivar certificate: name of the certificate to show, "" by our domain, "none" for none.
@@ -120,7 +128,7 @@ _SECURITY = (
     Key(
         "require_certificates",
         values.BOOLEAN,
-        "Whether over TLS a peer's certificate must prove its domain. Webex shows none.",
+        "Whether over TLS a peer's certificate must prove its domain.",
     ),
     Key("sasl_in", values.BOOLEAN, "Whether SASL EXTERNAL is offered to peers that connect."),
     Key("sasl_out", values.BOOLEAN, "Whether SASL EXTERNAL is used where a peer offers it."),
@@ -165,8 +173,11 @@ S2S_DOMAIN = Section(
     (
         Key("name", PEER, "The peer.", required=True),
         Key("kind", values.choice(*PEER_KINDS),
-            "What it is: presence is changed on the way for `sametime` and `webex` (docs/presence.md)."),
-        *[Key(key.name, key.kind, key.text, default="what `[s2s]` says") for key in _SECURITY],
+            "What it is. `sametime` and `webex` have presence changed on the way (docs/presence.md)"
+            " and bring what their streams need: `sametime` TLS, certificates and SASL EXTERNAL,"
+            " `webex` no certificate."),
+        *[Key(key.name, key.kind, key.text, default="what the kind needs, else what `[s2s]` says")
+          for key in _SECURITY],
         Key("until", DATE, "The last day on which this entry holds; after it `[s2s]` does.",
             default="for ever"),
         Key("ca", values.CA_FILE, "Trusted roots for this peer alone.", default="those of `[tls]`"),

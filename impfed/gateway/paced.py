@@ -34,9 +34,11 @@ from impfed.policy.budget import (
 )
 from impfed.policy.pauses import Pause, Pauses, retry_after
 from impfed.policy.waiting import Ticket, WaitingRoom
+from impfed.routing.opened import OpenDomains
 from impfed.sip.message import OutgoingRequest, SipResponse, parse_message
 from impfed.sip.target import Hop
-from impfed.sip.transaction import ClientTransaction, FailureCause
+from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
+from impfed.sip.uri import SipUri
 from impfed.store.api import Change, Delete, Done, Put
 from impfed.store.records import PauseRecord
 from impfed.transport.flow import Flow
@@ -101,6 +103,8 @@ class Outgoing:
                 self._paced.answered(self, response)
             else:
                 self.lane.budget.answers += 1
+            if status < 300 and self.lane.opened:
+                self._paced.reached(self.lane.budget.domain)
         self.user.response_arrived(transaction, response)
 
     def request_failed(
@@ -114,9 +118,10 @@ class Lane:
     """The way to one domain.
 
     :ivar failed: requests that were not sent, since the start.
+    :ivar opened: whether nobody has configured the domain.
     """
 
-    __slots__ = ("budget", "failed", "room", "said_at", "tickets", "timer")
+    __slots__ = ("budget", "failed", "opened", "room", "said_at", "tickets", "timer")
 
     def __init__(self, budget: PartnerBudget) -> None:
         self.budget = budget
@@ -124,6 +129,7 @@ class Lane:
         self.tickets: dict[Outgoing, Ticket[Outgoing]] = {}
         self.timer: Timer | None = None
         self.failed = 0
+        self.opened = False
         self.said_at = float("-inf")
 
 
@@ -133,6 +139,7 @@ class PacedStack:
     ``respond``, ``acknowledge``, ``advertised`` and ``contact`` are the stack's own.
 
     :param domain: finds a foreign SIP domain's configuration by name.
+    :param opened: hears which domain that nobody configured was reached.
     :ivar pauses: next hops that asked for a pause.
     """
 
@@ -143,8 +150,10 @@ class PacedStack:
         store: Records,
         timers: ReactorTimers,
         metrics: Metrics,
+        opened: OpenDomains | None = None,
     ) -> None:
-        self.respond = stack.respond
+        self._opened = opened if opened is not None and opened.enabled else None
+        self.respond = stack.respond if self._opened is None else self._respond
         self.acknowledge = stack.acknowledge
         self.advertised = stack.advertised
         self.contact = stack.contact
@@ -249,6 +258,7 @@ class PacedStack:
             if self._share < 1.0:
                 budget.share(self._share, now)
             lane = self._lanes[domain] = Lane(budget)
+            lane.opened = self._opened is not None and self._opened.unknown(domain)
         return lane
 
     def _admitted(self, outgoing: Outgoing, now: float) -> bool:
@@ -405,6 +415,19 @@ class PacedStack:
             self._asked_for_pause(outgoing, response, now)
         elif self.pauses.known and self.pauses.served(_hop(outgoing.destination)) is not None:
             self._store.write([Delete(PauseRecord, _hop(outgoing.destination))])
+
+    def reached(self, domain: str) -> None:
+        """A domain that nobody configured has accepted something of ours, or we of it."""
+        if self._opened is not None:
+            self._opened.worked(domain)
+
+    def _respond(
+        self, transaction: ServerTransaction, status: int, *rest: Any, **more: Any
+    ) -> None:
+        self._stack.respond(transaction, status, *rest, **more)
+        sender = transaction.request.from_.uri if 200 <= status < 300 else None
+        if isinstance(sender, SipUri) and transaction.request.method != "OPTIONS":
+            self.reached(sender.host)
 
     def _slowed(self, budget: PartnerBudget) -> None:
         self._metrics.count("budget.slowed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from impfed.config.s2s import covers
 from impfed.xmpp.jid import JidError
 from impfed.xmpp.s2s_names import ascii_domain
 
@@ -25,10 +26,7 @@ class DomainException:
 
     def covers(self, domain: str) -> bool:
         """Whether a domain (lower case, A-labels) is meant."""
-        if not self.name.startswith("*."):
-            return domain == self.name
-        parent = self.name[2:]
-        return domain == parent or domain.endswith("." + parent)
+        return covers(self.name, domain)
 
 
 class XmppPolicy:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from impfed.config.model import SipDomainConfig
+from impfed.routing.opened import OpenDomains
 
 #: Domains whose direct children are edges shared by many customers, by kind of foreign domain.
 SHARED_EDGES = {"office365": ("online.lync.com",)}
@@ -31,10 +32,20 @@ class PeerPolicy:
     configuration lists; never a wildcard, never a name taken from DNS.  A trusted upstream, which
     stands before this node and has proven the far side itself, speaks for every domain.
 
+    With open federation a domain that nobody configured may come, too, if its own certificate proves
+    exactly it; an upstream's word is not taken for such a one.
+
     :param upstreams: certificate names of trusted upstreams, lower case.
+    :param opened: what is known of domains that nobody configured; None without open federation.
     """
 
-    def __init__(self, domains: Iterable[SipDomainConfig], upstreams: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        domains: Iterable[SipDomainConfig],
+        upstreams: Iterable[str] = (),
+        opened: OpenDomains | None = None,
+    ) -> None:
+        self._opened = opened if opened is not None and opened.enabled else None
         self._upstreams = frozenset(upstreams)
         self._domains = {domain.name: domain for domain in domains}
         self._exact = {domain.name: self._expected(domain) for domain in self._domains.values()}
@@ -54,14 +65,19 @@ class PeerPolicy:
         return (domain.name, *SHARED_EDGES.get(domain.kind, ()))
 
     def domain(self, name: str) -> SipDomainConfig | None:
-        """Return a foreign SIP domain's configuration by its exact, lower-case name."""
-        return self._domains.get(name)
+        """Return a foreign SIP domain's configuration by its exact, lower-case name.
+
+        With open federation unknown domains that are reached over SIP have one, too.
+        """
+        found = self._domains.get(name)
+        return found if found is not None or self._opened is None else self._opened.domain(name)
 
     def expected(self, name: str) -> tuple[str, ...]:
         """Return the certificate names that may speak for a domain; "HOST.x" is any name under x."""
         domain = self._domains.get(name)
         if domain is None:
-            return ()
+            opened = self._opened
+            return opened.expected(name) if opened is not None and opened.unknown(name) else ()
         parents = (f"HOST.{parent}" for parent in self._parents(domain))
         return (*sorted(self._exact[name]), *parents, *sorted(self._upstreams))
 
@@ -83,12 +99,15 @@ class PeerPolicy:
         """Say whether a configured domain's server may have a name, lower case."""
         parent = host.partition(".")[2]
         edges = any(parent in shared for shared in self._edges)
-        return host in self._servers or parent in self._domains or edges
+        opened = self._opened is not None and host in self._opened.default_names
+        return host in self._servers or parent in self._domains or edges or opened
 
     def may_speak_for(
         self, name: str, names: frozenset[str], proven: bool, transport: str, address: str
     ) -> Refusal | None:
         """Decide whether a connection may carry requests whose From is in a foreign domain.
+
+        An unknown domain that may is remembered as reached over SIP.
 
         :param name: the From domain, lower case.
         :param names: names that the peer's certificate carries, lower case.
@@ -99,7 +118,7 @@ class PeerPolicy:
         """
         domain = self._domains.get(name)
         if domain is None:
-            return Refusal(f"{name} is not a SIP federated domain")
+            return self._unknown(name, names, proven and transport == "tls")
         if transport != "tls":
             hop = domain.next_hop
             if hop is not None and hop.transport != "tls" and hop.host == address:
@@ -120,3 +139,19 @@ class PeerPolicy:
         else:
             reason = f"the peer's certificate carries no name that may speak for {name}"
         return Refusal(reason, self.expected(name), tuple(sorted(names)))
+
+    def _unknown(self, name: str, names: frozenset[str], proven: bool) -> Refusal | None:
+        """Decide about a domain that nobody configured."""
+        opened = self._opened
+        if opened is None or not opened.unknown(name):
+            return Refusal(f"{name} is not a SIP federated domain")
+        if opened.protocol(name) == "xmpp":
+            return Refusal(
+                f"{name} is reached over XMPP, as open federation has learned, and a domain has one of"
+                f" both (impfedctl forget {name} lets it be tried anew)"
+            )
+        if proven and opened.proves(name, names):
+            opened.came_by_sip(name)
+            return None
+        reason = f"{name} is not configured, and the connection does not prove exactly that domain"
+        return Refusal(reason, opened.expected(name), tuple(sorted(names)))

@@ -7,6 +7,7 @@ that policy refuses, and what cannot be delivered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zope.interface import implementer
@@ -70,6 +71,7 @@ class Relay:
     :param timers: tells the time and calls later.
     :param im: how long a conversation lasts, and whether what a blocked user writes is thrown away.
     :ivar streams: the S2S service; to be set before the start.
+    :ivar by_sip: says whether open federation has found a domain to be reached over SIP.
     :ivar ledger: notes what became of texts.
     :ivar deliveries: hands messages to home servers.
     :ivar people: applies the local users' lists.
@@ -77,6 +79,7 @@ class Relay:
     """
 
     streams: Streams
+    by_sip: Callable[[str], bool] = staticmethod(lambda domain: False)
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class Relay:
                 self._taken.clear()
             ours = domain in self._own or domain in self._others
             taken = self._taken[domain] = bool(domain) and not ours
-        return taken
+        return taken and not self.by_sip(domain)
 
     def reaches(self, domain: str) -> bool:
         """Say whether policy lets stanzas out to such a domain, too."""

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from impfed.config.model import Config
-from impfed.config.s2s import S2SConfig
+from impfed.config.s2s import S2SConfig, S2SDomainConfig
 from impfed.core.dns import Lookup
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
@@ -17,10 +17,13 @@ from impfed.core.trace import Tracer
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
 from impfed.relay.ledger import TextLedger, Writes
+from impfed.relay.opened import OpenRelay
+from impfed.relay.names import wanted_names
 from impfed.relay.pairs import Totals
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Lists, Relay
+from impfed.routing.opened import OpenDomains
 from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
@@ -82,10 +85,12 @@ class XmppFederation:
         store: Writes,
         tls: TlsStore,
         lookup: Lookup,
+        opened: OpenDomains | None = None,
     ) -> None:
         """Put it together; nothing without ``[s2s]``.
 
         :param lookup: asks the DNS.
+        :param opened: what is known of domains that nobody configured, if open federation is on.
         """
         if not self.enabled:
             return
@@ -123,9 +128,20 @@ class XmppFederation:
             self._settings,
             limits_of(self._section),
         )
+        s2s.names = wanted_names(config)
         self._home_writes = home.can_write_rosters
         s2s.user, s2s.fate, s2s.settle = relay, relay.ledger.fate, relay.deliveries.settle
         home.relay = relay
+        if opened is not None and opened.enabled:
+            relay.by_sip = lambda domain: opened.protocol(domain) == "sip"
+            home.relay = s2s.user = OpenRelay(
+                relay,
+                opened,
+                lambda stanza: home.user.stanza_arrived(stanza, None),
+                home.send,
+                s2s.send,
+                self._metrics,
+            )
         if own:
             self.probe.bind(min(own), s2s.send, self._policy.refusal)
 
@@ -164,7 +180,24 @@ class XmppFederation:
         exceptions = [f"{one.name} ({one.direction})" for one in self._policy.exceptions]
         words = "allowed" if self._policy.allow else "denied"
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
-        return {"xmpp_federation": f"every domain is {words}", "xmpp_streams": self._s2s.status()}
+        return {
+            "xmpp_federation": f"every domain is {words}",
+            "xmpp_peers": [self._peer(one) for one in self._section.domains],
+            "xmpp_streams": self._s2s.status(),
+        }
+
+    def _peer(self, entry: S2SDomainConfig) -> dict[str, Any]:
+        """Return what is required of a peer that has an entry, and what cannot be done with it."""
+        security = self._settings.security("", entry.name.removeprefix("*."))
+        return {
+            "peer": entry.name,
+            "kind": entry.kind,
+            "tls": security.tls.value,
+            "certificates": "required" if security.certificates else "not required",
+            "sasl": _directions(security.sasl_in, security.sasl_out),
+            "dialback": security.dialback,
+            "cannot": "; ".join(XmppKind.load(entry.kind).cannot),
+        }
 
     def watchers(self, local: JID) -> int:
         """Return how many people in foreign XMPP domains see a local user."""
@@ -212,6 +245,9 @@ class XmppFederation:
                 True,
             )
         ]
+        cannot = "; ".join(XmppKind.load(kind).cannot)
+        if cannot:
+            steps.append(("both", "peer", "cannot", cannot, True))
         if incoming:
             steps += self._explain_in(local, foreign)
             return steps
@@ -268,6 +304,12 @@ class XmppFederation:
             outcome, why = "passed on", "the local user decides in his client, or has decided"
         passes = outcome in ("approved", "passed on")
         return ("subscription", "outcome", outcome, why, passes)
+
+
+def _directions(inward: bool, outward: bool) -> str:
+    return {(True, True): "both ways", (True, False): "in", (False, True): "out"}.get(
+        (inward, outward), "no"
+    )
 
 
 def _domains(names: Any) -> frozenset[str]:

@@ -40,10 +40,10 @@ def make_srv(context: PluginContext) -> SrvRoute:
 
 def make_open_federation(context: PluginContext) -> OpenFederationRoute:
     """Make ``open-federation``."""
-    known = {domain.name for domain in context.config.domains} | context.config.own_domains
+    opened = context.shared["opened"]
     return OpenFederationRoute(
         context.shared["table"],
-        known.__contains__,
+        lambda domain: not opened.unknown(domain),
         context.shared["learned"],
         context.shared["probe"],
     )

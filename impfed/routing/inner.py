@@ -104,6 +104,10 @@ class InnerTargets:
         """Return the way on which a target is asked whether it is there."""
         return self._lanes[target.name][0]
 
+    def answers(self, name: str) -> bool:
+        """Say whether a target answers."""
+        return self._up(name)
+
     def up(self, hop: Hop) -> bool:
         """Say whether the target that a hop leads to answers."""
         return self._up(hop.source)

@@ -79,6 +79,10 @@ class LearnedDomains:
             return None
         return found[0]
 
+    def proven(self, domain: str) -> bool:
+        """Say whether something has worked with a domain."""
+        return domain in self._proven
+
     def found(self, domain: str, protocol: Protocols) -> None:
         """Note what a probe said, for a while."""
         if len(self._found) >= self._capacity:

@@ -16,6 +16,7 @@ from impfed.routing.directory import FileDirectory
 from impfed.routing.dnscache import DnsCache
 from impfed.routing.learned import LearnedDomains, Records
 from impfed.routing.neighbours import Neighbours
+from impfed.routing.opened import OpenDomains
 from impfed.routing.openfederation import NoXmpp
 from impfed.routing.plugins import make_directory, make_route
 from impfed.routing.router import Resolution, Router, Step
@@ -36,6 +37,7 @@ class Routing:
     :ivar table: the static routes.
     :ivar router: the chain, once :meth:`build` was called.
     :ivar learned: what open federation has learned.
+    :ivar opened: which domains nobody configured, and what is known of them.
     :ivar dns: the cache before the DNS.
     :ivar neighbours: the organisation's other nodes.
     """
@@ -57,6 +59,8 @@ class Routing:
             store, reactor.seconds, metrics, config.open_federation.remember
         )
 
+        self.opened = OpenDomains(config, self.learned, self.table, metrics)
+
     def domains(self) -> list[SipDomainConfig]:
         """Return the SIP domains with what their static routes say of their peers."""
         return [with_static_names(domain, self.table) for domain in self._config.domains]
@@ -77,6 +81,7 @@ class Routing:
             "table": self.table,
             "may_prove": may_prove,
             "learned": self.learned,
+            "opened": self.opened,
             "probe": probe if probe is not None else NoXmpp(),
         }
         names = ["local", "neighbour", "static"] if self.neighbours else ["local", "static"]
@@ -114,6 +119,7 @@ class Routing:
             kinds={domain.name: domain.kind for domain in config.domains},
             certificates=config.certificates_by_domain,
         )
+        self.opened.resolve = self.router.resolve
         return self.router
 
     def start(self) -> Deferred[None]:

@@ -124,6 +124,11 @@ class StaticTable:
                 return entry
         return next((e for e in self._all if _usable(e)), None) if everything else None
 
+    @property
+    def default_names(self) -> frozenset[str]:
+        """The TLS names of the next hops of ``.*``."""
+        return frozenset(hop.tls_name for entry in self._all for hop in entry.hops if hop.tls_name)
+
     def names(self, domain: str) -> frozenset[str]:
         """Return the TLS names of a domain's static next hops; ``.*`` is not meant for one domain."""
         return frozenset(

@@ -86,6 +86,7 @@ class HomeLinks(Service):
     :param settle: calls a function once what has been taken over so far would survive this process.
     :ivar user: who takes the stanzas; to be set before the start.
     :ivar relay: who takes stanzas for other foreign domains, an IForeignRelay; None for nobody.
+    :ivar opened: says whether SIP reaches a domain that nobody configured.
     :ivar own: who answers at the node's own address, an IOwnAddress; None for nobody.
     :ivar own_domains: the node's own addresses, one at most for each home server.
     :ivar links: the links, in the order of the configuration.
@@ -94,6 +95,7 @@ class HomeLinks(Service):
     user: Any = None
     relay: Any = None
     own: Any = None
+    opened: Callable[[str], bool] = staticmethod(lambda domain: False)
 
     def __init__(
         self,
@@ -305,8 +307,8 @@ class HomeLinks(Service):
             link.flush()
 
     def serves(self, domain: str) -> bool:
-        """Say whether a domain is one of the foreign domains, exactly."""
-        return domain in self._foreign
+        """Say whether a domain is one of the foreign domains, exactly, or one that SIP has opened."""
+        return domain in self._foreign or self.opened(domain)
 
     def describe(self, address: JID) -> Sequence[Description]:
         """Say what service discovery says of a foreign domain, of its users, and of ourselves."""
