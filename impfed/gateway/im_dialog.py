@@ -71,7 +71,7 @@ class ImDialog:
         :raises RemoteError: with what to answer instead.
         """
         self.dialog.accept(request)
-        self.path = flow
+        self.path = self.session.around.way_back(self.dialog.route_set, flow, self.path)
         if request.method == "MESSAGE":
             self._message(transaction, request)
         elif request.method == "INFO":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from impfed.config.model import Config, SipDomainConfig
 from impfed.core.ids import IdSource
@@ -21,6 +21,9 @@ from impfed.store.api import Change, Done
 from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
 from impfed.transport.timers import ReactorTimers
+
+
+_Way = TypeVar("_Way", bound=Flow | Hop | None)
 
 
 class Writes(Protocol):
@@ -75,6 +78,19 @@ class Surroundings:
         if hop is not None and isinstance(path, Flow) and path.alive:
             return path if self.neighbours.who(path.peer.names) else hop
         return hop
+
+    def way_back(self, routes: Sequence[str], flow: Flow, path: _Way) -> Flow | _Way:
+        """Return the way of our next request in a dialog in which the peer has just sent one.
+
+        It is the flow that this came by, unless a neighbour has only relayed it: what came to the wrong
+        node once need not go that way again.
+
+        :param routes: the dialog's route set.
+        :param path: the dialog's way until now.
+        """
+        if self.neighbours and self.neighbours.who(flow.peer.names):
+            return flow if self.neighbours.by_route(routes) is not None else path
+        return flow
 
     def kind_of(self, domain: str) -> Kind:
         """Return the kind of a foreign domain; "simple" for one that is not configured."""

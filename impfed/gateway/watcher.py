@@ -128,7 +128,7 @@ class Watcher:
         self._prepare()
         pair = self.pair
         effects = self.notifier.resubscribe(request, self._around.timers.seconds(), pair.document())
-        self.path = flow
+        self.path = self._around.way_back(self.notifier.dialog.route_set, flow, self.path)
         if not self.pending:
             visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
             self.shown = encode_state(visible) if visible is not None else ""

@@ -78,6 +78,12 @@ class Wire:
         self._tls = tls
         self._data = b""
 
+    @property
+    def names(self) -> list[str]:
+        """DNS names in the certificate of the other side."""
+        found = (self._tls.getpeercert() or {}).get("subjectAltName", ())
+        return [str(pair[1]) for pair in found if pair[0] == "DNS"]
+
     def send(self, *lines: str, body: str = "") -> None:
         """Write a message: its start line and headers without Content-Length, and its body."""
         octets = body.encode()

@@ -188,6 +188,25 @@ class PatScene:
         )
         return wire.read()
 
+    def notify(self, wire: Wire, subscribe: Received, tag: str) -> Received:
+        """Tell a subscriber that the user is there; return the answer."""
+        user = subscribe.get("To").strip("<>")
+        wire.send(
+            f"NOTIFY {subscribe.contact} SIP/2.0",
+            f"Via: SIP/2.0/TLS {FAR}:{FAR_PORT};branch=z9hG4bK{tag}",
+            f"From: {subscribe.get('To')};tag={tag}",
+            f"To: {subscribe.get('From')}",
+            f"Call-ID: {subscribe.get('Call-ID')}",
+            "CSeq: 1 NOTIFY",
+            "Max-Forwards: 70",
+            f"Contact: <{user};opaque=user:epid:far;gruu>",
+            "Event: presence",
+            "Subscription-State: active;expires=3600",
+            "Content-Type: application/pidf+xml",
+            body=_PIDF.format(user),
+        )
+        return wire.read()
+
 
 _current: dict[bool, PatScene | Exception] = {}
 
@@ -223,6 +242,11 @@ def pat_scene(shared: bool) -> PatScene:
 _SDP = (
     f"v=0\r\no=- 0 0 IN IP4 {FAR}\r\ns=session\r\nc=IN IP4 {FAR}\r\nt=0 0\r\n"
     "m=message 5060 sip null\r\na=accept-types:text/plain\r\n"
+)
+
+_PIDF = (
+    '<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="{}"><tuple id="0"><status>'
+    "<basic>open</basic></status></tuple></presence>"
 )
 
 _PARTNER = f"""

@@ -68,7 +68,7 @@ class PortTests(PatCase):
         answer = self.scene.write(back, invite, "romeo1", "But new struck nine.")
         self.assertIn("200", answer.start)
         self.bob.expect(self.begin, event="message", body="But new struck nine.")
-        self.assertEqual(self.bob.seen(self.begin, event="message", type="error"), [])
+        self.assertEqual(self.bob.seen(self.begin, event="refused"), [])
         back.close()
         again.close()
 
@@ -93,10 +93,43 @@ class PortTests(PatCase):
         )
         self.assertEqual((line["owner"], line["advice"]), ("node2", advice))
         self.assertIn(advice, self.scene.nodes["node1"].log)
-        # The session ends by the same way.
+        # What bob answers goes straight out, and not the way that his partner came by mistake.
+        self.bob_writes("tybalt", "As I hate hell")
+        straight = self.scene.far.accept()
+        self.assertIn("node2.company.example", straight.names)
+        message = straight.read()
+        self.assertEqual(message.body, "As I hate hell")
+        straight.answer(message, "200 OK")
+        straight.close()
+        # The session ends by the wrong way, too.
         bye = self.scene.write(wrong, invite, "tybalt1", "", method="BYE", cseq="4")
         self.assertEqual(bye.start, "SIP/2.0 200 OK")
         wrong.close()
+
+    def test_crossed_presence(self) -> None:
+        """A NOTIFY at the wrong node is relayed, and bob sees how his contact is."""
+        self.bob.send("subscribe", to="benvolio@lync.example")
+        wire = self.scene.far.accept()
+        subscribe = wire.read()
+        self.assertTrue(subscribe.start.startswith("SUBSCRIBE"))
+        contact = "Contact: <sip:benvolio@lync.example;opaque=user:epid:far;gruu>"
+        wire.answer(subscribe, "200 OK", contact, "Expires: 3600", tag="benvolio1")
+        wire.break_off()
+        self.scene.map(45062, "10.0.0.1:5062")
+        wrong = self.scene.connect(45062)
+        self.assertIn(f"@{TLS2};transport=tls;relay=", subscribe.contact)
+        answer = self.scene.notify(wrong, subscribe, "benvolio1")
+        self.assertEqual(answer.start, "SIP/2.0 200 OK")
+        self.bob.expect(
+            self.begin, event="presence", sender="benvolio@lync.example", kind="available"
+        )
+        wrong.close()
+        self.bob.send("unsubscribe", to="benvolio@lync.example")
+        straight = self.scene.far.accept()
+        end = straight.read()
+        self.assertEqual(end.get("Expires"), "0")
+        straight.answer(end, "200 OK", contact, "Expires: 0")
+        straight.close()
 
     def test_crossed_answer(self) -> None:
         """An answer that comes to the wrong node is relayed to the one that asked."""
