@@ -71,6 +71,7 @@ class S2SConfig:
 
     :ivar direct_host: where direct TLS is listened for; "" for nowhere.
     :ivar secret: dialback secret, the same on all nodes; "" for one made at the start.
+    :ivar certificate_names: what our certificates are to carry besides the local domains.
     :ivar policy: "allow" or "deny" what no exception names.
     :ivar patience: seconds that a stanza may wait for a stream.
     :ivar stream_idle: seconds without a stanza after which a stream is closed.
@@ -90,6 +91,7 @@ class S2SConfig:
     stream_idle: float = 600.0
     domains: tuple[S2SDomainConfig, ...] = ()
     policy: str = "allow"
+    certificate_names: tuple[str, ...] = ()
     exceptions: tuple[S2SExceptionConfig, ...] = ()
 
 
@@ -156,6 +158,10 @@ S2S = Section(
         Key("secret", values.NAME, "The secret itself; a file is better.", ("secret",)),
         Key("policy", values.choice("allow", "deny"),
             "Whether every domain is federated with, or none, but for `[[s2s.exception]]`."),
+        Key("certificate_names", values.DOMAINS,
+            "Further domains that our certificates must carry, such as mail domains. Local domains, rooms"
+            " among them, always count; what is missing is told at the start, by `status` and by"
+            " `check-config`.", default="none"),
         *_SECURITY,
         Key("patience", values.duration(1, 600),
             "How long a stanza may wait for a stream before it is returned to its sender."),

@@ -19,6 +19,8 @@ from impfed.config.problems import ConfigErrors
 from impfed.ctl import people, routes, words
 from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, OPERATIONS, ControlError
 from impfed.ctl.client import ControlClient
+from impfed.relay.names import missing_in_files
+from impfed.transport.tls_files import TlsFileError
 
 _EPILOG = """exit codes: 0 done; 1 the answer is no (problems in the configuration, no such message);
 2 wrong usage, or the node cannot be asked"""
@@ -126,7 +128,17 @@ def _check_config(path: Path, as_json: bool, out: TextIO) -> int:
         return 1
     if not as_json:
         print(f"{path} is right: {_summary(config)}", file=out)
+        for line in _missing_names(config):
+            print(words.printable(line), file=out)
     return 0
+
+
+def _missing_names(config: Config) -> list[str]:
+    """Say what the certificates lack, where their files can be read by who asks."""
+    try:
+        return [f"but {problem}" for problem in missing_in_files(config)]
+    except TlsFileError as error:
+        return [f"the names in the certificates are not checked: {error}"]
 
 
 def _summary(config: Config) -> str:

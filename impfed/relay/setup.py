@@ -182,6 +182,7 @@ class XmppFederation:
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
         return {
             "xmpp_federation": f"every domain is {words}",
+            "missing_names": list(self._s2s.missing_names().values()),
             "xmpp_peers": [self._peer(one) for one in self._section.domains],
             "xmpp_streams": self._s2s.status(),
         }

@@ -31,12 +31,15 @@ from impfed.transport.s2s_bounce import read_stanza
 from impfed.transport.s2s_connection import S2SConnection
 from impfed.transport.s2s_targets import HostTarget, resolver
 from impfed.transport.tls import TlsStore
-from impfed.xmpp.barrier import ACCEPTED, Delivery, not_sent
+from impfed.xmpp.barrier import ACCEPTED, AcceptanceBarrier, Delivery, not_sent
 from impfed.xmpp.jid import JID
 from impfed.xmpp.s2s_security import Security, Tls
 from impfed.xmpp.stanza import OutStanza, Stanza, iq
 
 _PING = "<ping xmlns='urn:xmpp:ping'/>"
+
+#: Seconds after the end of a stream in which the link's own shows whether the home server has died.
+UNSURE_AFTER = 0.5
 
 #: Seconds that a stanza may wait for a stream to the home server.
 PATIENCE = 10.0
@@ -93,6 +96,7 @@ class StreamLink(LinkBase):
         self._barrier = PairBarriers(context.limits.acceptance, self._callback_failed)
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._backoff = Backoff(context.ids)
+        self._unsure: list[AcceptanceBarrier] = []  # of streams that are gone
         self._probe = ""  # id of the ping whose answer is waited for
         self._timer: Timer | None = None  # for the next ping, or the end of waiting
         self._alarm: Timer | None = None
@@ -194,15 +198,23 @@ class StreamLink(LinkBase):
             self._alarm.cancel()
             self._alarm = None
         for pair in self._barrier.pairs():
-            self._withdraw(pair, reason)
+            self._withdraw(pair)
+        self._give_up(reason)
         self._directory.lost()
         self._rosters.lost(reason)
 
-    def _withdraw(self, pair: Pair, reason: str) -> None:
-        """Give open texts up: what is unsure is not sent again, or it could come twice."""
+    def _withdraw(self, pair: Pair) -> None:
+        """Take open texts back: what is unsure is not sent again by itself, or it could come twice."""
         local, foreign = pair
         self._streams.withdraw(foreign, local, self._barrier.waits_for)
-        self._barrier.lost(pair, reason)
+        barrier = self._barrier.take(pair)
+        if barrier is not None:
+            self._unsure.append(barrier)
+
+    def _give_up(self, reason: str) -> None:
+        unsure, self._unsure = self._unsure, []
+        for barrier in unsure:
+            barrier.lost(reason)
 
     def _set_timer(self, delay: float | None, call: Callable[[], None] | None = None) -> None:
         if self._timer is not None:
@@ -244,9 +256,14 @@ class StreamLink(LinkBase):
 
     def stream_lost(self, local: str, remote: str, words: str) -> None:
         """A stream is gone: what it may have carried is unsure; is the home server gone, too?"""
-        self._withdraw((remote, local), words)
+        self._withdraw((remote, local))
         if self._stopping:
+            self._give_up(words)
             return
+        if self._unsure:
+            # Who hears that a text is unsure asks whether the link still stands, so that is to be
+            # known first: where the home server has died its streams end one after the other.
+            self._context.timers.after(UNSURE_AFTER, self._give_up, words)
         if local == self._own.domain and (self.up or self._probe):
             self._down(words, False)  # it may have been started anew, and remember nothing
         elif self.up and not self._probe:

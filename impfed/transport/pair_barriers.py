@@ -117,21 +117,23 @@ class PairBarriers:
         """Return the pairs that have something open."""
         return list(self._barriers)
 
-    def lost(self, pair: Pair, reason: str) -> None:
-        """Give up what is open of a pair: the stream is gone."""
-        barrier = self._barriers.get(pair)
-        if barrier is not None:
-            barrier.lost(reason)
-            self._tidy(pair)
+    def take(self, pair: Pair) -> AcceptanceBarrier | None:
+        """Take out what is open of a pair, whose stream is gone: for the caller to give up."""
+        barrier = self._barriers.pop(pair, None)
+        self._forget(pair)
+        return barrier
 
     def _tidy(self, pair: Pair) -> None:
         """Forget a pair of which nothing is open."""
         barrier = self._barriers.get(pair)
         if barrier is not None and barrier.deadline is None:
             del self._barriers[pair]
-            self._by_ping.discard(pair)
-            for id in [id for id, of in self._pings.items() if of == pair]:
-                del self._pings[id]
+            self._forget(pair)
+
+    def _forget(self, pair: Pair) -> None:
+        self._by_ping.discard(pair)
+        for id in [id for id, of in self._pings.items() if of == pair]:
+            del self._pings[id]
 
 
 def bare_domain(address: JID) -> bool:

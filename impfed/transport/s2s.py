@@ -100,6 +100,7 @@ class S2S(Service):
     :param settings: security and policy by domain.
     :param serving: the domains that we speak for, where those are not just ``domains``.
     :param purpose: what it is for, in the log.
+    :ivar names: what our certificates are to carry.
     :ivar user: provider of IS2SUser; to be set before the start.
     :ivar watcher: a StreamWatcher; None for nobody.
     :ivar fate: is told what became of each stanza; None for nobody.
@@ -132,6 +133,7 @@ class S2S(Service):
         settings = settings or FixedSettings()
         limits = limits or S2SLimits()
         self.domains = frozenset(domain_of(domain) for domain in domains)
+        self.names = self.domains
         self.serving: Container[str] = self.domains if serving is None else serving
         self.ports: list[int] = []
         self._purpose = purpose
@@ -234,8 +236,8 @@ class S2S(Service):
             connection.resume_reading()
 
     def missing_names(self) -> dict[str, str]:
-        """Return our domains that none of our certificates proves, each with words."""
-        return self._tls.missing(sorted(self.domains))
+        """Return the names that none of our certificates carries, each with words."""
+        return self._tls.missing(sorted(self.names))
 
     def status(self) -> list[dict[str, Any]]:
         """Return what an operator wants to know of each way out, and of each stream in."""
@@ -461,7 +463,7 @@ class S2S(Service):
             direction="from" if incoming else "to",
             remote=connection.stream.remote or "somebody",
             address=connection.remote_address,
-            reason=_reason(event),
+            reason=event.reason,
         )
         self._verifiers.lost(connection)
         for route in self._carried(connection):
@@ -493,9 +495,3 @@ class S2S(Service):
     def _trace(self, inbound: bool, peer: str, xml: str) -> None:
         now = self._timers.seconds()
         self._tracer.record(now, "xmpp", inbound, peer, xml.encode("utf-8", "replace"))
-
-
-def _reason(event: StreamClosed) -> str:
-    if event.condition and event.by_us:
-        return f"{event.words} ({event.condition})"
-    return event.words

@@ -195,6 +195,11 @@ class StreamClosed:
     by_us: bool
     retry: Retry = Retry.LATER
 
+    @property
+    def reason(self) -> str:
+        """Why, in words, with the condition that we have named."""
+        return f"{self.words} ({self.condition})" if self.condition and self.by_us else self.words
+
 
 S2SEvent = (
     Stanza
