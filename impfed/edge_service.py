@@ -101,6 +101,8 @@ class Edge(MultiService):
             metrics,
         )  # fmt: skip
         self.stack.user = self.border
+        self.stack.named = self.border.named
+        self.border.heard = self.checks.heard
         self.stack.closed = self._connection_closed
         self.control = ControlServer(self.reactor, config.node.control_socket, self)
 

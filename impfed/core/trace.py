@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+#: Stands before the peer of a SIP message when that is one of our own machines, at an edge.
+INSIDE = "inside "
+
 
 @dataclass(frozen=True, slots=True)
 class TraceLine:

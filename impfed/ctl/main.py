@@ -223,6 +223,8 @@ def _forget(client: ControlClient, options: argparse.Namespace, out: TextIO) -> 
 def _trace(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:
     ladder = words.Ladder(_width(), options.full)
     if not options.json:
+        if "edge" in client.ask("status")[0]:
+            ladder = words.Ladder(_width(), options.full, ("far side", "edge", "inside"))
         print(f"messages from and to {options.text}, until Ctrl-C", file=out)
         out.write(ladder.head())
         out.flush()

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from impfed.core.trace import INSIDE
+
 _TIMES = (
     "since",
     "retry_at",
@@ -190,23 +192,36 @@ def _xmpp_leg(item: dict[str, Any], inward: bool) -> str:
     return f"  XMPP leg  {answer} ({stanza})"
 
 
+def _outside(item: dict[str, Any]) -> bool:
+    """Whether a message goes between us and the far side."""
+    return item["protocol"] == "sip" and not str(item.get("peer", "")).startswith(INSIDE)
+
+
 class Ladder:
     """Draws messages as arrows between the far side, the node and the home server.
 
     :param width: of the terminal, in columns.
     :param full: whether whole messages are shown below their arrow, not just what matters.
+    :param names: who stands where, from left to right.
     """
 
     _GUTTER = 14  # the time and two blanks
 
-    def __init__(self, width: int = 100, full: bool = False) -> None:
+    def __init__(
+        self,
+        width: int = 100,
+        full: bool = False,
+        names: tuple[str, str, str] = ("far side", "node", "home server"),
+    ) -> None:
+        self._names = names
         self._span = max(16, min(44, (width - self._GUTTER - 3) // 2))
         self._full = full
 
     def head(self) -> str:
         """Return the head: who stands where."""
         gap = self._span + 1
-        names = f"{'far side':<{gap}}{'node':<{gap}}home server"
+        left, middle, right = self._names
+        names = f"{left:<{gap}}{middle:<{gap}}{right}"
         return " " * self._GUTTER + names + "\n" + self._lines(" " * self._GUTTER, ("|", "|", "|"))
 
     def draw(self, item: dict[str, Any]) -> str:
@@ -216,14 +231,14 @@ class Ladder:
         time = moment(item["when"])[11:23]
         arrow = self._arrow(printable(item["label"]), self._rightwards(item))
         empty = " " * self._span
-        spans = (arrow, empty) if item["protocol"] == "sip" else (empty, arrow)
+        spans = (arrow, empty) if _outside(item) else (empty, arrow)
         line = f"{time:<{self._GUTTER}}|{spans[0]}|{spans[1]}|\n"
         return line + "".join(f"{'':{self._GUTTER}}  {text}\n" for text in self._carried(item))
 
     def _rightwards(self, item: dict[str, Any]) -> bool:
-        # The far side stands to the left of the node, the home server to its right.
+        # The far side stands to the left of the node, the home server (or the inside) to its right.
         inbound: bool = item["inbound"]
-        return inbound is (item["protocol"] == "sip")
+        return inbound is _outside(item)
 
     def _arrow(self, text: str, rightwards: bool) -> str:
         text = text[: self._span - 6]

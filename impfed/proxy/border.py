@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from zope.interface import implementer
 
@@ -13,6 +13,7 @@ from impfed.core.errors import RemoteError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
+from impfed.core.trace import INSIDE
 from impfed.policy.peers import PeerPolicy
 from impfed.policy.sources import RETRY_AFTER, SourceLimits, Verdict
 from impfed.proxy.agent import ProxyAgent
@@ -90,7 +91,10 @@ class Border:
     :param config: a configuration with ``[edge]``.
     :param ports: which target each listener of the port table leads to, by the listener's name.
     :ivar fronts: our own addresses on both sides.
+    :ivar heard: told the name of a target that counts as down and has sent something.
     """
+
+    heard: Callable[[str], None] | None = None
 
     def __init__(
         self,
@@ -155,7 +159,11 @@ class Border:
 
         :raises RemoteError: to have the stack answer with it.
         """
-        if self.side(flow) is Side.OUTSIDE:
+        if self.side(flow) is Side.INSIDE:
+            name = self._targets.who(flow.peer.names) or self._targets.who_at(flow.remote[0])
+            if self.heard is not None and not self._targets.answers(name):
+                self.heard(name)
+        else:
             now = self._stack.timers.seconds()
             self._judge(self._sources.address(flow.remote[0], now), flow.remote[0], flow)
             self.destinations.came_by(flow)
@@ -185,6 +193,11 @@ class Border:
         """A connection is gone; returns the name of the target that it led to, "" for none."""
         self.destinations.flow_closed(flow)
         return self._inner.get(getattr(flow, "target", None), "")  # type: ignore[arg-type]
+
+    def named(self, flow: Flow) -> str:
+        """Return what the trace calls a connection: with a word before those of our own machines."""
+        inside = getattr(flow, "target", None) in self._inner or self.side(flow) is Side.INSIDE
+        return f"{INSIDE}{flow}" if inside else str(flow)
 
     def leads_inside(self, target: Target) -> bool:
         """Say whether a connection of ours for it leads to a machine inside."""

@@ -21,6 +21,9 @@ from impfed.sip.uri import SipUri
 from impfed.transport.flow import Flow, bracketed
 from impfed.transport.sip import SipStack
 
+#: Dialogs from inside whose connection is remembered.
+_BEGUN = 20_000
+
 
 class Fronts:
     """The edge's own addresses on its two sides; those of the port table belong to the targets."""
@@ -98,14 +101,16 @@ class BorderDestinations(Destinations):
         self._ports = ports
         self._domains = domains
         self._retry = str(max(1, round(edge.check_interval)))
+        self._begun: dict[str, Flow] = {}
 
     def locate(self, question: Question, done: Callable[[Decision], None]) -> None:
         """Find targets; ``done`` is called once, at once if no route needs to wait."""
         hops = self._inner(question)
         if hops is None:
+            self._begins(question)
             super().locate(question, done)
             return
-        legs = tuple(self._inner_leg(question, hop) for hop in hops if self._targets.up(hop))
+        legs = tuple(self._inner_leg(question, way) for way in self._alive(question, hops))
         if legs:
             done([Target(legs, unreached=480)])
         else:
@@ -117,8 +122,8 @@ class BorderDestinations(Destinations):
         hops = self._inner(question)
         if hops is None:
             return super().leg(question)
-        up = [hop for hop in hops if self._targets.up(hop)]
-        return self._inner_leg(question, up[0]) if up else None
+        alive = self._alive(question, hops)
+        return self._inner_leg(question, alive[0]) if alive else None
 
     def _inner(self, question: Question) -> Sequence[Hop] | None:
         uri, call_id = question.uri, question.request.call_id
@@ -130,13 +135,37 @@ class BorderDestinations(Destinations):
         name = self._ports.get(question.source.listener)
         return self._targets.named(name, call_id) if name else self._targets.for_new(call_id)
 
+    def _begins(self, question: Question) -> None:
+        """Remember which connection a dialog from inside is on, so that its order is kept.
+
+        A partner's NOTIFY must not overtake the answer to the SUBSCRIBE.  What is forgotten, or lost
+        with a restart, goes over another connection, which is right as well.
+        """
+        request = question.request
+        if request.method in DIALOG_FORMING and not request.to_tag:
+            while len(self._begun) >= _BEGUN:
+                del self._begun[next(iter(self._begun))]
+            self._begun[request.call_id] = question.source
+
+    def _alive(self, question: Question, hops: Sequence[Hop]) -> list[Flow | Hop]:
+        ways: list[Flow | Hop] = [hop for hop in hops if self._targets.up(hop)]
+        flow = self._begun.get(question.request.call_id)
+        if flow is None or not question.request.to_tag:
+            return ways
+        if not flow.alive:
+            del self._begun[question.request.call_id]
+        elif len(hops) == 1 and self._targets.who(flow.peer.names) == hops[0].source:
+            ways.insert(0, flow)
+        return ways
+
     # -- legs: each side is told the address on its own side (RFC 5658 section 5) -------------------
 
-    def _inner_leg(self, question: Question, hop: Hop) -> Leg:
+    def _inner_leg(self, question: Question, way: Flow | Hop) -> Leg:
         source = question.source
-        here = self._fronts.told("inside", hop.transport)
+        listener = way.listener if isinstance(way, Flow) else ""
+        here = self._fronts.told("inside", way.transport, listener)
         there = self._fronts.told("outside", source.transport, source.listener)
-        return self._bordered(question, hop, here, there)
+        return self._bordered(question, way, here, there)
 
     def _leg(self, question: Question, way: Flow | Hop) -> Leg:
         source = question.source
@@ -149,6 +178,8 @@ class BorderDestinations(Destinations):
     def _bordered(question: Question, way: Flow | Hop, here: str, there: str) -> Leg:
         via = f"{way.transport.upper()} {here}"
         request = question.request
+        # Nor in a NOTIFY, though it may make the dialog (RFC 6665 section 4.3): Microsoft's edges
+        # record no route there, and ours alone would hide the one in their answer to the SUBSCRIBE.
         if request.method not in DIALOG_FORMING or request.to_tag:
             return Leg(way, via)
         source = question.source.transport

@@ -135,6 +135,13 @@ class HealthChecks(Generic[_Target]):
         if self._running and watched.check is None:
             self._ask(watched)
 
+    def heard(self, name: str) -> None:
+        """Take what a target has sent of its own for an answer, if it counts as down."""
+        watched = self._watched[name]
+        if self._running and not watched.up:
+            watched.check = watched.check or _Check(self, watched)
+            self.told(watched, watched.check, "")
+
     def reason(self, name: str) -> str:
         """Return what was wrong with a target when it was asked last; "" for nothing."""
         return self._watched[name].reason

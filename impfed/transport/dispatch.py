@@ -74,6 +74,7 @@ class Dispatch(Service, FlowOwner):
     :ivar tokens: writes into our Contacts and branches which node they are of; None for nobody.
     :ivar hosts: hosts that peers are told for local domains that have one of their own.
     :ivar certificates: certificates of local domains that have one of their own.
+    :ivar named: what the trace calls a connection.
     :ivar probed: sees every OPTIONS first, and says whether it has answered it.
     """
 
@@ -81,6 +82,7 @@ class Dispatch(Service, FlowOwner):
     hosts: Mapping[str, str] = MappingProxyType({})
     certificates: Mapping[str, str] = MappingProxyType({})
     probed: Callable[[ServerTransaction, SipRequest, Flow], bool] | None = None
+    named: Callable[[Flow], str] = str
 
     def __init__(
         self,
@@ -226,7 +228,7 @@ class Dispatch(Service, FlowOwner):
             flow = self._instead_of(flow, transaction)
         if self._tracer.watching:
             now = self._reactor.seconds()
-            self._tracer.record(now, "sip", False, str(flow), action.data)
+            self._tracer.record(now, "sip", False, self.named(flow), action.data)
         if flow.write(action.data) or transaction is None:
             return
         self._metrics.count("sip.send_failures")

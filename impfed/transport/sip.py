@@ -263,7 +263,7 @@ class SipStack(Dispatch):
         """A message came: give it to its transaction, and its user what follows."""
         now = self._reactor.seconds()
         if self._tracer.watching:
-            self._tracer.record(now, "sip", True, str(flow), message.to_bytes())
+            self._tracer.record(now, "sip", True, self.named(flow), message.to_bytes())
         self._arriving = flow
         try:
             if isinstance(message, SipRequest):

@@ -35,8 +35,17 @@ NODE_NAMES = (f"node1.inside.{HOME}", f"node2.inside.{HOME}")
 
 FAR_USERS = (
     "romeo", "tybalt", "paris", "mercutio", "benvolio", "capulet", "escalus", "balthasar", "sampson",
-    "rosaline",
+    "rosaline", "gregory",
 )  # fmt: skip
+
+
+def operator(socket: Path, *words: str, code: int = 0) -> str:
+    """Run impfedctl; return what it says."""
+    command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    if done.returncode != code:
+        raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 @dataclass
@@ -45,6 +54,7 @@ class EdgeNode:
 
     :ivar nodes: the machines inside, the first choice first.
     :ivar returns: the public port of each of them.
+    :ivar netns: the network namespace that it runs in; "" for this one.
     """
 
     directory: Path
@@ -55,6 +65,7 @@ class EdgeNode:
     nodes: tuple[Node, ...]
     returns: tuple[int, ...]
     peer: tuple[str, int]
+    netns: str = ""
     part: Part | None = field(default=None)
 
     @property
@@ -138,7 +149,7 @@ tls_name = "sip.{FOREIGN}"
             "--config",
             self.write(),
         ]
-        part = self.part = Part("edge", command, self.directory)
+        part = self.part = Part("edge", command, self.directory, netns=self.netns)
         part.await_port(self.port)
         part.await_port(self.inner_port)
         return self
@@ -156,11 +167,7 @@ tls_name = "sip.{FOREIGN}"
 
     def operator(self, *words: str, code: int = 0) -> str:
         """Run impfedctl at the edge; return what it says."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket", self.socket, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        if done.returncode != code:
-            raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
-        return done.stdout + done.stderr
+        return operator(self.socket, *words, code=code)
 
     def status(self) -> dict[str, Any]:
         """Return the edge's status."""
@@ -240,6 +247,19 @@ class Bordered:
             self.directory,
         )  # fmt: skip
         self.far.expect(event="ready")
+
+    def await_way_out(self) -> None:
+        """Wait until the first node has found the edge again."""
+
+        def found() -> bool:
+            try:
+                operator(self.nodes[0].socket, "route", f"x@{FOREIGN}")
+            except PartFailed:
+                return False
+            return True
+
+        if not wait_until(found, 30):
+            raise PartFailed("the node does not find the edge")
 
     def stop(self) -> None:
         """Stop everything."""

@@ -111,8 +111,11 @@ class EdgeTests(SynchronousTestCase):
         sampson = f"sampson@{FOREIGN}"
         self.alice.send("subscribe", to=sampson)
         self.far.expect(self.begin, event="watcher", sender=ALICE)
+        self.far.send("presence", **{"from": "sampson", "state": "away"})
+        self.alice.expect(self.alice_begin, 30, event="presence", sender=sampson, show="away")
         self.edge.kill()
         self.edge.start()
+        self.scene.await_way_out()
         since, alice_since = self.far.position, self.alice.position
         self.far_does("im", "mercutio", 200, text="On both your houses")
         self.alice.expect(alice_since, event="message", body="On both your houses")
@@ -123,10 +126,11 @@ class EdgeTests(SynchronousTestCase):
         self.sees("mercutio", "busy", since)
         self.far.send("presence", **{"from": "sampson", "state": "busy"})
         self.alice.expect(alice_since, 30, event="presence", sender=sampson, status="Busy")
-        self.assertEqual(self.far.seen(since, event="session"), [])
-        self.assertEqual(self.far.seen(since, event="watcher"), [])
         self.alice.send("presence", show="")
         self.sees("mercutio", "available", since)
+        self.assertEqual(self.far.seen(since, event="session"), [])
+        begun = [each for each in self.far.seen(since, event="watcher") if not each["refresh"]]
+        self.assertEqual(begun, [])
 
     def test_inner_target_killed_and_back(self) -> None:
         """While the first node is dead new sessions go to the second; then to the first again."""
@@ -157,3 +161,24 @@ class EdgeTests(SynchronousTestCase):
         begin = self.alice.position
         self.far_does("im", "escalus", 200, text="Rebellious subjects")
         self.alice.expect(begin, event="message", body="Rebellious subjects")
+
+    def test_operator(self) -> None:
+        """The operator sees targets, ports and ways; what is about users is not here."""
+        self.edge.await_state("node1", "up")
+        status = self.edge.operator("status")
+        self.assertRegex(status, r"node1 +tls:127\.0\.0\.1:\d+ +up")
+        self.assertIn(f"{OUTSIDE_NAME}:{self.edge.returns[0]}", status)
+        self.assertIn("inside", self.edge.operator("route", ALICE))
+        self.assertIn("sip.lync.example", self.edge.operator("route", f"romeo@{FOREIGN}"))
+        self.assertIn("nobody", self.edge.operator("limits"))
+        told = self.edge.operator("sessions", code=2)
+        self.assertIn("an edge has no users", told)
+        self.edge.operator("check-config", str(self.edge.write()))
+
+    def test_connections(self) -> None:
+        """Dialogs are spread over the connections to a machine; each keeps to its own."""
+        for number in range(12):
+            self.far_does("im", "gregory", 200, text=f"Number {number}")
+            self.far_does("leave", "gregory", 200)
+        line = next(line for line in self.edge.status()["targets"] if line["name"] == "node1")
+        self.assertEqual(line["connections"], "2 of 2")

@@ -249,6 +249,33 @@ class WayTests(BorderCase):
         self.site.border.flow_closed(FAR)
         self.assertIsInstance(self.passed(bye, FROM2)[1], Hop)
 
+    def test_order_of_a_dialog_from_inside(self) -> None:
+        """A partner's NOTIFY follows the answer to the SUBSCRIBE over the node's own connection."""
+        flow = flow_of(["node2.inside.example"], "nodes", remote="10.0.0.2")
+        self.passed(outward(method="SUBSCRIBE"), flow)
+        contact = "sip:bob@203.0.113.10:45062;transport=tls"
+        notify = request(contact, method="NOTIFY", to_tag=";tag=2")
+        sent, way = self.passed(notify, FAR)
+        self.assertIs(way, flow)
+        # Ours alone would hide what the partner's proxies record in the answer to the SUBSCRIBE.
+        self.assertEqual(sent.values("record-route"), [])
+        self.site.down.add("node2")
+        self.assertIs(self.passed(notify, FAR)[1], flow)
+        other = request("sip:bob@203.0.113.10:5062;transport=tls", method="NOTIFY", to_tag=";tag=2")
+        self.assertEqual(self.passed(other, FAR)[1].source, "node1")
+        self.site.down.clear()
+        flow.alive = False
+        self.assertEqual(self.passed(notify, FAR)[1].source, "node2")
+
+    def test_heard(self) -> None:
+        """A machine that counts as down and sends something is told of."""
+        heard: list[str] = []
+        self.site.border.heard = heard.append
+        self.passed(outward(), FROM2)
+        self.site.down.add("node2")
+        self.passed(outward(), FROM2)
+        self.assertEqual(heard, ["node2"])
+
     def test_transports_differ(self) -> None:
         """A partner without TLS is told the address of our listener without TLS."""
         plain = NextHopConfig("192.0.2.7", 5060, "tcp")

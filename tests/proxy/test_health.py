@@ -151,6 +151,22 @@ class HealthTests(SynchronousTestCase):
         self.break_("node1")
         self.assertFalse(self.checks.up("node1"))
 
+    def test_heard(self) -> None:
+        """What a machine sends of its own counts as an answer while it is down, else as nothing."""
+        self.break_("node1")
+        self.clock.advance(1)
+        self.break_("node1")
+        self.checks.heard("node1")
+        self.checks.heard("node1")
+        self.checks.heard("node1")
+        self.assertEqual(self.of_node1(), [False, True])
+        self.clock.advance(5)
+        self.break_("node1")
+        self.checks.heard("node1")
+        self.clock.advance(1)
+        self.break_("node1")
+        self.assertEqual(self.of_node1(), [False, True, False])
+
     def test_stop(self) -> None:
         """Nobody is asked any more, and what still comes changes nothing."""
         self.answer("node1")
