@@ -135,11 +135,7 @@ class Loader:
                 model.MappingConfig, self._tables((), "mapping", sections.MAPPING), sections.MAPPING
             ),
             s2s=self._s2s(),
-            neighbours=_made(
-                model.NeighbourConfig,
-                self._tables((), "neighbour", sections.NEIGHBOUR),
-                sections.NEIGHBOUR,
-            ),
+            neighbours=self._neighbours(),
             edge=self._edge(),
             sip=model.SipConfig(**self._table(("sip",), sections.SIP)),
             store=self._store(),
@@ -206,6 +202,12 @@ class Loader:
                 fields.setdefault("advertised_host", fields["host"])
                 fields.setdefault("advertised_port", fields["port"])
         return _made(model.ListenerConfig, found, sections.LISTENER)
+
+    def _neighbours(self) -> tuple[model.NeighbourConfig, ...]:
+        found = self._tables((), "neighbour", sections.NEIGHBOUR)
+        for fields in found:
+            fields.setdefault("domains", ())
+        return _made(model.NeighbourConfig, found, sections.NEIGHBOUR)
 
     def _domains(self) -> tuple[model.SipDomainConfig, ...]:
         found = self._tables((), "domain", sections.DOMAIN, ("next_hop", "budget"))

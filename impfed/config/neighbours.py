@@ -19,8 +19,19 @@ NEIGHBOUR = Section(
     " Requests of federated domains for users of its domains are proxied to it, and it may send us"
     " those of its users. Connections are mutual TLS.",
     (
-        Key("name", values.NAME, "Name of the node in logs and status.", required=True),
-        Key("domains", values.DOMAINS, "The local domains that it hosts.", required=True),
+        Key(
+            "name",
+            values.NAME,
+            "Name of the node in logs and status; with relay tokens its own `[node]` name (docs/pat.md).",
+            required=True,
+        ),
+        Key(
+            "domains",
+            values.DOMAINS,
+            "The local domains that it hosts. A node without any is passed no new requests, only what"
+            " belongs to its own dialogs.",
+            default="none",
+        ),
         Key(
             "address",
             values.ADDRESS,

@@ -34,6 +34,13 @@ class NeighbourTests(LoadCase):
         self.assertEqual(config.local_domains, {"company.example"})
         self.assertEqual(config.own_domains, {"company.example", "second.example"})
 
+    def test_no_domains(self) -> None:
+        """A node that hosts nothing of its own is a neighbour for what belongs to its dialogs."""
+        (node2,) = self.shop.load(
+            GOOD + NODE2.replace('domains = ["second.example"]\n', "")
+        ).neighbours
+        self.assertEqual((node2.name, node2.domains), ("node2", ()))
+
     def test_no_home(self) -> None:
         """A node that only routes needs no home server."""
         text = GOOD[: GOOD.index("[[home]]")] + NODE2
