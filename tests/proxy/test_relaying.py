@@ -253,6 +253,19 @@ class RelayingTests(SynchronousTestCase):
         router.arrives(self.in_dialog(f"sip:bob@{SHARED[0]}:{SHARED[1]};transport=tls"), self.far)
         self.assertEqual(len(router.gateway.requests), 1)
 
+    def test_behind_a_balancer(self) -> None:
+        """Of two nodes with the same users and address each relays what belongs to the other's dialogs."""
+        config = configuration(
+            "router", neighbour=replace(NODES["node2"], domains=(), advertised=())
+        )
+        here = TokenSite(config)
+        contact = self.contact(at="203.0.113.10:5062")  # the balancer's, which both of them tell
+        self.assertEqual(here.arrives(self.in_dialog(contact), self.far), 0)
+        self.assertEqual(here.stack.forwarded[-1][1].host, "10.0.0.2")
+        self.assertEqual(here.metrics.value("proxy.misrouted"), 0)
+        here.arrives(request(method="INVITE"), self.far)  # what is new stays where it came
+        self.assertEqual(len(here.gateway.requests), 1)
+
     # -- answers
 
     def answer(self, branch: str, at: str = "203.0.113.10:45062") -> SipResponse:
