@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import socket
+import ssl
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from demo.parts import Event
-from tests.interop.edge_scene import NODE_NAMES, OUTSIDE_NAME, bordered
+from tests.interop.edge_scene import INSIDE_NAME, NODE_NAMES, OUTSIDE_NAME, bordered
 from tests.interop.scene import FOREIGN, HOME
+from tests.interop.test_proxy_node import read_status
+from tests.proxy.test_permission import ATTEMPTS, request
 
 ALICE = f"alice@{HOME}"
 
@@ -182,3 +188,64 @@ class EdgeTests(SynchronousTestCase):
             self.far_does("leave", "gregory", 200)
         line = next(line for line in self.edge.status()["targets"] if line["name"] == "node1")
         self.assertEqual(line["connections"], "2 of 2")
+
+    def attempt_status(self, wire: ssl.SSLSocket, answers: io.BufferedReader, text: str) -> int:
+        """Send one request, return the status of its answer."""
+        wire.sendall(text.encode())
+        return read_status(answers)
+
+    def test_no_open_relay(self) -> None:
+        """Every attempt to use the edge as a relay is refused, and nothing goes on to anybody."""
+        edge = self.edge
+        before = edge.status()["metrics"].get("proxy.forwarded", 0)
+        node = self.scene.nodes[1]
+        names = {
+            "company.example": HOME,
+            "10.0.0.2:5062": f"{node.name}:{node.port}1",
+            "203.0.113.10:5062": f"{OUTSIDE_NAME}:{edge.port}",
+            "203.0.113.10:45062": f"{OUTSIDE_NAME}:{edge.returns[1]}1",
+        }
+        certificate = self.scene.far_certificate
+        tls = ssl.create_default_context(cafile=str(certificate.ca))
+        tls.load_cert_chain(certificate.certificate, certificate.key)
+        with (
+            socket.create_connection(("127.0.0.1", edge.port)) as plain,
+            tls.wrap_socket(plain, server_hostname=OUTSIDE_NAME) as wire,
+            wire.makefile("rb") as answers,
+        ):
+            for number, (name, (attempt, source, _, _)) in enumerate(ATTEMPTS.items()):
+                if source != FOREIGN:
+                    continue
+                text = attempt.to_bytes().decode()
+                for ours, theirs in names.items():
+                    text = text.replace(ours, theirs)
+                text = text.replace("z9hG4bK1", f"z9hG4bK{number}")
+                text = text.replace("Call-ID: c", f"Call-ID: {number}")
+                self.assertIn(self.attempt_status(wire, answers, text), (403, 404), (name, text))
+        metrics = edge.status()["metrics"]
+        self.assertEqual(metrics.get("proxy.forwarded", 0), before)
+        self.assertGreater(metrics["edge.refused"], 20)
+
+    def test_a_machine_that_is_none_of_ours(self) -> None:
+        """A partner's certificate opens nothing on the inside; without one there is no TLS at all."""
+        edge, certificate = self.edge, self.scene.far_certificate
+        invite = request(f"sip:{ALICE}", f"sip:x@{FOREIGN}", method="INVITE").to_bytes().decode()
+        tls = ssl.create_default_context(cafile=str(certificate.ca))
+        refused = edge.status()["metrics"].get("sip.connections_not_secured", 0)
+        with (
+            socket.create_connection(("127.0.0.1", edge.port)) as plain,
+            self.assertRaises(OSError),
+            tls.wrap_socket(plain, server_hostname=OUTSIDE_NAME) as wire,
+        ):
+            wire.sendall(invite.encode())
+            if not wire.recv(1):
+                raise OSError("closed")
+        counted = edge.status()["metrics"]["sip.connections_not_secured"]
+        self.assertGreater(counted, refused)
+        tls.load_cert_chain(certificate.certificate, certificate.key)
+        with (
+            socket.create_connection(("127.0.0.1", edge.inner_port)) as plain,
+            tls.wrap_socket(plain, server_hostname=INSIDE_NAME) as wire,
+            wire.makefile("rb") as answers,
+        ):
+            self.assertEqual(self.attempt_status(wire, answers, invite), 403)
