@@ -148,6 +148,21 @@ def _homes(config: Config, document: dict[str, Any], report: Report) -> None:
         report.report((), "there is no [[home]]", "", "add the server that your users log in to")
     for where, raw in _tables(document, "home"):
         _home(where, raw, report)
+        if "bind" in raw:
+            _beside_peers(where, raw["bind"], document, report)
+
+
+def _beside_peers(where: Path, bind: object, document: dict[str, Any], report: Report) -> None:
+    """Report a home server's streams that would come where other organisations' streams do."""
+    s2s = document.get("s2s")
+    given = s2s.get("bind", "0.0.0.0:5269") if isinstance(s2s, dict) else None
+    (outside, port), (inside, wanted) = _address(given), _address(bind)
+    if port and port == wanted and (outside == inside or _unspecified(outside)):
+        report.report(
+            (*where, "bind"),
+            f"[s2s] listens at {show_address(outside, port)} already, for other organisations",
+            suggestion="give [s2s] bind the outer address, and this one the inner",
+        )
 
 
 def _home(where: Path, raw: dict[str, Any], report: Report) -> None:

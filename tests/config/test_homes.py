@@ -32,6 +32,12 @@ class StreamTests(LoadCase):
             lines = [line for line in STREAM.splitlines() if not line.startswith(key)]
             self.assertEqual(self.only(GOOD + "\n".join(lines)).message, f"{key} is missing")
 
+    def test_two_doors(self) -> None:
+        """Its door is another than that of other organisations."""
+        problem = self.only(GOOD + STREAM + "[s2s]\n")
+        self.assertEqual(problem.key, "home[2].bind")
+        self.shop.load(GOOD + STREAM + '[s2s]\nbind = "192.0.2.1:5269"\n')
+
     def test_of_no_use(self) -> None:
         """What only streams need is refused with another kind."""
         problem = self.replaced('"component"', '"component"\ntls = "required"')

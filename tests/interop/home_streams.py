@@ -88,7 +88,7 @@ class StreamProsody(Prosody):
             issued = self.certificate
             tls = f'ssl = {{ key = "{issued.key}", certificate = "{issued.certificate}" }}\n'
         return text.replace(f'VirtualHost "{self.domain}"\n', f"""\
-s2s_require_encryption = false
+s2s_require_encryption = {"true" if tls else "false"}
 s2s_secure_auth = false
 smacks_s2s_resend = true
 unbound = {{ options = {{ ["do-not-query-localhost:"] = "no" }} }}

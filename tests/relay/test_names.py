@@ -26,6 +26,7 @@ domains = ["company.example", "rooms.company.example"]
 address = "federation.company.example"
 bind = "127.0.0.2:5269"
 [s2s]
+bind = "127.0.0.1:5269"
 certificate_names = ["mail.company.example"]
 """
 
