@@ -220,6 +220,8 @@ class Node(MultiService):
                 metrics,
                 tokens,
             )
+        if self.junction is not None:
+            self.junction.pace(self.paced)
         self.watch = NeighbourWatch(config, self.routing.neighbours, self.stack, ids, metrics)
         self.stack.user = self.junction or self.gateway
         pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)

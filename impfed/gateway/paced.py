@@ -14,7 +14,7 @@ What is not sent fails exactly once, never before :meth:`PacedStack.request` has
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -22,8 +22,17 @@ from impfed.config.model import SipDomainConfig
 from impfed.core.errors import LocalError
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
-from impfed.core.timers import Timer
-from impfed.interwork.typing import ISCOMPOSING_TYPE
+from impfed.gateway.paced_parts import (
+    FORWARDED_PATIENCE,
+    Forwarded,
+    Lane,
+    Outgoing,
+    Records,
+    hop_of,
+    in_dialog,
+    is_typing,
+    value_of,
+)
 from impfed.policy.budget import (
     NO_SUCH_USER,
     PartnerBudget,
@@ -33,18 +42,18 @@ from impfed.policy.budget import (
     urgency_of,
 )
 from impfed.policy.pauses import Pause, Pauses, retry_after
-from impfed.policy.waiting import Ticket, WaitingRoom
 from impfed.routing.opened import OpenDomains
-from impfed.sip.message import OutgoingRequest, SipResponse, parse_message
+from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse, parse_message
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
 from impfed.sip.uri import SipUri
-from impfed.store.api import Change, Delete, Done, Put
+from impfed.store.api import Delete, Put
 from impfed.store.records import PauseRecord
 from impfed.transport.flow import Flow
 from impfed.transport.sip import SipStack
-from impfed.transport.stream import StreamFlow
 from impfed.transport.timers import ReactorTimers
+
+__all__ = ["NOT_SENT", "Lane", "Outgoing", "PacedStack", "Records"]
 
 log = EventLog("impfed.gateway")
 
@@ -54,83 +63,6 @@ _KNOWN = 50_000
 NOT_SENT = frozenset({FailureCause.OVERLOAD, FailureCause.PAUSED})
 #: Seconds between two lines in the log about requests of one domain that were not sent.
 _SAY_AGAIN = 60.0
-
-
-class Records(Protocol):
-    """The part of the store that is used here."""
-
-    def load(self, kind: type[PauseRecord]) -> Deferred[list[PauseRecord]]:
-        """Return every record of a kind."""
-        ...
-
-    def write(
-        self, changes: list[Change], done: Done | None = None, *, within: float = 0.0
-    ) -> None:
-        """Make changes."""
-        ...
-
-
-class Outgoing:
-    """One request, from the moment when the gateway wants it sent.
-
-    :ivar transaction: what became of it in the SIP stack; None while it waits, or if it never went.
-    """
-
-    __slots__ = ("_paced", "destination", "lane", "person", "request", "transaction", "user")
-
-    def __init__(
-        self,
-        paced: PacedStack,
-        lane: Lane,
-        person: Person,
-        request: OutgoingRequest,
-        destination: Hop | Flow,
-        user: Any,
-    ) -> None:
-        self._paced = paced
-        self.lane = lane
-        self.person = person
-        self.request = request
-        self.destination = destination
-        self.user = user
-        self.transaction: ClientTransaction | None = None
-
-    def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
-        """Learn from an answer, and hand it on."""
-        status = response.status
-        if status >= 200:
-            if status >= 300 or self.person.unknown_until or self._paced.pauses.known:
-                self._paced.answered(self, response)
-            else:
-                self.lane.budget.answers += 1
-            if status < 300 and self.lane.opened:
-                self._paced.reached(self.lane.budget.domain)
-        self.user.response_arrived(transaction, response)
-
-    def request_failed(
-        self, transaction: ClientTransaction, cause: FailureCause, text: str
-    ) -> None:
-        """Hand a failure on."""
-        self.user.request_failed(transaction, cause, text)
-
-
-class Lane:
-    """The way to one domain.
-
-    :ivar failed: requests that were not sent, since the start.
-    :ivar opened: whether nobody has configured the domain.
-    """
-
-    __slots__ = ("budget", "failed", "opened", "room", "said_at", "tickets", "timer")
-
-    def __init__(self, budget: PartnerBudget) -> None:
-        self.budget = budget
-        self.room: WaitingRoom[Outgoing] = WaitingRoom()
-        self.tickets: dict[Outgoing, Ticket[Outgoing]] = {}
-        self.timer: Timer | None = None
-        self.failed = 0
-        self.opened = False
-        self.said_at = float("-inf")
 
 
 class PacedStack:
@@ -208,7 +140,42 @@ class PacedStack:
         lane, person = found if found is not None else self._meet(to, end)
         now = self._seconds()
         outgoing = Outgoing(self, lane, person, request, destination, user)
-        if self.pauses.known and (pause := self.pauses.of(_hop(destination), now)) is not None:
+        self._go(outgoing, to, end, now)
+        return outgoing
+
+    def bounded(self, domain: str) -> bool:
+        """Say whether what is passed on to a domain has to go by :meth:`forward`."""
+        return self._lane(domain).budget.rate is not None or bool(self.pauses.known)
+
+    def forward(
+        self,
+        request: SipRequest,
+        sent: tuple[OutgoingRequest, bytes, str],
+        destination: Hop | Flow,
+        user: Any,
+    ) -> Outgoing:
+        """Pass a request of another node on to a partner, as soon as the partner's budget allows.
+
+        One that would wait longer than its sender does is not sent; ``NOBODY`` is said of a user whom
+        the partner does not know.
+
+        :param sent: what its ACK and CANCEL repeat, its octets, and the branch of our Via in them.
+        :param user: hears of it as from the SIP stack; it has the proxy's ``branch``.
+        """
+        to = request.get("to") or ""
+        end = to.rfind(">") + 1
+        found = self._people.get(to[:end] or to)
+        lane, person = found if found is not None else self._meet(to, end)
+        now = self._seconds()
+        outgoing = Forwarded(self, lane, person, request, destination, user, sent, now)
+        self._metrics.count("budget.forwarded")
+        self._go(outgoing, to, end, now)
+        return outgoing
+
+    def _go(self, outgoing: Outgoing, to: str, end: int, now: float) -> None:
+        """Send a request, or see to it otherwise."""
+        lane, person, destination = outgoing.lane, outgoing.person, outgoing.destination
+        if self.pauses.known and (pause := self.pauses.of(hop_of(destination), now)) is not None:
             self._paused(outgoing, pause, now)
         elif (
             not person.counted_until > now > person.unknown_until
@@ -217,10 +184,9 @@ class PacedStack:
         ):
             pass  # it has been seen to
         elif not lane.tickets and lane.budget.take(now):
-            outgoing.transaction = self._stack.request(request, destination, outgoing)
+            outgoing.begin(self._stack)
         else:
             self._wait(outgoing, now)
-        return outgoing
 
     def cancel(self, transaction: Outgoing | ClientTransaction) -> None:
         """Cancel an INVITE of ours: one that was sent by a CANCEL, one that waits by not sending it."""
@@ -283,11 +249,16 @@ class PacedStack:
         lane, request = outgoing.lane, outgoing.request
         budget, urgency = lane.budget, urgency_of(request.method)
         rate = budget.rate or 1e6
-        user, _ = address_of(_value(request, "From"))
-        if _is_typing(request):
+        user, _ = address_of(value_of(request, "From"))
+        if is_typing(request):
             self._metrics.count("budget.typing")  # worth nothing later, and nobody misses it
             words = "a typing notice does not wait"
             self._fail_later(outgoing, FailureCause.OVERLOAD, words)
+        elif outgoing.forwarded and lane.room.wait(urgency, rate) > FORWARDED_PATIENCE:
+            words = (
+                f"too many requests wait for {budget.domain}, and its sender does not wait so long"
+            )
+            self._refuse(outgoing, "budget.overflow", words, now)
         elif lane.room.has_room(urgency, user, rate):
             if not lane.tickets:
                 budget.held_since = now
@@ -326,6 +297,10 @@ class PacedStack:
 
     def _nobody_there(self, outgoing: Outgoing, now: float) -> None:
         """Answer in the partner's place that it does not know the user."""
+        if outgoing.forwarded:
+            words = f"{outgoing.lane.budget.domain} does not know the user, as it said lately"
+            outgoing.user.request_failed(outgoing, FailureCause.NOBODY, words)
+            return
         request, budget = outgoing.request, outgoing.lane.budget
         ago = round((now + budget.limits.unknown - outgoing.person.unknown_until) / 60)
         warning = (
@@ -387,12 +362,18 @@ class PacedStack:
 
     def _send(self, outgoing: Outgoing, now: float) -> None:
         destination = outgoing.destination
-        pause = self.pauses.of(_hop(destination), now) if self.pauses.known else None
+        pause = self.pauses.of(hop_of(destination), now) if self.pauses.known else None
         if pause is not None:
             self._paused(outgoing, pause, now)
             return
+        if outgoing.late(now):
+            words = (
+                f"it has waited so long for {outgoing.lane.budget.domain} that its sender is gone"
+            )
+            self._refuse(outgoing, "budget.expired", words, now)
+            return
         try:
-            outgoing.transaction = self._stack.request(outgoing.request, destination, outgoing)
+            outgoing.begin(self._stack)
         except LocalError as error:
             log.error("unsendable", "a request cannot be sent: {why}", why=str(error))
             self._fail_later(outgoing, FailureCause.TRANSPORT, str(error))
@@ -409,12 +390,12 @@ class PacedStack:
         else:
             if budget.refused(status, now):
                 self._slowed(budget)
-            if status in NO_SUCH_USER and not _in_dialog(outgoing.request):
+            if status in NO_SUCH_USER and not in_dialog(outgoing.request):
                 budget.no_such_user(person, now)
         if status == 503:
             self._asked_for_pause(outgoing, response, now)
-        elif self.pauses.known and self.pauses.served(_hop(outgoing.destination)) is not None:
-            self._store.write([Delete(PauseRecord, _hop(outgoing.destination))])
+        elif self.pauses.known and self.pauses.served(hop_of(outgoing.destination)) is not None:
+            self._store.write([Delete(PauseRecord, hop_of(outgoing.destination))])
 
     def reached(self, domain: str) -> None:
         """A domain that nobody configured has accepted something of ours, or we of it."""
@@ -443,7 +424,7 @@ class PacedStack:
     def _asked_for_pause(self, outgoing: Outgoing, response: SipResponse, now: float) -> None:
         seconds = retry_after(response.get("retry-after"))
         domain = outgoing.lane.budget.domain
-        pause = self.pauses.refused(_hop(outgoing.destination), domain, seconds, now)
+        pause = self.pauses.refused(hop_of(outgoing.destination), domain, seconds, now)
         if pause.until <= now:
             return
         self._metrics.count("budget.pauses")
@@ -482,29 +463,3 @@ class PacedStack:
         now, self._share = self._seconds(), share
         for lane in self._lanes.values():
             lane.budget.share(share, now)
-
-
-def _hop(destination: Hop | Flow) -> str:
-    """Return what a pause is kept under; a flow that we opened is the hop it leads to."""
-    if isinstance(destination, Hop):
-        return str(destination)
-    target = destination.target if isinstance(destination, StreamFlow) else None
-    if target is not None:
-        return str(target)
-    return f"{destination.transport}:{destination.remote[0]}"
-
-
-def _value(request: OutgoingRequest, name: str) -> str:
-    return request.get(name) or ""
-
-
-def _in_dialog(request: OutgoingRequest) -> bool:
-    to = _value(request, "To")
-    return to.find(";tag=", to.rfind(">") + 1) >= 0
-
-
-def _is_typing(request: OutgoingRequest) -> bool:
-    if request.method == "INFO":
-        return True
-    kind = _value(request, "Content-Type") if request.method == "MESSAGE" else ""
-    return kind.startswith(ISCOMPOSING_TYPE)

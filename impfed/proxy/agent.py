@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from zope.interface import implementer
@@ -42,6 +43,12 @@ Decision: TypeAlias = Sequence[Target] | RemoteError
 #: Finds out where a request goes; the function is called once, perhaps at once.
 Locator = Callable[[Question, Callable[[Decision], None]], None]
 
+#: What stands for a branch that got no answer; 503 is never passed on (section 16.7).
+_FAILED = {FailureCause.TIMEOUT: 408, FailureCause.NOBODY: 404}
+
+#: INVITEs whose way is remembered for their ACKs.
+_ACCEPTED = 2000
+
 _REPEATED = ("From", "To", "Call-ID", "Route")
 
 
@@ -50,10 +57,14 @@ class ProxyAgent:
     """A user of a SIP stack that proxies what it is given.
 
     :param locate: finds targets.
-    :param leg: finds the next hop of an ACK at once; None when there is none.
+    :param leg: finds the next hop of an ACK at once; None when there is none, or it takes time.
     :param express: whether a request that follows another of its dialog may be sent the same way
         without asking the proxy again (:mod:`impfed.proxy.express`).
+    :ivar pacer: sends what goes to a partner with a budget, as the stack would: ``forward`` and
+        ``cancel`` of :class:`impfed.gateway.paced.PacedStack`; None where there are no budgets.
     """
+
+    pacer: Any = None
 
     def __init__(
         self,
@@ -73,6 +84,7 @@ class ProxyAgent:
         self._metrics = metrics
         self._timer: Timer | None = None
         self._contexts: dict[ServerTransaction, Context] = {}
+        self._accepted: dict[str, Leg] = {}  # by Call-ID: the way of INVITEs that were answered 2xx
         self._lane = Lane(stack, self, proxy.unique, metrics) if express else None
         self._perform_one: dict[type, Callable[[Any], None]] = {
             Locate: self._located,
@@ -119,7 +131,15 @@ class ProxyAgent:
         self, request: SipRequest, transaction: ServerTransaction | None, flow: Flow
     ) -> None:
         """Forward the ACK of a 2xx."""
-        self._perform(self._proxy.ack(request, flow, self._leg))
+        self._perform(self._proxy.ack(request, flow, self._way_of_ack))
+
+    def _way_of_ack(self, question: Question) -> Leg | None:
+        """Return the next hop of an ACK; where the DNS would have to be asked, that of the INVITE."""
+        leg = self._leg(question)
+        if leg is None:
+            known = self._accepted.get(question.request.call_id)
+            leg = known if known is not None and known.hop.alive else None
+        return leg
 
     def cancel_arrived(self, transaction: ServerTransaction, request: SipRequest) -> None:
         """Cancel what was forwarded."""
@@ -146,6 +166,11 @@ class ProxyAgent:
     def response_arrived(self, transaction: ClientTransaction, response: SipResponse) -> None:
         """Take an answer."""
         branch: Branch = transaction.user.branch
+        if 200 <= response.status < 300 and transaction.request.method == "INVITE":
+            while len(self._accepted) >= _ACCEPTED:
+                del self._accepted[next(iter(self._accepted))]
+            leg = replace(branch.leg, hop=transaction.destination, record_route=())
+            self._accepted[response.call_id] = leg
         self._perform(self._proxy.response(branch, response, self._timers.seconds()))
         self._forget(branch.context)
 
@@ -154,7 +179,7 @@ class ProxyAgent:
     ) -> None:
         """Take it that there will be no answer."""
         branch: Branch = transaction.user.branch
-        status = 408 if cause is FailureCause.TIMEOUT else 503
+        status = _FAILED.get(cause, 503)
         self._metrics.count("proxy.legs_failed")
         log.info(
             "leg_failed",
@@ -191,13 +216,19 @@ class ProxyAgent:
         method = request.method
         copy = _repeatable(effect.data) if method == "INVITE" else _bare(request)
         user = _BranchUser(self, branch)
-        branch.user = self._stack.forward(copy, effect.data, branch.branch, effect.hop, user)
+        sent = (copy, effect.data, branch.branch)
+        if self.pacer is not None and branch.target.partner:
+            branch.user = self.pacer.forward(request, sent, effect.hop, user)
+        else:
+            branch.user = self._stack.forward(*sent, effect.hop, user)
         if self._lane is not None and method in METHODS:
             self._lane.learn(branch, effect.data)
 
     def _cancel(self, effect: Cancel) -> None:
-        if effect.branch.user is not None:
-            self._stack.cancel(effect.branch.user)
+        branch = effect.branch
+        if branch.user is not None:
+            paced = self.pacer is not None and branch.target.partner
+            (self.pacer if paced else self._stack).cancel(branch.user)
 
     def _relay(self, effect: Relay) -> None:
         if effect.server.request.method == "BENOTIFY":

@@ -31,9 +31,11 @@ class Destinations:
     :param resolve: finds next hops; see :meth:`impfed.routing.router.Router.resolve`.
     :param relaying: finds the owner of a request by its relay token, and hears of misrouted ones;
         None on a node that has no neighbours.
+    :ivar bounded: says whether a foreign domain has a budget; None where there is none at all.
     :cvar unreached_outside: status when none of a foreign domain's hops can be reached.
     """
 
+    bounded: Callable[[str], bool] | None = None
     unreached_outside = 500
 
     def __init__(
@@ -72,7 +74,17 @@ class Destinations:
             else:
                 ways = self._onward(question, resolution)
                 legs = tuple(self._leg(question, way) for way in ways)
-                done([Target(legs, unreached=self.unreached_outside)])
+                bounded = self._bounded(question)
+                done(
+                    [
+                        Target(
+                            legs,
+                            unreached=self.unreached_outside,
+                            lasting=not bounded,
+                            partner=bounded,
+                        )
+                    ]
+                )
 
         self._ask(question, resolved)
 
@@ -124,9 +136,18 @@ class Destinations:
 
     # -- towards the outside -----------------------------------------------------------------------
 
+    def _recipient(self, question: Question) -> object:
+        """Return whom a request is for at last: within a dialog its To, else its Request-URI."""
+        request = question.request
+        return request.to.uri if request.to_tag or question.by_route else question.uri
+
+    def _bounded(self, question: Question) -> bool:
+        to = self._recipient(question) if self.bounded is not None else None
+        return self.bounded is not None and isinstance(to, SipUri) and self.bounded(to.host)
+
     def _ask(self, question: Question, resolved: Callable[[Resolution], None]) -> None:
         request = question.request
-        to = request.to.uri if request.to_tag or question.by_route else question.uri
+        to = self._recipient(question)
         sender = request.from_.uri
         if not isinstance(to, SipUri) or not isinstance(sender, SipUri):
             resolved(Reject(416, "no SIP address"))

@@ -96,6 +96,14 @@ class Junction:
             express=True,
         )
 
+    def pace(self, pacer: Any) -> None:
+        """Pass on within the partners' budgets.
+
+        :param pacer: a :class:`impfed.gateway.paced.PacedStack`.
+        """
+        self._agent.pacer = pacer
+        self.destinations.bounded = pacer.bounded
+
     @property
     def under_way(self) -> int:
         """How many requests are being proxied."""

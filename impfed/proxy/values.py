@@ -46,6 +46,7 @@ class Target:
     :ivar uri: Request-URI to send; "" to leave it as it is.
     :ivar group: targets of one group are tried at the same time, groups one after the other.
     :ivar unreached: status to answer with when no leg can be reached.
+    :ivar partner: whether it leads to a partner who is sent so much and no more.
     :ivar lasting: whether the next request of the dialog may go there without being looked at.
     """
 
@@ -54,6 +55,7 @@ class Target:
     group: int = 0
     unreached: int = 500
     lasting: bool = True
+    partner: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from tests.transport.sip_kit import MemoryStack, answer_to, request_bytes
 ROUTE = "<sip:192.0.2.1;transport=tcp;lr>"
 
 
-class AgentTests(SynchronousTestCase):
+class AgentCase(SynchronousTestCase):
     """A caller, the proxy, and one or two next hops."""
 
     def setUp(self) -> None:
@@ -65,6 +65,10 @@ class AgentTests(SynchronousTestCase):
         self.memory.turn()
         return self.caller.take()
 
+
+class AgentTests(AgentCase):
+    """Octets in, octets out."""
+
     def test_interface(self) -> None:
         """It is a user of a stack."""
         verifyObject(ISipUser, self.agent)
@@ -102,6 +106,22 @@ class AgentTests(SynchronousTestCase):
             self.assertTrue(hop.take().startswith(b"ACK sip:alice@home.example"))
         self.memory.turn(40.0)
         self.assertEqual(self.memory.user.unacknowledged, [])
+
+    def test_ack_while_the_dns_is_asked(self) -> None:
+        """An ACK cannot wait for the DNS: it takes the way of the INVITE that was accepted."""
+        hop = self.call(self.invite())
+        self.reply(hop, hop.take(), "200 OK")
+        self.agent._leg = lambda question: None
+        ack = request_bytes("ACK", transport="TCP", body=b"", branch="z9hG4bKack")
+        self.memory.receive(self.caller, ack)
+        self.memory.turn()
+        sent = hop.take()
+        self.assertTrue(sent.startswith(b"ACK sip:alice@home.example"))
+        self.assertNotIn(b"Record-Route", sent)
+        self.memory.receive(self.caller, ack.replace(b"Call-ID: ", b"Call-ID: other"))
+        self.memory.turn()
+        self.assertEqual(hop.take(), b"")
+        self.assertEqual(self.memory.metrics.value("proxy.dropped"), 1)
 
     def test_refusal_of_an_invite(self) -> None:
         """A refusal is acknowledged hop by hop: by us downstream, by the caller to us."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -176,6 +176,25 @@ class JunctionTests(SynchronousTestCase):
         self.assertEqual(len(self.site.gateway.requests), 1)
         self.site.receive(request("sip:bob@second.example", method="OPTIONS"), self.far)
         self.assertEqual(self.sent()[1].host, "10.0.0.2")
+
+    def test_partners_budget(self) -> None:
+        """What goes to a partner who is sent so much and no more passes his budget, and nothing else."""
+
+        class Pacer:
+            bounded = staticmethod(lambda domain: domain == "lync.example")
+            forwarded: ClassVar[list[Any]] = []
+
+            def forward(self, request: Any, sent: Any, hop: Any, user: Any) -> object:
+                self.forwarded.append((request.method, hop.host))
+                return object()
+
+        self.site.junction.pace(Pacer())
+        with self.assertRaises(IndexError):  # nothing has gone by the stack
+            self.answer("sip:sip.lync.example:5061;transport=tls;lr")
+        self.assertEqual(Pacer.forwarded, [("MESSAGE", "sip.lync.example")])
+        self.site.receive(request("sip:bob@second.example", method="SUBSCRIBE"), self.far)
+        self.assertEqual(len(Pacer.forwarded), 1)
+        self.assertEqual(len(self.site.stack.forwarded), 1)
 
     def test_both_sides_addresses(self) -> None:
         """When the sides differ each is told the address on its own side (RFC 5658)."""
