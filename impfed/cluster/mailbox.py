@@ -25,6 +25,7 @@ WAITING_LIMIT = 1_000
 POSTED_AT_ONCE = 200
 #: Numbers of a source that are remembered, and sources, to know a letter that comes twice.
 _REMEMBERED, _SOURCES = 2 * BOX_LIMIT, 64
+_KEPT = 1 << 30
 #: Letters under way here at most; while there are more none are read.
 READ_LIMIT = 1_000
 
@@ -36,7 +37,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     :ivar epoch: its epoch then.
     :ivar box: node in whose mailbox it was put first.
     :ivar number: rises by 1 with each letter of this sender, epoch and box.
-    :ivar generation: the generation by which the sender chose the box.
+    :ivar generation: the generation by which the box was chosen; who is behind waits for it.
+    :ivar hops: how often it was passed on, because its pair had moved.
     """
 
     sender: str
@@ -47,6 +49,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     local: str
     foreign: str
     payload: bytes
+    hops: int = 0
 
     @property
     def pair(self) -> Pair:
@@ -101,9 +104,11 @@ class Outgoing:
         self._waiting.append((envelope, token))
         return True
 
-    def forward(self, envelope: Envelope, token: object = None) -> None:
-        """Add a letter that came to the wrong node, as it is; there is always room."""
-        self._waiting.append((envelope, token))
+    def forward(self, envelope: Envelope, generation: int, token: object = None) -> None:
+        """Add a letter that came to the wrong node, with its number; there is always room."""
+        hops = envelope.hops + 1
+        passed = msgspec.structs.replace(envelope, generation=generation, hops=hops)
+        self._waiting.append((passed, token))
 
     def batch(self) -> list[Envelope]:
         """Return what to post now; empty while something is being posted."""
@@ -133,21 +138,24 @@ class Outgoing:
 class _Seen:
     """Numbers of one source that were read: the last so many."""
 
-    __slots__ = ("_numbers", "_order")
+    __slots__ = ("_numbers",)
 
     def __init__(self) -> None:
-        self._numbers: set[int] = set()
-        self._order: deque[int] = deque()
+        #: Each with the hops at which it was passed on from here, or _KEPT.
+        self._numbers: dict[int, int] = {}
 
-    def first(self, number: int) -> bool:
-        """Whether a number comes for the first time."""
-        if number in self._numbers:
+    def first(self, envelope: Envelope) -> bool:
+        """Whether a letter is new here, or has come back after it was passed on."""
+        if envelope.hops <= self._numbers.get(envelope.number, -1):
             return False
-        self._numbers.add(number)
-        self._order.append(number)
-        if len(self._order) > _REMEMBERED:
-            self._numbers.discard(self._order.popleft())
+        self._numbers[envelope.number] = _KEPT
+        if len(self._numbers) > _REMEMBERED:
+            del self._numbers[next(iter(self._numbers))]
         return True
+
+    def passed_on(self, envelope: Envelope) -> None:
+        """A letter is not for us after all."""
+        self._numbers[envelope.number] = envelope.hops
 
 
 @dataclass(slots=True)
@@ -224,7 +232,13 @@ class Incoming:
         self._seen[source] = seen  # at the end: the one that has been silent longest goes first
         if len(self._seen) > _SOURCES:
             del self._seen[next(iter(self._seen))]
-        return seen.first(envelope.number)
+        return seen.first(envelope)
+
+    def passed_on(self, envelope: Envelope) -> None:
+        """A letter is another's: should it come back, it is new."""
+        seen = self._seen.get((envelope.sender, envelope.epoch, envelope.box))
+        if seen is not None:
+            seen.passed_on(envelope)
 
     def _must_wait(self, envelope: Envelope) -> bool:
         # Behind one that waits the next of the pair waits, too.

@@ -65,6 +65,8 @@ class Placement:
     :ivar generation: of the view that it was made from.
     :ivar now: who owns what in it.
     :ivar before: who owned what in the generations that were not settled by all, oldest first.
+    :ivar unknown: whether there was a generation since then that this node has not seen; it is then
+        sure of nothing but what was its own all the time.
     :ivar unsettled: nodes that live, this one included, and have not settled this generation.
     :ivar living: nodes that live, also those that own nothing any more.
     """
@@ -73,6 +75,7 @@ class Placement:
     generation: int = 0
     now: Rendezvous = _NOBODY
     before: tuple[Rendezvous, ...] = ()
+    unknown: bool = False
     unsettled: frozenset[str] = frozenset()
     living: frozenset[str] = frozenset()
 
@@ -93,11 +96,14 @@ class Placement:
         """Whether a pair of this node has to wait for somebody to let go of it."""
         if not self.unsettled or not self.mine(pair):
             return False
-        for map in self.before:
-            owner = map.owner(pair)
-            if owner != self.me and (owner if owner in self.living else self.me) in self.unsettled:
-                return True
-        return False
+        owners = {map.owner(pair) for map in self.before}
+        if self.unknown and owners != {self.me}:
+            return True
+        others = owners - {self.me}
+        # What a dead node had is free when we have taken it.
+        return any(
+            (owner if owner in self.living else self.me) in self.unsettled for owner in others
+        )
 
     def seen(
         self, generation: int, enabled: Iterable[str], settled: Mapping[str, int]
@@ -109,11 +115,14 @@ class Placement:
         """
         living = frozenset(settled)
         unsettled = frozenset(name for name, until in settled.items() if until < generation)
-        now, before = self.now, self.before
         names = tuple(sorted(enabled))
-        if names != now.names:
-            before = (*before, now) if now.names else (*before, Rendezvous(set(names) - {self.me}))
-            now = Rendezvous(names)
+        now = self.now if names == self.now.names else Rendezvous(names)
         if not unsettled:
-            before = ()
-        return Placement(self.me, generation, now, before, unsettled, living)
+            return Placement(self.me, generation, now, living=living)
+        before, unknown = self.before, self.unknown
+        if generation != self.generation:
+            # Who has just joined knows nothing of what was before: its map then has no owners.
+            unknown = unknown or not self.generation or generation != self.generation + 1
+            if self.now not in before:
+                before = (*before, self.now)
+        return Placement(self.me, generation, now, before, unknown, unsettled, living)

@@ -267,6 +267,7 @@ class PostOffice:
 
     def _handle(self, envelope: Envelope) -> None:
         if self._center.placement.owner(envelope.pair) != self._me:
+            self._incoming.passed_on(envelope)
             self._forward(envelope, lambda _: self._done(envelope))
             return
         user = self.user
@@ -290,7 +291,7 @@ class PostOffice:
         elif not owner:
             self._stranded.append((envelope, token))
         elif envelope.number:
-            self._queue_for(owner).forward(envelope, token)
+            self._queue_for(owner).forward(envelope, self._center.placement.generation, token)
             self._post_soon(owner)
         else:  # it was for ourselves, and has no number yet
             queue = self._queue_for(owner)

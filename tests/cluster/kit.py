@@ -98,6 +98,7 @@ class User:
 
     def letter(self, pair: Pair, payload: bytes) -> Deferred[None] | None:
         self.letters.append((pair, payload))
+        self.node.cluster.letters.append((pair, payload))
         if self.holding is None:
             return None
         self.holding.append(Deferred())
@@ -175,6 +176,7 @@ class Cluster:
         self.clock.advance(1_700_000_000.0)
         self.model = Model(self.clock.seconds)
         self.nodes: dict[str, Node] = {}
+        self.letters: list[tuple[Pair, bytes]] = []  # that any node has handled, in order
         for name in names:
             self.add(name)
 

@@ -1,0 +1,105 @@
+"""Letters through a cluster on a clock: to the right node, in order, also across deaths and moves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from impfed.cluster.ownership import Pair
+from tests.cluster.kit import Cluster, pair
+
+
+class PostTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.cluster = Cluster("n1", "n2", "n3")
+        self.cluster.run(3.0)
+        self.nodes = dict(self.cluster.nodes)
+        self.one = self.nodes["n1"]
+        self.confirmed: list[BaseException | None] = []
+        self.sent: dict[Pair, list[bytes]] = defaultdict(list)
+
+    def send(self, *numbers: int, text: str = "x") -> None:
+        for number in numbers:
+            payload = f"{text}{len(self.sent[pair(number)])}".encode()
+            self.sent[pair(number)].append(payload)
+            self.assertTrue(self.one.service.send(pair(number), payload, self.confirmed.append))
+
+    def seen(self) -> dict[Pair, list[bytes]]:
+        """Return what was handled anywhere, in order, a repeated letter once."""
+        found: dict[Pair, list[bytes]] = defaultdict(list)
+        for to, payload in self.cluster.letters:
+            if payload not in found[to]:
+                found[to].append(payload)
+        return found
+
+    def box(self, name: str) -> int:
+        return len(self.cluster.model.after(f"mail:{name}", "0-0"))
+
+    def test_to_the_owner(self) -> None:
+        """Each letter is handled by the node of its pair, confirmed, and gone from the mailbox."""
+        self.send(*range(50), *range(50))
+        self.cluster.run(1.0)
+        self.assertEqual(self.confirmed, [None] * 100)
+        for name, node in self.nodes.items():
+            for to, _ in node.user.letters:
+                self.assertEqual(node.service.owner(to), name)
+            self.assertEqual(self.box(name), 0)
+        self.assertEqual(self.seen(), self.sent)
+
+    def test_letter_stays_until_it_is_handled(self) -> None:
+        """What its owner is still busy with stays in the mailbox, and what it died with is handled again."""
+        two = self.nodes["n2"]
+        two.user.holding = []
+        self.send(*range(30))
+        self.cluster.run(1.0)
+        held = len(two.user.letters)
+        self.assertTrue(held)
+        self.assertEqual(self.box("n2"), held)
+        two.user.letters.clear()
+        two.kill()
+        self.send(*range(30))
+        self.cluster.run(6.0)
+        self.assertEqual(self.seen(), self.sent)
+        self.assertEqual(self.box("n2"), 0)
+
+    def test_order_across_death_and_return(self) -> None:
+        """Within a pair letters keep their order while nodes die and come back under load."""
+        for step in range(200):
+            if step == 40:
+                self.nodes["n2"].kill()
+            if step == 110:
+                self.nodes["n2 again"] = self.cluster.add("n2")
+            if step == 160:
+                self.nodes["n3"].service.drain()
+            self.send(*range(step % 3, 30, 3))
+            self.cluster.run(0.1)
+        self.cluster.run(6.0)
+        seen = self.seen()
+        for to, payloads in self.sent.items():
+            self.assertEqual(seen[to], payloads)
+        self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
+
+    def test_lost_answers(self) -> None:
+        """Posting again after a lost answer brings nothing twice."""
+        lose = iter([True] * 3)
+        self.one.link.afterwards = lambda operation: operation == "post" and next(lose, False)
+        self.send(*range(30))
+        self.cluster.run(15.0)
+        handled = sum(len(node.user.letters) for node in self.nodes.values())
+        self.assertEqual(handled, 30)
+        self.assertEqual(self.seen(), self.sent)
+
+    def test_back_pressure(self) -> None:
+        """When the store takes nothing the sender is told to stop, and goes on afterwards."""
+        self.one.link.cut()
+        number = next(n for n in range(99) if self.one.service.owner(pair(n)) == "n2")
+        taken = 0
+        while self.one.service.send(pair(number), b"%d" % taken, self.confirmed.append):
+            taken += 1
+        self.assertEqual(taken, 1000)
+        self.one.link.heal()
+        self.cluster.run(2.0)
+        self.assertEqual(self.confirmed, [None] * taken)
+        self.assertEqual(len(self.nodes["n2"].user.letters), taken)
+        self.assertTrue(self.one.service.send(pair(number), b"more"))
