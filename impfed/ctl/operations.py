@@ -78,7 +78,9 @@ class Operations:
             raise _usage("pat-check")
         if self._pat is None:
             raise ControlError("this node has no advertised addresses")
-        return self._pat.check()
+        found: Deferred[Items] = Deferred()
+        self._pat.check(found.callback)
+        return found
 
     # -- partners ----------------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
-from twisted.internet.defer import Deferred
-
 from impfed.config.model import Config, ListenerConfig
 from impfed.core.errors import LocalError
 from impfed.core.ids import IdSource
@@ -84,7 +82,7 @@ class _Round:
     """One run over all addresses."""
 
     missing: int
-    fired: Deferred[list[dict[str, Any]]]
+    done: Callable[[list[dict[str, Any]]], None]
     found: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -110,18 +108,18 @@ class PatCheck:
         self._lane = 0
         stack.probed = self.probed
 
-    def check(self) -> Deferred[list[dict[str, Any]]]:
-        """Call every address; fires with a dict for each, within a few seconds.
+    def check(self, done: Callable[[list[dict[str, Any]]], None]) -> None:
+        """Call every address.
 
-        ``passes`` says whether it is as it should be, ``words`` what to do about it.
+        :param done: called within a few seconds with a dict for each address: ``passes`` says whether
+            it is as it should be, ``words`` what to do about it.
         """
         addresses = list(self._addresses())
-        round_ = _Round(len(addresses), Deferred())
+        if not addresses:
+            done([])
+        round_ = _Round(len(addresses), done)
         for number, address in enumerate(addresses):
             self._begin(address, number, round_)
-        if not addresses:
-            round_.fired.callback([])
-        return round_.fired
 
     def probed(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> bool:
         """Answer a call of a node of ours, this one or another; says whether it was one."""
@@ -172,7 +170,7 @@ class PatCheck:
             round_.found[number] = found
             round_.missing -= 1
             if not round_.missing:
-                round_.fired.callback([round_.found[key] for key in sorted(round_.found)])
+                round_.done([round_.found[key] for key in sorted(round_.found)])
 
         call = _Call(address, done, "", list(address.transports))
         if address.transports == ("udp",):

@@ -126,11 +126,12 @@ class PatCheckTests(SynchronousTestCase):
 
     def found(self, seconds: float = 0.0) -> dict[str, dict[str, Any]]:
         """Let the first node check; return what it found, by address."""
-        done = self.node1.check.check()
+        answers: list[list[dict[str, Any]]] = []
+        self.node1.check.check(answers.append)
         self.firewall.settle()
         self.node1.memory.turn(seconds)
         self.firewall.settle()
-        self.items = self.successResultOf(done)
+        (self.items,) = answers
         return {str(item["address"]): item for item in self.items}
 
     def verdicts(self, seconds: float = 0.0) -> list[str]:
@@ -207,9 +208,10 @@ class PatCheckTests(SynchronousTestCase):
         alone = PatNode("node1", "10.0.0.1", listener("main", "10.0.0.1", 5060, 5060), secret="")
         firewall = Firewall(alone)
         firewall.table[5060] = (alone, 0)
-        done = alone.check.check()
+        answers: list[Any] = []
+        alone.check.check(answers.append)
         firewall.settle()
-        self.assertEqual([item["verdict"] for item in self.successResultOf(done)], ["right"])
+        self.assertEqual([item["verdict"] for item in answers[0]], ["right"])
 
     def test_shared_contact(self) -> None:
         """The federation routing name is right wherever it leads to a node of ours."""
@@ -219,11 +221,29 @@ class PatCheckTests(SynchronousTestCase):
         line = self.found()["federation.company.example:5061"]
         self.assertEqual((line["verdict"], line["leads_to"]), ("right", "node2, listener main"))
 
+    def test_sixth_version(self) -> None:
+        """IPv6 addresses are called and shown as they are written in URIs."""
+        told = ListenerConfig("main", "tcp", "2001:db8:1::1", 5060, "2001:db8::10", 5060)
+        node = PatNode("node1", "2001:db8:1::1", told)
+        firewall = Firewall(node)
+        answers: list[Any] = []
+        node.check.check(answers.append)
+        firewall.settle()
+        (line,) = answers.pop()
+        self.assertEqual(line["address"], "[2001:db8::10]:5060")
+        self.assertIn("listener main ([2001:db8:1::1]:5060)?", line["words"])
+        firewall.table[5060] = (node, 0)
+        node.check.check(answers.append)
+        firewall.settle()
+        self.assertEqual([item["verdict"] for item in answers[0]], ["right"])
+
     def test_datagrams(self) -> None:
         """A UDP listener is named and left alone."""
         udp = ListenerConfig("datagrams", "udp", "10.0.0.1", 5060, PUBLIC, 5060)
         node = PatNode("node1", "10.0.0.1", udp)
-        (line,) = self.successResultOf(node.check.check())
+        answers: list[Any] = []
+        node.check.check(answers.append)
+        ((line,),) = answers
         self.assertEqual((line["verdict"], line["passes"]), ("not checked", True))
 
     def test_calls_of_strangers(self) -> None:
