@@ -59,6 +59,7 @@ _SHOW_AGAIN = 15.0
 class Contact:
     """Owner of one subscriber; answers are shown to its local user and to nobody else.
 
+    :ivar missed: whether NOTIFYs may have been lost since the last one.
     :ivar shown: the presence last shown to the local user, None while there was none.
     """
 
@@ -77,6 +78,7 @@ class Contact:
         "foreign",
         "kind",
         "local",
+        "missed",
         "shown",
         "side",
         "subscriber",
@@ -99,6 +101,7 @@ class Contact:
             contact="",
         )
         self._key = ("", "")
+        self.missed = False
         self._timer: Timer | None = None
         self._stale: Timer | None = None
         self._unsent: Timer | None = None
@@ -161,11 +164,13 @@ class Contact:
         """The local user logged in: a dialog that lives is used at once, a dead one made anew."""
         subscriber = self.subscriber
         waiting = subscriber.phase is Phase.RETRY_WAIT and subscriber.due is None
-        subscriber.refreshing = True
+        was_there, subscriber.refreshing = subscriber.refreshing, True
         if subscriber.phase is Phase.IDLE or waiting:
             self.subscribe()
         else:
             self._arm()
+            if self.missed and not was_there:
+                self._partner.refresh_also(self)
             if self.last_used - self._sign_kept > _SIGN_KEPT:
                 self._write()
         self.show_again()
@@ -236,6 +241,7 @@ class Contact:
 
     def _reached(self) -> None:
         self._reach = ""
+        self.missed = False
         if self._stale is not None:
             self._stale.cancel()
             self._stale = None
@@ -477,6 +483,7 @@ class Contact:
         if self.subscriber.dialog is not None:
             self.subscriber.dialog.skip_numbers(now)
         self.subscriber.refreshing = record.wanted
+        self.missed = True
         self._asked_at = record.asked_at or now
         self.shown = decode_state(record.last_state)
         self._enter()

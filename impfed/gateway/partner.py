@@ -109,6 +109,12 @@ class Partner:
         self._next_at = max(self._next_at, self._around.timers.seconds())
         self._pump()
 
+    def refresh_also(self, contact: Contact) -> None:
+        """Refresh one more: its user has come back, and nobody had asked for him meanwhile."""
+        self._queue.append(contact)
+        self._next_at = max(self._next_at, self._around.timers.seconds())
+        self._pump()
+
     def _pump(self) -> None:
         now = self._around.timers.seconds()
         while self._queue and len(self._flying) < WINDOW:
@@ -117,7 +123,10 @@ class Partner:
                     self._pump_timer = self._around.timers.after(self._next_at - now, self._pump)
                 return
             contact = self._queue.popleft()
-            if contact not in self._contacts or not contact.wanted:
+            if contact not in self._contacts:
+                continue
+            if not contact.wanted:
+                contact.missed = True  # seen to when he comes back
                 continue
             self._next_at = max(now - BURST, self._next_at) + self._interval
             self._flying.add(contact)

@@ -482,6 +482,24 @@ class RestartTests(SynchronousTestCase):
         (shown,) = fresh.stanzas()
         self.assertEqual(shown.findtext("status"), "Busy")
 
+    def test_away_during_the_restart(self) -> None:
+        """Who logs in after a restart that he missed is shown what was told meanwhile."""
+        self.world.alice_is()
+        self.world.alice_is(type="unavailable")
+        fresh = self.world.crash()
+        fresh.clock.advance(0.1)
+        self.assertEqual(fresh.stack.sent, [])
+        fresh.alice_says("probe")
+        refresh = fresh.stack.take("SUBSCRIBE")
+        self.assertEqual(refresh.message.call_id, self.sent.message.call_id)
+        refresh.answer(200, headers=[("Expires", "7200")], to_tag="n1")
+        fresh.notifies(self.sent, "active;expires=7200", pidf("open"), cseq=2)
+        self.assertEqual(fresh.stanzas()[-1].findtext("status"), None)
+        fresh.alice_is()
+        fresh.alice_is(type="unavailable")
+        fresh.alice_says("probe")
+        self.assertEqual(fresh.stack.sent, [])
+
     def test_dialog_gone(self) -> None:
         """A new SUBSCRIBE only where the far side has forgotten the dialog."""
         fresh = self.world.crash()
