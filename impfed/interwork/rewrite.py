@@ -1,4 +1,4 @@
-"""Presence between XMPP domains: what is changed on the way, by the kind of peer (SPEC section 6).
+"""Kinds of XMPP peers: what presence they need changed, and what else is special (SPEC section 6).
 
 Tables T7 to T10 of the specification say what each client *shows*; nearly every cell is that
 client's own drawing of one and the same stanza.  What is left are a few rows that change a stanza,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -44,9 +44,13 @@ class XmppKind:
     """A kind of XMPP peer.
 
     :ivar name: one of :data:`XMPP_KINDS`.
+    :ivar security: what its streams need, by the keys of ``[s2s]``.
+    :ivar cannot: what cannot be done with it, each in words for operators.
     """
 
     name: str
+    security: Mapping[str, str | bool] = field(default_factory=dict)
+    cannot: tuple[str, ...] = ()
     from_rows: tuple[Rewrite, ...] = ()
     to_rows: tuple[Rewrite, ...] = ()
 
@@ -124,4 +128,10 @@ def _load(name: str) -> XmppKind:
         raise LocalError(f"no kind of XMPP domain is called {name!r}")
     text = files("impfed.interwork").joinpath("kinds", f"{name}.toml").read_text("utf-8")
     data = tomllib.loads(text)
-    return XmppKind(name, _rows(data, "from_peer", name), _rows(data, "to_peer", name))
+    return XmppKind(
+        name,
+        data.get("security", {}),
+        tuple(data.get("cannot", ())),
+        _rows(data, "from_peer", name),
+        _rows(data, "to_peer", name),
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from zope.interface import implementer
 
 from impfed.config.s2s import S2SConfig, S2SDomainConfig
+from impfed.interwork.rewrite import XmppKind
 from impfed.transport.s2s_api import S2SLimits, S2SListener
 from impfed.transport.s2s_targets import Found, HostTarget, ITargetFinder, Resolve
 from impfed.xmpp.s2s_names import ascii_domain
@@ -75,15 +76,21 @@ class ConfiguredSettings:
     def security(self, local: str, remote: str) -> Security:
         """Return the settings for a peer."""
         entry = self.entry(remote) if remote else None
-        default = self._default
         if entry is None:
-            return default
+            return self._default
+        by_kind, default = XmppKind.load(entry.kind).security, self._default
+
+        def chosen(key: str, otherwise: Any) -> Any:
+            """Return what the entry says, else what the kind needs, else what ``[s2s]`` says."""
+            own = getattr(entry, key)
+            return by_kind.get(key, otherwise) if own is None else own
+
         return Security(
-            default.tls if entry.tls is None else Tls(entry.tls),
-            _or(entry.require_certificates, default.certificates),
-            _or(entry.sasl_in, default.sasl_in),
-            _or(entry.sasl_out, default.sasl_out),
-            _or(entry.dialback, default.dialback),
+            Tls(chosen("tls", default.tls)),
+            chosen("require_certificates", default.certificates),
+            chosen("sasl_in", default.sasl_in),
+            chosen("sasl_out", default.sasl_out),
+            chosen("dialback", default.dialback),
         )
 
     def anchors(self, remote: str) -> Path | None:
@@ -126,7 +133,3 @@ class ConfiguredTargets:
             self._dns.find(domain, done)
             return
         HostTarget(entry.host, entry.port, self._resolve, entry.direct_tls).find(domain, done)
-
-
-def _or(value: bool | None, default: bool) -> bool:
-    return default if value is None else value

@@ -122,6 +122,31 @@ class SettingsTests(LoadCase):
         self.assertFalse(security("bücher.example").certificates)
         self.assertEqual(self.settings.certificate("a.partner.example"), "none")
 
+    def test_kinds(self) -> None:
+        """A kind brings what such peers need; the entry's own keys go before it, it before ``[s2s]``."""
+        config = S2SConfig(
+            tls="optional",
+            sasl_in=False,
+            sasl_out=False,
+            dialback=False,
+            domains=(
+                S2SDomainConfig("sametime.example", "sametime"),
+                S2SDomainConfig("webex.example", "webex"),
+                S2SDomainConfig("odd.example", "webex", require_certificates=True, tls="none"),
+                S2SDomainConfig("plain.example"),
+            ),
+        )
+        settings = ConfiguredSettings(config, lambda: 0.0)
+        for name, tls, certificates, sasl, dialback in (
+            ("sametime", Tls.REQUIRED, True, True, False),
+            ("webex", Tls.OPTIONAL, False, False, True),
+            ("odd", Tls.NONE, True, False, True),
+            ("plain", Tls.OPTIONAL, True, False, False),
+            ("other", Tls.OPTIONAL, True, False, False),
+        ):
+            wanted = Security(tls, certificates, sasl, sasl, dialback)
+            self.assertEqual(settings.security("", f"{name}.example"), wanted, name)
+
     def test_end_date(self) -> None:
         """On the day after its last an entry holds no longer."""
         self.now += 3600

@@ -10,17 +10,18 @@ from pathlib import Path
 from twisted.names import dns
 
 from demo.parts import Authority, Certificate, Prosody, Talker, free_ports, xmpp_user
-from tests.interop.s2s_peer import MODULES_ENABLED
+from tests.interop.s2s_peer import MODULES, MODULES_ENABLED
 
 
 class NameServer:
     """Answers over UDP from a table, in a thread of its own, so that tests may block.
 
-    :ivar services: domain -> port of its XMPP server on this machine.
+    :ivar services: domain -> port of its XMPP server on this machine; of several, the first counts
+        most.
     """
 
     def __init__(self) -> None:
-        self.services: dict[str, int] = {}
+        self.services: dict[str, int | tuple[int, ...]] = {}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -41,17 +42,22 @@ class NameServer:
         query = message.queries[0]
         name = query.name.name.decode().lower()
         message.answer, message.recAv, message.additional = 1, 1, []
-        record: dns.Record_SRV | dns.Record_A | None = None
+        records: list[dns.Record_SRV | dns.Record_A] = []
         host = name.removeprefix("_xmpp-server._tcp.")
         if query.type == dns.SRV and host != name and host in self.services:
-            record = dns.Record_SRV(0, 0, self.services[host], f"xmpp.{host}".encode(), 5)
+            ports = self.services[host]
+            records = [
+                dns.Record_SRV(priority, 0, port, f"xmpp.{host}".encode(), 5)
+                for priority, port in enumerate(ports if isinstance(ports, tuple) else (ports,))
+            ]
         elif query.type == dns.A and name.removeprefix("xmpp.") in self.services:
-            record = dns.Record_A("127.0.0.1", 5)
+            records = [dns.Record_A("127.0.0.1", 5)]
         elif not any(each in name for each in self.services):
             message.rCode = dns.ENAME
-        if record is not None:
-            header = dns.RRHeader(query.name.name, query.type, dns.IN, 5, record, auth=True)
-            message.answers = [header]
+        message.answers = [
+            dns.RRHeader(query.name.name, query.type, dns.IN, 5, record, auth=True)
+            for record in records
+        ]
 
     def stop(self) -> None:
         """Answer no more."""
@@ -64,12 +70,14 @@ class ForeignProsody(Prosody):
 
     :ivar certificate: carries all its domains.
     :ivar others: further domains, each with the same users.
+    :ivar extra_modules: modules of the tests' own.
     """
 
     certificate: Certificate | None = None
     others: tuple[str, ...] = ()
     dns_port: int = 0
     s2s_port: int = 0
+    extra_modules: tuple[str, ...] = ()
 
     def start(self) -> ForeignProsody:
         """Start it; on the same ports after a kill."""
@@ -88,8 +96,11 @@ class ForeignProsody(Prosody):
     def _configuration(self) -> str:
         assert self.certificate is not None
         issued = self.certificate
-        modules = ", ".join(f'"{name}"' for name in (*MODULES_ENABLED, "vcard"))
+        modules = ", ".join(
+            f'"{name}"' for name in (*MODULES_ENABLED, "vcard", *self.extra_modules)
+        )
         text = super()._configuration()
+        text = text.replace('plugin_paths = { "', f'plugin_paths = {{ "{MODULES}", "', 1)
         text = text.replace("s2s_ports = { }", f"s2s_ports = {{ {self.s2s_port} }}", 1)
         text = text.replace('modules_disabled = { "s2s", "tls", "http" }',
                             'modules_disabled = { "s2s_auth_dane_in", "http" }')  # fmt: skip
@@ -108,11 +119,12 @@ class Enterprise:
     """A foreign Prosody with its name server.
 
     :param reach: our domains with the port of the node's S2S listener.
+    :param modules: of the tests' own, for its server.
     """
 
     def __init__(
         self, directory: Path, authority: Authority, domain: str, *others: str,
-        users: dict[str, str], reach: dict[str, int],
+        users: dict[str, str], reach: dict[str, int], modules: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.directory = directory
         self.names = NameServer()
@@ -125,6 +137,7 @@ class Enterprise:
             certificate=authority.issue(domain, *others),
             others=others,
             dns_port=self.names.port,
+            extra_modules=modules,
         )
         self.server.s2s_port, self.server.c2s_port, self.server.component_port = free_ports(3)
         for each in (domain, *others):
