@@ -214,8 +214,7 @@ class Subscriber:
             "SUBSCRIBE", self.target, [("From", self.local)], b"", self._cseq, self.call_id
         )
         self.dialog = Dialog.uac_from_notify(sent, request, self.local_tag)
-        if not self.dialog.route_set:
-            self.dialog.route_set = self._answer_routes
+        self.dialog.route_set = _whole(self.dialog.route_set, self._answer_routes)
         self._attempts.since = now
 
     def _classify(self, state: SubscriptionState) -> Event:
@@ -370,9 +369,9 @@ class Subscriber:
             self._granted = granted
             self._answer_routes = record_routes(response)[::-1]
         else:
-            if not self.dialog.route_set and self._answer_routes == ():
-                # The NOTIFY overtook the 200 and had no Record-Route; Microsoft's 200 has one.
-                self._answer_routes = self.dialog.route_set = record_routes(response)[::-1]
+            if self._answer_routes == ():  # the NOTIFY overtook the 200
+                self._answer_routes = record_routes(response)[::-1]
+                self.dialog.route_set = _whole(self.dialog.route_set, self._answer_routes)
             self.dialog.refresh_target(response)
             self._schedule(now, granted)
 
@@ -470,6 +469,16 @@ class Subscriber:
             subscriber.phase = Phase.RETRY_WAIT
             subscriber._retry_at = values["retry_at"] or now
         return subscriber
+
+
+def _whole(notified: tuple[str, ...], answered: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the route set of a NOTIFY's Record-Route and that of the 200, whichever came first.
+
+    It is the NOTIFY's, unless the 200 has the same proxies and more: some record their route in the
+    SUBSCRIBE only (Microsoft's do), others in the NOTIFY too (RFC 6665 section 4.3).
+    """
+    rest = iter(answered)
+    return answered if all(route in rest for route in notified) else notified
 
 
 def _seconds(response: SipResponse, name: str) -> int | None:

@@ -180,6 +180,22 @@ class BeginningTests(Story):
         self.assertEqual(self.subscriber.dialog.route_set, (EDGE,))
         self.assertEqual(self.subscriber.dialog.remote_tag, "far")
 
+    def test_route_set_of_both(self) -> None:
+        """A proxy that records its route in the NOTIFY, too, does not hide those that do not."""
+        other = "<sip:other.example;lr>"
+        both = f"Record-Route: {POOL}\r\nRecord-Route: {EDGE}\r\nExpires: 3600\r\n"
+        for notified, wanted in ((EDGE, (EDGE, POOL)), (other, (other,))):
+            for answer_first in (True, False):
+                self.setUp()
+                request = self.subscribe()
+                if answer_first:
+                    self.response(request, 200, both)
+                self.notify("active", routes=f"Record-Route: {notified}\r\n")
+                if not answer_first:
+                    self.response(request, 200, both)
+                assert self.subscriber.dialog is not None
+                self.assertEqual(self.subscriber.dialog.route_set, wanted)
+
     def test_route_set_of_the_answer(self) -> None:
         """A NOTIFY without Record-Route leaves the route set to the 200's, reversed, either order."""
         routes = f"Record-Route: {POOL}\r\nRecord-Route: {EDGE}\r\nExpires: 3600\r\n"

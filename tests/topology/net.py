@@ -21,13 +21,30 @@ from demo.parts import PartFailed
 #: Kills what still runs in the namespaces of a prefix, and removes them with their resolver files.
 _UNDERTAKER = """\
 while read -r line; do [ "$line" = done ] && break; done
-for name in $(ip netns list | cut -d' ' -f1); do
-    case $name in {prefix}-*)
-        for pid in $(ip netns pids "$name"); do kill -9 "$pid"; done
-        ip netns delete "$name"
-        rm -rf "/etc/netns/$name";;
-    esac
+for path in /run/netns/{prefix}-*; do
+    name=${{path##*/}}
+    for pid in $(ip netns pids "$name"); do kill -9 "$pid"; done
+    ip netns delete "$name"
+    rm -rf "/etc/netns/$name"
 done
+"""
+
+
+#: Address and port translation, in the place of what was there before.
+_PAT = """\
+table inet pat {{}}
+delete table inet pat
+table inet pat {{
+    chain arriving {{
+        type nat hook prerouting priority dstnat;
+        {static}
+    }}
+    chain leaving {{
+        type nat hook postrouting priority srcnat;
+        oifname "{outside}" masquerade
+        {back}
+    }}
+}}
 """
 
 
@@ -174,30 +191,32 @@ class Network:
         made = self.machines[name] = Machine(name, netns, plain)
         return made
 
-    def translate(self, machine: Machine, inside: str, table: Iterable[Mapped]) -> None:
-        """Let a machine between a LAN and the internet translate addresses and ports, both ways.
+    def translate(
+        self, machine: Machine, inside: str, table: Iterable[Mapped], outside: str = "internet"
+    ) -> None:
+        """Let a machine between two LANs translate addresses and ports, both ways.
 
-        Static: each row of the table leads from the public address to a machine inside. Dynamic: what
-        leaves does so under the public address, from a port that the system picks. A machine
-        inside may use the public address, too.
+        Static: each row of the table leads from the machine's address outside to a machine inside.
+        Dynamic: what leaves does so under that address, from a port that the system picks. Machines
+        inside may use that address, too.
         """
-        static = []
+        static, back = [], []
         for row in table:
             for address in self.machines[row.machine].addresses[inside]:
-                public = machine.at("internet", ip_address(address).version)
+                public = machine.at(outside, ip_address(address).version)
                 family, host = ("ip6", f"[{address}]") if ":" in address else ("ip", address)
                 static.append(
                     f"{family} daddr {public} tcp dport {row.public} dnat {family} to {host}:{row.port}"
                 )
+        for family, version in (("ip", 4), ("ip6", 6)):
+            source = f"{family} saddr {_network(machine, inside, version)}"
+            back.append(f'oifname "{inside}" ct status dnat {source} masquerade')
         for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             machine.run("sh", "-c", f"echo 1 >/proc/sys/net/{switch}")
         machine.nft(
-            "table inet pat {}\ndelete table inet pat\ntable inet pat {\n chain arriving {\n  type nat hook prerouting priority dstnat;\n  "
-            + "\n  ".join(static)
-            + "\n }\n chain leaving {\n  type nat hook postrouting priority srcnat;\n"
-            f'  oifname "internet" masquerade\n  oifname "{inside}" ct status dnat ip saddr'
-            f' {_network(machine, inside, 4)} masquerade\n  oifname "{inside}" ct status dnat'
-            f" ip6 saddr {_network(machine, inside, 6)} masquerade\n }}\n}}\n"
+            _PAT.format(
+                static="\n        ".join(static), outside=outside, back="\n        ".join(back)
+            )
         )
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from demo.parts import ROOT
 
-from .net import Machine, Mapped, Network
+from .net import Mapped, Network
 
 SOURCE = ROOT / "docs" / "topologies.toml"
 
@@ -25,13 +25,13 @@ def document() -> dict[str, Any]:
 class Plan:
     """One topology.
 
-    :ivar gateway: the machine between the inside LAN and the internet.
+    :ivar public: the machine that has the address which partners connect to.
     :ivar machines: names, in the order of the description.
-    :ivar ports: the port table of the gateway; empty where it is no address translator.
+    :ivar ports: the port table of the public address; empty where nothing is mapped.
     """
 
     name: str
-    gateway: str
+    public: str
     machines: tuple[str, ...]
     ports: tuple[Mapped, ...]
 
@@ -41,7 +41,19 @@ class Plan:
         found = document()["topology"][name]
         machines = (*found["at"], "names", "public")
         ports = tuple(Mapped(**row) for row in found.get("port", ()))
-        return cls(name, found["gateway"], machines, ports)
+        return cls(name, found.get("public", found["gateway"]), machines, ports)
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What the description says of it."""
+        found: dict[str, Any] = document()["topology"][self.name]
+        return found
+
+    def lans(self, machine: str) -> dict[str, list[str]]:
+        """Return a machine's addresses, by LAN."""
+        lans: dict[str, list[str]] = document()["machine"][machine]["lan"]
+        some = self.found.get("lans", {}).get(machine, lans)
+        return {lan: lans[lan] for lan in some}
 
     def build(self) -> Network:
         """Return a network with all machines, which have addresses, gateways and name servers."""
@@ -49,28 +61,37 @@ class Plan:
         try:
             for name in self.machines:
                 self._add(network, name)
-            if self.ports:
-                network.translate(network.machines[self.gateway], "inside", self.ports)
+            for nat in self.found.get("nat", ()):
+                machine = network.machines[nat["machine"]]
+                network.translate(machine, nat["inside"], self.table(nat), nat["outside"])
         except BaseException:
             network.close()
             raise
         return network
 
-    def _add(self, network: Network, name: str) -> Machine:
-        lans = document()["machine"][name]["lan"]
+    def table(self, nat: dict[str, Any]) -> tuple[Mapped, ...]:
+        """Return the static rows of a translator."""
+        if "to" in nat:
+            return tuple(Mapped(row.public, nat["to"], row.public) for row in self.ports)
+        return self.ports if nat.get("table") else ()
+
+    def _add(self, network: Network, name: str) -> None:
+        lans = self.lans(name)
         addresses = {
             lan: [f"{address}/{_length(lan, address)}" for address in each]
             for lan, each in lans.items()
         }
+        inside = "inside" in lans and "internet" not in lans and name != self.found["gateway"]
+        gateway = self.found["gateway"] if inside else ""
+        gateway = self.found.get("gateways", {}).get(name, gateway)
         gateways = []
-        if "inside" in lans and name != self.gateway:
-            gateways = document()["machine"][self.gateway]["lan"]["inside"]
+        if gateway:
+            there = self.lans(gateway)
+            gateways = there[next(lan for lan in lans if lan in there)]
         machine = network.machine(name, addresses, gateways)
-        inside = "inside" in lans and name != self.gateway
-        view = document()["machine"]["names" if inside else "public"]["lan"]
         if name not in ("names", "public"):
-            machine.resolver(view["inside" if inside else "internet"][0])
-        return machine
+            view = ("names", "inside") if inside else ("public", "internet")
+            machine.resolver(self.lans(view[0])[view[1]][0])
 
 
 def _length(lan: str, address: str) -> int:

@@ -14,7 +14,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from demo.parts import ROOT, Authority, Talker, xmpp_user
-from tests.interop.balancer import Haproxy
 from tests.interop.homes import HomeProsody, together
 
 from .dns import NameServer
@@ -162,6 +161,7 @@ class Scene:
             together([self._partner, self.before, *(self._home(n) for n in self.nodes.values())])
             together(self._begin(node.start, node.stop) for node in self.nodes.values())
             together(functools.partial(self._log_in, domain) for domain in LOCAL)
+            self.after()
         except BaseException:
             self.stack.close()
             raise
@@ -189,9 +189,12 @@ class Scene:
     def before(self) -> None:
         """Start what stands before the nodes."""
 
+    def after(self) -> None:
+        """Wait for what stands before the nodes to find them."""
+
     def name_servers(self) -> None:
         """Start the two views of the names: one for the nodes, one for everybody else."""
-        ours, theirs = self.at(self.plan.gateway, "internet"), self.at("border", "internet")
+        ours, theirs = self.at(self.plan.public, "internet"), self.at("border", "internet")
         hosts = {f"sip.{domain}": [ours] for domain in LOCAL}
         hosts |= {f"edge.{domain}": [theirs] for domain in FOREIGN}
         services = []
@@ -242,91 +245,6 @@ class Scene:
 
 def _is(address: str, version: int) -> bool:
     return ip_address(address).version == version
-
-
-class RoutingNode(Scene):
-    """Several nodes behind one public address; the destination port decides."""
-
-    topology = "routing-node"
-
-
-class Basic(Scene):
-    """An edge that ends TLS and opens it anew stands before the nodes, for both directions."""
-
-    topology = "basic"
-
-    def upstreams(self, node: str) -> tuple[str, ...]:
-        """Return the edge for the routing node, besides the others."""
-        return ("proxy.company.example",) if node == "a1" else super().upstreams(node)
-
-    def hop(self) -> str:
-        """Return the edge: all that goes out goes there."""
-        return "proxy.company.example:5061"
-
-    def private_names(self) -> dict[str, list[str]]:
-        """Return the edge's name."""
-        return {"proxy.company.example": [self.at("proxy", "inside")]}
-
-    def before(self) -> None:
-        """Start the edge."""
-        outer, inner = self.at("proxy", "internet"), self.at("proxy", "inside")
-        names = ("proxy.company.example", "sip.company.example", *LOCAL)
-        edge = Edge(
-            self.machine("proxy"), self.directory / "proxy", self.authority.issue(*names),
-            [(outer, "sip.company.example"), (inner, "proxy.company.example")],
-            (self.at("a1", "inside"), PORT), LOCAL,
-        )  # fmt: skip
-        self.stack.callback(edge.stop)
-
-
-class Balanced(Scene):
-    """HAProxy with the shipped sample before both nodes of the first cluster."""
-
-    topology = "balancer"
-    entrances = ("a1", "a2")
-    haproxy: Haproxy
-
-    def neighbours(self, node: str) -> dict[str, tuple[str, ...]]:
-        """Return those of before; both nodes of the first cluster know the way into the second."""
-        cluster_b = {"b1": (*HOMES["b1"], *HOMES["b2"])}
-        others: dict[str, dict[str, tuple[str, ...]]] = {
-            "a2": {"a1": HOMES["a1"], **cluster_b},
-            "b1": {"a1": HOMES["a1"], "a2": HOMES["a2"], "b2": HOMES["b2"]},
-        }
-        return others.get(node) or super().neighbours(node)
-
-    def upstreams(self, node: str) -> tuple[str, ...]:
-        """Return the balancer and the nodes behind it."""
-        names = {"a1": ("balancer", "a2"), "a2": ("balancer", "a1"), "b1": ("a1", "a2")}
-        return tuple(f"{name}.company.example" for name in names.get(node, ("b1",)))
-
-    def listeners(self, node: str) -> str:
-        """Return the listener for the balancer; dialogs come to the node's own port."""
-        if node not in self.entrances:
-            return ""
-        return f"""
-[[listener]]
-name = "balanced"
-transport = "tls"
-bind = "{bracketed(self.at(node, "inside"))}:5061"
-advertised = "{self.told(node)}"
-proxy_protocol = true
-proxy_addresses = ["{self.at("balancer", "inside")}"]
-"""
-
-    def before(self) -> None:
-        """Start the balancer."""
-        partners = self.authority.issue("sip.company.example", *LOCAL)
-        machine, authority = self.machine("balancer"), str(self.authority.path)
-        places = {
-            "/etc/haproxy/company.example.pem": str(partners.both),
-            "/etc/haproxy/balancer.pem": str(self.authority.issue("balancer.company.example").both),
-            "/etc/haproxy/partners-ca.pem": authority,
-            "/etc/haproxy/nodes-ca.pem": authority,
-            "0.0.0.0:5061": f"{machine.at('inside')}:5061",
-        }
-        self.haproxy = Haproxy(self.directory / "haproxy", places, 5061, machine.netns)
-        self.stack.callback(self.haproxy.stop)
 
 
 _current: dict[tuple[type[Scene], Variant], Scene | Exception] = {}

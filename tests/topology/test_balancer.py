@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 
 from tests.topology import stories
-from tests.topology.scene import LOCAL, Balanced
+from tests.topology.scene import LOCAL
+from tests.topology.scenes import Balanced
 
 
 class BalancerTests(stories.BothWays):

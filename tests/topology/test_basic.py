@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.topology import stories
-from tests.topology.scene import Basic
+from tests.topology.scenes import Basic
 
 
 class BasicTests(stories.BothWays):

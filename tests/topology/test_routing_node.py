@@ -8,7 +8,8 @@ import time
 from demo.parts import wait_until
 from tests.topology import stories
 from tests.topology.net import Mapped
-from tests.topology.scene import LOCAL, NAME, RoutingNode, Scene, Variant
+from tests.topology.scene import LOCAL, NAME, Scene, Variant
+from tests.topology.scenes import RoutingNode
 
 A2, B2 = "branch.group.example", "works.example"
 
