@@ -9,12 +9,11 @@ from typing import Any
 from impfed.core.errors import RemoteError
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.border_ways import Fronts
-from impfed.proxy.permission import PairPolicy, Side, Told
+from impfed.proxy.permission import PairPolicy, Side, Told, unproven
 from impfed.proxy.values import Question
 from impfed.routing.inner import InnerTargets
 from impfed.sip.message import SipRequest
 from impfed.sip.uri import SipUri
-from impfed.transport.flow import Flow
 
 #: Counts a request of a domain that has proven itself; returns the refusal of one too many.
 Allowance = Callable[[str, Any], RemoteError | None]
@@ -41,13 +40,12 @@ class BorderPolicy(PairPolicy):
             side,
             domains.__contains__,
             lambda domain: peers.domain(domain) is not None,
-            self._not_proven,
+            lambda flow, domain: unproven(peers, flow, domain),
             lambda uri: fronts.ours(uri) or targets.knows(uri),
             peers.reaches,
             told,
         )
         self._domains = domains
-        self._peers = peers
         self._targets = targets
         self._fronts = fronts
         self._allowance = allowance
@@ -96,14 +94,3 @@ class BorderPolicy(PairPolicy):
         # What his certificate would have to say is our operator's business, not the sender's.
         words = reason.partition(" (expected")[0].replace("\\", "\\\\").replace('"', '\\"')
         return RemoteError(error.status, error.reason, (("Warning", f'399 edge "{words}"'),))
-
-    def _not_proven(self, flow: Flow, domain: str) -> str:
-        peer = flow.peer
-        refusal = self._peers.may_speak_for(
-            domain, peer.names, peer.proven, flow.transport, flow.remote[0]
-        )
-        if refusal is None:
-            return ""
-        found = ", ".join(refusal.found) or "nothing"
-        expected = ", ".join(refusal.expected)
-        return f"{refusal.reason} (expected one of: {expected}; found: {found})"

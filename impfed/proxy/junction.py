@@ -16,7 +16,7 @@ from impfed.policy.peers import PeerPolicy
 from impfed.proxy.agent import ProxyAgent
 from impfed.proxy.core import Proxy
 from impfed.proxy.destinations import Destinations
-from impfed.proxy.permission import PairPolicy, Side
+from impfed.proxy.permission import PairPolicy, Side, unproven
 from impfed.proxy.relaying import Relaying
 from impfed.proxy.way import way_of
 from impfed.routing.neighbours import Neighbours, address_of
@@ -79,7 +79,7 @@ class Junction:
             self._side,
             config.own_domains.__contains__,
             self._foreign,
-            self._proven,
+            lambda flow, domain: unproven(peers, flow, domain),
             lambda uri: self._ours(uri) or neighbours.at(uri) is not None,
             peers.reaches,
             self._refused,
@@ -202,17 +202,6 @@ class Junction:
 
     def _foreign(self, domain: str) -> bool:
         return self._peers.domain(domain) is not None
-
-    def _proven(self, flow: Flow, domain: str) -> str:
-        peer = flow.peer
-        refusal = self._peers.may_speak_for(
-            domain, peer.names, peer.proven, flow.transport, flow.remote[0]
-        )
-        if refusal is None:
-            return ""
-        found = ", ".join(refusal.found) or "nothing"
-        expected = ", ".join(refusal.expected)
-        return f"{refusal.reason} (expected one of: {expected}; found: {found})"
 
     def _refused(self, request: SipRequest, flow: Flow, reason: str) -> None:
         self._metrics.count("gateway.sender_refused")

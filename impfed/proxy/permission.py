@@ -14,11 +14,13 @@ from ipaddress import ip_address
 from typing import Any
 
 from impfed.core.errors import RemoteError
+from impfed.policy.peers import PeerPolicy
 from impfed.proxy.values import Question
 from impfed.sip.errors import SipParseError
 from impfed.sip.headers import parse_name_addr
 from impfed.sip.message import SipRequest
 from impfed.sip.uri import SipUri, parse_uri
+from impfed.transport.flow import Flow
 
 #: Tells an operator of a refusal: what was tried, in words.
 Told = Callable[[SipRequest, Any, str], None]
@@ -149,6 +151,18 @@ class PairPolicy:
         if not self._foreign(uri.host):
             return 403, f"{uri.host} is no configured domain"
         return 0, ""
+
+
+def unproven(peers: PeerPolicy, flow: Flow, domain: str) -> str:
+    """Say why a connection may not speak for a foreign domain, for our operator; "" when it may."""
+    peer = flow.peer
+    refusal = peers.may_speak_for(domain, peer.names, peer.proven, flow.transport, flow.remote[0])
+    if refusal is None:
+        return ""
+    if not refusal.expected:
+        return refusal.reason
+    found = ", ".join(refusal.found) or "nothing"
+    return f"{refusal.reason} (expected one of: {', '.join(refusal.expected)}; found: {found})"
 
 
 def _domain(uri: object) -> str:

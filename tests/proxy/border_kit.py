@@ -77,8 +77,8 @@ class BorderStack(OneStack):
 class Answered:
     """A forwarded request's transaction, as far as its user looks at it."""
 
-    def __init__(self, user: Any) -> None:
-        self.user = user
+    def __init__(self, user: Any, request: Any = None, destination: Any = None) -> None:
+        self.user, self.request, self.destination = user, request, destination
 
 
 class Site:
@@ -125,10 +125,10 @@ class Site:
 
     def answer(self, status: int, *headers: tuple[str, str]) -> SipResponse:
         """Let what was forwarded last be answered; returns what goes back to who had asked."""
-        sent, _ = self.stack.forwarded[-1]
+        sent, hop = self.stack.forwarded[-1]
         response = parse_message(response_bytes(sent, status, "", "t2", headers))
         user = self.stack.users[-1]
-        user.response_arrived(Answered(user), response)
+        user.response_arrived(Answered(user, sent, hop), response)
         return self.stack.relayed[-1]
 
 
