@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Disk:
 
     :ivar trouble: what every write is refused with; None while all is well.
     :ivar slow: seconds that a commit takes at most.
+    :ivar commits: how many there were.
+    :ivar before_commit: called with the number of each one, right before it is made.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,8 @@ class Disk:
         self.ledger: dict[str, Any] = {}
         self.trouble: StoreFault | None = None
         self.slow = 0.01
+        self.commits = 0
+        self.before_commit: Callable[[int], None] | None = None
 
 
 class SimStore(MemoryStore):
@@ -73,6 +78,13 @@ class SimStore(MemoryStore):
         return super().load(kind)
 
     def _commit(self) -> None:
+        if not self._queue:
+            return
+        self._disk.commits += 1
+        if self._disk.before_commit is not None:
+            self._disk.before_commit(self._disk.commits)
+            if not self._reactor.alive:
+                return
         queue, self._queue = self._queue, []
         trouble = self._disk.trouble
         for changes, done in queue:

@@ -24,9 +24,6 @@ from tests.simulation.process import (
 NODE = "10.2.0.1"
 #: Seconds of traffic and faults, then seconds without faults in which all must be right again.
 TROUBLED, QUIET = 300.0, 240.0
-#: How long before the death of a connection a text may have been written to it and be lost: the
-#: plain component link has no acknowledgement (docs/home-links.md).
-WINDOW = 0.1
 
 _LOCALS = [f"{name}@{HOME_DOMAIN}" for name in ("alice", "bob", "carol")]
 _FOREIGN = [f"{name}@{PARTNER_DOMAIN}" for name in ("romeo", "juliet", "tybalt")]
@@ -77,10 +74,12 @@ class World:
     """An installation of one node.
 
     :param faults: what befalls it; drawn from the seed if None.
+    :param troubled: seconds of traffic and faults.
     """
 
-    def __init__(self, seed: int, faults: Faults | None = None) -> None:
+    def __init__(self, seed: int, faults: Faults | None = None, troubled: float = TROUBLED) -> None:
         self.seed = seed
+        self.troubled = troubled
         self.loop = Loop(seed)
         self.network = Network(self.loop)
         self.history = History()
@@ -116,11 +115,11 @@ class World:
         self._every(1.5, self._talk)
         self._every(7.0, self._change)
         self._bring_faults()
-        self.loop.run(START + TROUBLED)
+        self.loop.run(START + self.troubled)
         self._end_faults()
-        self.loop.run(START + TROUBLED + QUIET / 2)
+        self.loop.run(START + self.troubled + QUIET / 2)
         self._change_all()
-        self.loop.run(START + TROUBLED + QUIET)
+        self.loop.run(START + self.troubled + QUIET)
         return [*self.history.problems, *self._accounting(), *self._order(), *self._presence()]
 
     def _every(self, mean: float, call: Callable[[], None]) -> None:
@@ -172,8 +171,8 @@ class World:
         faults = self.faults
         self.network.weather = Weather(sliced=faults.sliced, reset=faults.reset)
         for mean, call in (
-            (faults.kill, partial(self._kill, False)),
-            (faults.lose, partial(self._kill, True)),
+            (faults.kill, partial(self.kill, False)),
+            (faults.lose, partial(self.kill, True)),
             (faults.pause, self._pause),
             (faults.cut, self._cut),
             (faults.part, self._part),
@@ -183,7 +182,8 @@ class World:
             if mean:
                 self._every(mean, call)
 
-    def _kill(self, silent: bool) -> None:
+    def kill(self, silent: bool) -> None:
+        """Kill the node, or the machine with it; it is started again before long."""
         if self.node.node is not None:
             self.node.kill(silent)
             self.loop.after(self.loop.random.uniform(0.2, 5.0), self._restart)
