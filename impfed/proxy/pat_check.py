@@ -24,6 +24,7 @@ from impfed.sip.relay_token import RelayTokens
 from impfed.sip.transaction import FailureCause, ServerTransaction
 from impfed.transport.dispatch import ALLOW
 from impfed.transport.flow import Flow, bracketed
+from impfed.transport.identity import NOBODY
 from impfed.transport.pool import Target
 from impfed.transport.sip import SipStack
 from impfed.transport.stream import StreamFlow
@@ -102,6 +103,8 @@ class PatCheck:
         self._stack = stack
         self._neighbours = neighbours
         self._shared = tokens is not None
+        # Who ends TLS before this node, and shows partners a certificate for our domains.
+        self._upstreams = {*config.node.trusted_upstreams, *config.own_domains}
         self._tokens = tokens or RelayTokens(self._node, ids.token(32).encode("ascii"))
         self._ids = ids
         self._calls: dict[str, _Call] = {}
@@ -219,16 +222,7 @@ class PatCheck:
         if node == self._node:
             where = f"this node, listener {listener}"
         if not node:
-            peer = call.flow.peer if call.flow is not None else None
-            proven = (
-                peer.subject if peer is not None and peer.proven else "which shows no certificate"
-            )
-            known = self._neighbours.who(peer.names) if peer is not None and peer.proven else ""
-            words = f"{known or 'a stranger'} answers there ({proven}; {response.status})"
-            secret = (
-                "our relay secret" if self._shared else "a relay secret, which is not configured"
-            )
-            self._end(call, "crossed", known or "a stranger", f"{words}, but not with {secret}")
+            self._stranger(call, response.status)
         elif not address.node:
             self._end(call, "right", where, "a node of ours, as it should be")
         elif node != address.node or (address.listener and not self._same(address, listener)):
@@ -236,6 +230,21 @@ class PatCheck:
             self._end(call, "crossed", where, f"it leads to {where}; map it to {wanted}")
         else:
             self._end(call, "right", where, f"it leads to {self._title(address)}")
+
+    def _stranger(self, call: _Call, status: int) -> None:
+        """Somebody answers who does not prove that he knows the relay secret."""
+        peer = call.flow.peer if call.flow is not None else NOBODY
+        names = peer.names if peer.proven else frozenset()
+        subject = peer.subject if names else "without a certificate"
+        neighbour = self._neighbours.who(names)
+        if not neighbour and not names.isdisjoint(self._upstreams):
+            words = f"{subject} answers, which is ours, but tells nothing of what lies behind it"
+            self._end(call, "not checked", "an edge or balancer", words)
+            return
+        who = neighbour or "a stranger"
+        proof = "our relay secret" if self._shared else "a relay secret, which is not configured"
+        words = f"{who} answers there ({subject}; {status}), but not with {proof}"
+        self._end(call, "crossed", who, words)
 
     def failed(self, call: _Call, text: str) -> None:
         """Take it that no answer will come."""

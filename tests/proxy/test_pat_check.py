@@ -14,6 +14,7 @@ from impfed.ctl.pat import words
 from impfed.proxy.pat_check import PatCheck
 from impfed.proxy.relaying import relay_tokens
 from impfed.routing.neighbours import Neighbours
+from impfed.transport.identity import NOBODY, PeerIdentity
 from tests.gateway.harness import CONFIG
 from tests.transport.sip_kit import MemoryStack, MemoryTransport, request_bytes
 
@@ -56,6 +57,7 @@ class Firewall:
         self.nodes = nodes
         self.table: dict[int, tuple[PatNode, int]] = {}
         self.dropped: set[int] = set()
+        self.shown: dict[int, PeerIdentity] = {}  # certificates, as if it were TLS
         self.pipes: list[tuple[MemoryTransport, MemoryTransport]] = []
 
     def connect(self, node: PatNode) -> None:
@@ -76,6 +78,9 @@ class Firewall:
             server = MemoryTransport(protocol, PUBLIC, 50000 + number)
             protocol.makeConnection(server)
             self.pipes.append((client, server))
+            for flow in node.memory.stack.pool.flows:
+                if flow.target is not None and flow.target.port == port:
+                    flow.peer = self.shown.get(port, NOBODY)
 
     def settle(self) -> None:
         """Let everything go where it goes, until nothing moves."""
@@ -202,6 +207,21 @@ class PatCheckTests(SynchronousTestCase):
         self.assertIn("not with our relay secret", line["words"])
         # Its gateway has answered, as it answers any OPTIONS.
         self.assertEqual(len(self.node2.memory.user.requests), 1)
+
+    def test_certificates(self) -> None:
+        """Without the secret a certificate tells who it is: a node, an edge of ours, or a stranger."""
+        self.build(secret2="another secret altogether")
+        address = f"{PUBLIC}:45060"
+        for name, verdict, who in (
+            ("10.0.0.2", "crossed", "node2"),  # its configured name, in this table
+            ("home.example", "not checked", "an edge or balancer"),
+            ("evil.example", "crossed", "a stranger"),
+        ):
+            shown = PeerIdentity(frozenset({name}), True, f"CN={name}")
+            self.firewall.shown[45060] = shown
+            line = self.found()[address]
+            self.assertEqual((line["verdict"], line["leads_to"]), (verdict, who))
+            self.assertIn(f"CN={name}", line["words"])
 
     def test_no_secret(self) -> None:
         """A single node without a secret can check itself all the same."""
