@@ -78,8 +78,8 @@ STREAMS = """\
 
 An action may itself decide what comes next ("TLS chosen", "refused by us"): that is an input like
 those from outside, taken at once. What ends a stream in every state is listed, not drawn; so is what
-a state takes without being left. A state that does not foresee an input raises `LocalError`; a test shows that whatever a peer
-sends is foreseen in every state.
+a state takes without being left. A state that does not foresee an input raises `LocalError`; a test
+shows that whatever a peer sends is foreseen in every state.
 """
 
 
