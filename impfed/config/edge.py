@@ -70,8 +70,8 @@ class EdgeLimitsConfig:
     :ivar hold: seconds over the limit after which the connection is closed.
     """
 
-    requests: int | None = 100
-    domain_requests: int | None = 500
+    requests: int | None = 500
+    domain_requests: int | None = 1000
     connections: int = 50
     handshakes: int = 10
     hold: float = 10.0

@@ -26,6 +26,8 @@ _NOT_HERE = {
     "web": "an edge has no users; the page belongs to a node behind it",
     "open_federation": "an edge lets in and out what is listed as [[domain]], and nothing else",
     "ldap": "an edge asks no directory; the nodes behind it do",
+    "local_domain": "an edge shows all local domains at one address, with one certificate",
+    "store": "an edge keeps nothing",
     "mapping": "an edge translates nothing; the nodes behind it do",
 }
 

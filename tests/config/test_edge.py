@@ -183,6 +183,13 @@ class EdgeTests(LoadCase):
             self.only(EDGE + plain.format("tcp") + named).key, "edge.target[2].address"
         )
 
+    def test_what_an_edge_has_not(self) -> None:
+        """Sections that mean nothing here are told of, each with the reason."""
+        for name in ("s2s", "store", "open_federation"):
+            problems = self.shop.problems(f"{EDGE}\n[{name}]\n")
+            found = [problem.message for problem in problems if problem.key == name]
+            self.assertTrue(any("edge" in text for text in found), (name, found))
+
     def test_sides_without_an_edge(self) -> None:
         """A listener of a node has no side."""
         text = EDGE[: EDGE.index("[edge]")] + EDGE[EDGE.index("[[domain]]") :]
