@@ -92,12 +92,15 @@ address = "{self.home.module}"
 
 
 def neighbour(name: str, domains: tuple[str, ...], address: str, told: str) -> str:
-    """Return what a node's configuration says of another one."""
+    """Return what a node's configuration says of another one.
+
+    :param domains: those that are reached through it; none for one that only owns its dialogs.
+    """
+    hosted = f"domains = {list(domains)}\n" if domains else ""
     return f"""
 [[neighbour]]
 name = "{name}"
-domains = {list(domains)}
-address = "{address}"
+{hosted}address = "{address}"
 tls_name = "{name}.company.example"
 advertised = ["{told}"]
 """

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from demo.parts import ROOT, Authority, Talker, xmpp_user
+from demo.parts import ROOT, Authority, PartFailed, Talker, xmpp_user
 from tests.interop.homes import HomeProsody, together
 
 from .dns import NameServer
@@ -73,6 +73,10 @@ class Scene:
     topology = ""
     #: Nodes that get new requests from outside.
     entrances: tuple[str, ...] = ("a1",)
+    #: What every node's certificate carries besides.
+    common_names: tuple[str, ...] = ()
+    #: More lines about a node's listener.
+    listener = ""
 
     def __init__(self, variant: Variant = Variant()) -> None:
         self.variant = variant
@@ -83,7 +87,7 @@ class Scene:
         self.network = self.plan.build()
         self.stack.callback(self.network.close)
         self.authority = Authority(self.directory / "pki", "topology CA")
-        self.nodes = {name: self._node(name) for name in HOMES}
+        self.nodes: dict[str, ClusterNode] = {}
         self.users: dict[str, Talker] = {}
         self.far: Talker
         self.border: Edge
@@ -106,7 +110,7 @@ class Scene:
         """Return address and port that a node tells its peers: by the port table, or its own."""
         for row in self.plan.ports:
             if row.machine == node and row.public != 5061:
-                return f"{bracketed(self.at(self.plan.gateway, 'internet'))}:{row.public}"
+                return f"{bracketed(self.at(self.plan.public, 'internet'))}:{row.public}"
         return self.bind(node)
 
     # -- configuration -----------------------------------------------------------------------------
@@ -118,13 +122,14 @@ class Scene:
             self.directory / name / "prosody", first, {NAME: "same here"}, others=tuple(others),
             module=f"federation.{first}", c2s_port=5222, component_port=5347, netns=netns,
         )  # fmt: skip
-        names = [f"{name}.company.example", *HOMES[name]]
+        names = [f"{name}.company.example", *HOMES[name], *self.common_names]
         if name in self.entrances:  # a partner checks it for whomever answers
             names += ["sip.company.example", *(d for d in LOCAL if d not in names)]
         return ClusterNode(
             self.directory / name, home, self.authority.issue(*names), PORT, ("", 0),
             upstreams=self.upstreams(name), netns=netns, bind=self.bind(name),
             told=self.told(name), domains=HOMES[name], federation=self.federation(name),
+            listener=self.listener,
         )  # fmt: skip
 
     def upstreams(self, node: str) -> tuple[str, ...]:
@@ -157,6 +162,7 @@ class Scene:
     def start(self) -> Scene:
         """Start everything; stops it again when a part fails."""
         try:
+            self.nodes |= {name: self._node(name) for name in HOMES}
             self.name_servers()
             together([self._partner, self.before, *(self._home(n) for n in self.nodes.values())])
             together(self._begin(node.start, node.stop) for node in self.nodes.values())
@@ -197,6 +203,7 @@ class Scene:
         ours, theirs = self.at(self.plan.public, "internet"), self.at("border", "internet")
         hosts = {f"sip.{domain}": [ours] for domain in LOCAL}
         hosts |= {f"edge.{domain}": [theirs] for domain in FOREIGN}
+        hosts |= {name: [ours] for name in self.common_names}
         services = []
         for domain, host in [*((d, "sip") for d in LOCAL), *((d, "edge") for d in FOREIGN)]:
             for service in ("_sipfederationtls._tcp", "_sips._tcp"):
@@ -264,7 +271,7 @@ atexit.register(stop)
 def scene(kind: type[Scene], variant: Variant) -> Scene:
     """Return a scene, started once, and the only one: another one is stopped for it.
 
-    :raises Exception: what kept it from starting, each time.
+    :raises PartFailed: with what kept it from starting, each time.
     """
     if (kind, variant) not in _current:
         stop()
@@ -274,5 +281,5 @@ def scene(kind: type[Scene], variant: Variant) -> Scene:
             _current[kind, variant] = error
     found = _current[kind, variant]
     if isinstance(found, Exception):
-        raise found
+        raise PartFailed(f"{type(found).__name__}: {found}")
     return found

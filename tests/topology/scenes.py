@@ -15,6 +15,23 @@ class RoutingNode(Scene):
     topology = "routing-node"
 
 
+class ByName(RoutingNode):
+    """One name in the Contacts of all nodes, for an edge that routes by names and keeps nothing."""
+
+    common_names = ("federation.company.example",)
+    listener = 'contact = "federation.company.example:5061"'
+
+    def neighbours(self, node: str) -> dict[str, tuple[str, ...]]:
+        """Return those of before; the routing node knows every node, to find the owner of a dialog."""
+        found = super().neighbours(node)
+        return {**found, "b2": ()} if node == "a1" else found
+
+    def upstreams(self, node: str) -> tuple[str, ...]:
+        """Return the routing node for all others, besides who was there before."""
+        names = super().upstreams(node)
+        return names if node == "a1" else tuple({*names, "a1.company.example"})
+
+
 class Basic(Scene):
     """An edge that ends TLS and opens it anew stands before the nodes, for both directions."""
 

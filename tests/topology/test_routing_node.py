@@ -9,7 +9,7 @@ from demo.parts import wait_until
 from tests.topology import stories
 from tests.topology.net import Mapped
 from tests.topology.scene import LOCAL, NAME, Scene, Variant
-from tests.topology.scenes import RoutingNode
+from tests.topology.scenes import ByName, RoutingNode
 
 A2, B2 = "branch.group.example", "works.example"
 
@@ -138,3 +138,22 @@ class SixthVersionTests(stories.BothWays):
 
     kind: type[Scene] = RoutingNode
     variant = Variant(version=6)
+
+
+class ByNameTests(stories.BothWays):
+    """The partner's edge is a stateless Kamailio: it routes by names, and records no route."""
+
+    kind: type[Scene] = ByName
+    variant = Variant(stateless=True)
+
+    def test_one_name(self) -> None:
+        """All Contacts are one name; what follows enters at the routing node, and finds its owner."""
+        who, a1 = "mercutio@lync.example", self.scene.nodes["a1"]
+        self.writes(LOCAL, who, "A plague")
+        for domain in LOCAL:
+            sent = self.wire("received", "INVITE", f"From: <sip:{NAME}@{domain}>")["text"]
+            self.assertIn("@federation.company.example:5061;transport=tls;relay=", sent)
+        before = a1.counted("proxy.forwarded")
+        self.far_writes(who, LOCAL, "On both your houses")
+        self.assertGreaterEqual(a1.counted("proxy.forwarded"), before + 3)
+        self.assertEqual(a1.counted("proxy.misrouted"), 0)
