@@ -38,6 +38,9 @@ PINNED = {
     "cut-utf8": "not-authorized",
     "whitespace-flood": "continue",
 }
+#: Seconds and octets that a case may take.
+LONGEST = 1.0
+MOST = 8 * 1024 * 1024
 # Octets after which a result is only to be expected when time has passed.
 PACED = {"slow-loris", "silent"}
 
@@ -81,21 +84,27 @@ class BadStreamTests(S2SCase):
                 self.assertIn(b"valid", answer)
         return peer
 
-    def run_case(self, case: dict[str, Any]) -> tuple[RawPeer, float, int]:
-        """Play a case in a thread; return the peer, the time it took and the memory."""
+    def run_case(self, case: dict[str, Any]) -> tuple[RawPeer, float]:
+        """Play a case in a thread; return the peer, and how long it took."""
         peer = self.prepare(case)
         expected = PINNED.get(case["id"], case["expect"])
-        tracemalloc.start()
         begin = time.monotonic()
         peer.send_all(chunks(case))
         lasting = expected in ("continue", "ignore", "drop-plaintext", "success")
         lasting = lasting or expected.startswith(("sasl", "db"))
         peer.read(0.3 if lasting else 3)
         took = time.monotonic() - begin
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
         peer.close()
-        return peer, took, most
+        return peer, took
+
+    def weigh_case(self, case: dict[str, Any]) -> int:
+        """Play it again; return the most memory that it took, which takes time to find out."""
+        tracemalloc.start()
+        try:
+            self.run_case(case)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
     def judge(self, case: dict[str, Any], peer: RawPeer) -> str:
         """Return what was expected and did not come; "" when all is well."""
@@ -135,13 +144,15 @@ class BadStreamTests(S2SCase):
         for case in CASES:
             if not wanted(case) or case["id"] in PACED:
                 continue
-            peer, took, most = yield deferToThread(self.run_case, case)
+            peer, took = yield deferToThread(self.run_case, case)
             problem = self.judge(case, peer)
-            # The header of what followed an opened stream was read, and forgotten, before.
-            limit = 1.0 if "gen" not in case else 4.0  # tracemalloc makes long ones slow
-            if not problem and took > limit:
+            for _ in range(3):  # on a busy machine the fault may not be ours
+                if took > LONGEST:
+                    _, took = yield deferToThread(self.run_case, case)
+            if not problem and took > LONGEST:
                 problem = f"{case['id']}: took {took:.2f} s"
-            if not problem and most > 8 * 1024 * 1024:
+            most = yield deferToThread(self.weigh_case, case)
+            if not problem and most > MOST:
                 problem = f"{case['id']}: took {most} octets"
             if problem:
                 problems.append(problem)
@@ -170,6 +181,12 @@ class BadStreamTests(S2SCase):
         phases = {case["phase"] for case in CASES}
         self.assertEqual(phases, {"open", "stream", "starttls", "sasl", "dialback"})
         self.assertEqual(len(VECTORS["cases"]), 73)
+        played = [case["id"] for case in CASES if case["id"] not in PACED]
+        self.assertEqual(len(set(played)), 67)  # and the two that dawdle, below
+        # Nobody connects to us as a component: we are one ourselves.
+        elsewhere = [case["id"] for case in VECTORS["cases"] if case not in CASES]
+        self.assertEqual(len(elsewhere), 4)
+        self.assertTrue(all(id.startswith("comp-") for id in elsewhere))
 
     def test_well_formed_versions(self) -> Deferred[None]:
         """A higher version is answered with 1.0; none, with a header without features."""
