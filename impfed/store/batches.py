@@ -36,7 +36,8 @@ PATIENCE = 5.0
 
 _AGAIN = 0.2  # seconds
 _LEDGER_LAG = 0.1
-_PASSING = (StoreFault.UNAVAILABLE, StoreFault.UNSURE)
+#: Troubles that may pass while a write waits; a replica may be about to become the master.
+_PASSING = (StoreFault.UNAVAILABLE, StoreFault.UNSURE, StoreFault.READ_ONLY)
 
 _log = EventLog("impfed.store")
 
@@ -291,11 +292,12 @@ class Batches:
         self.advance()
 
     def _too_late(self, batch: _Batch) -> None:
-        if isinstance(batch.problem, Fenced):
-            self._fail(batch, batch.problem)
+        problem = batch.problem
+        if isinstance(problem, Fenced):
+            self._fail(batch, problem)
             return
-        sent = batch.unsure or batch.asking
-        fault = StoreFault.UNSURE if sent else StoreFault.UNAVAILABLE
+        fault = StoreFault.UNAVAILABLE if problem is None else problem.fault
+        fault = StoreFault.UNSURE if batch.unsure or batch.asking else fault
         words = f"it has not confirmed a write within {PATIENCE:g} s"
         self._fail(batch, self._error(fault, words))
 

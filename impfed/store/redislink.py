@@ -34,6 +34,7 @@ _OLDEST = (7, 0)
 
 _log = EventLog("impfed.store")
 
+_RIGHTS = "its user may not do this; docs/store.md has the ACL line"
 #: What an error of Redis begins with, what it means for us, and what helps.
 _FAULTS: tuple[tuple[str, StoreFault, str], ...] = (
     ("OOM", StoreFault.OUT_OF_MEMORY, "its memory is full; raise maxmemory, or look what fills it"),
@@ -45,7 +46,8 @@ _FAULTS: tuple[tuple[str, StoreFault, str], ...] = (
     ("MASTERDOWN", StoreFault.UNAVAILABLE, "it is a replica that has lost its master"),
     ("WRONGPASS", StoreFault.DENIED, "it does not accept the user and password"),
     ("NOAUTH", StoreFault.DENIED, "it wants a password: [store] password_file"),
-    ("NOPERM", StoreFault.DENIED, "its user may not do this; docs/store.md has the ACL line"),
+    ("NOPERM", StoreFault.DENIED, _RIGHTS),
+    ("The user executing the script", StoreFault.DENIED, _RIGHTS),
 )
 
 
@@ -275,7 +277,7 @@ class RedisLink:
     @property
     def up(self) -> bool:
         """Whether there is a connection."""
-        return self._protocol is not None
+        return self._protocol is not None and bool(self._protocol.connected)
 
     def watch(self, changed: Callable[[bool], None]) -> None:
         """Call ``changed(up)`` whenever the connection is there or has gone."""
@@ -316,7 +318,7 @@ class RedisLink:
     def call(self, operation: str, *arguments: Argument, timeout: float = 2.0) -> Deferred[Answer]:
         """Do an operation; see :class:`~impfed.store.link.Link`."""
         protocol = self._protocol
-        if protocol is None:
+        if protocol is None or not protocol.connected:
             return _failed(StoreFault.UNAVAILABLE, f"{self.place}: there is no connection")
         words = ("EVALSHA", protocol.shas[operation], 1, self._prefix, *arguments)
         asked = protocol.ask(*words, timeout=timeout, clock=self._reactor)
@@ -353,7 +355,7 @@ class RedisLink:
     @inlineCallbacks
     def _wait(self, after: Mapping[str, str], seconds: float) -> Any:
         protocol = self._waiting
-        if protocol is None:
+        if protocol is None or not protocol.connected:
             protocol = yield self._waiter.dial(scripts=False)
             if not self._running:
                 protocol.transport.abortConnection()
@@ -380,7 +382,8 @@ class RedisLink:
         }
 
     def _waiting_lost(self) -> None:
-        self._waiting = None
+        if self._waiting is not None and not self._waiting.connected:
+            self._waiting = None
 
     # -- one connection, always --------------------------------------------------------------------
 

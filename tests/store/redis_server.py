@@ -45,18 +45,25 @@ class RedisServer:
 
     def command(self, *words: str) -> str:
         """Return the first line of the answer to a command, "" when there is none."""
+        return self.answer(*words).split("\r\n")[0]
+
+    def answer(self, *words: str) -> str:
+        """Return the answer to a command, as it comes, "" when there is none."""
+        return self.ask(str(self.socket), *words)
+
+    @staticmethod
+    def ask(place: str | tuple[str, int], *words: str) -> str:
+        """Ask the server at a path or port."""
+        parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
+            with socket.socket(family) as connection:
                 connection.settimeout(5)
-                connection.connect(str(self.socket))
-                connection.sendall(self._octets(words))
-                return connection.recv(65536).decode().split("\r\n")[0]
+                connection.connect(place)
+                connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
+                return connection.recv(65536).decode()
         except OSError:
             return ""
-
-    def _octets(self, words: tuple[str, ...]) -> bytes:
-        parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-        return f"*{len(words)}\r\n{''.join(parts)}".encode()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal; after SIGKILL wait until the process is gone."""
