@@ -32,7 +32,10 @@ class InnerTargets:
         self._edge = edge
         self._named = {target.name: target for target in self.all}
         self._lanes = {
-            target.name: tuple(_hop(target, edge, lane) for lane in range(lanes_of(target, edge)))
+            # From 1 on, so that none of them is the connection that the machine has made to us.
+            target.name: tuple(
+                _hop(target, edge, 1 + lane) for lane in range(lanes_of(target, edge))
+            )
             for target in self.all
         }
         # The same, where another target takes over at once (Hop.others).
