@@ -78,6 +78,7 @@ class Edge(MultiService):
         limits = SipLimits(
             connect_timeout=config.sip.connect_timeout,
             failover_after=config.sip.failover_after,
+            reuse=config.sip.reuse,
             framing=FramingLimits(body=config.im.message_limit),
             connections_per_address=edge.limits.connections,
             handshakes_per_address=edge.limits.handshakes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -139,6 +139,7 @@ class Node(MultiService):
         limits = SipLimits(
             connect_timeout=config.sip.connect_timeout,
             failover_after=config.sip.failover_after,
+            reuse=config.sip.reuse,
             framing=FramingLimits(body=config.im.message_limit),
         )
         self.stack = SipStack(
@@ -158,7 +159,7 @@ class Node(MultiService):
             {domain.name: _gateway_type(domain) for domain in config.domains},
             relayed_domains=_exact_peers(config),
             tls=self.tls,
-            settle=lambda done: self.store.write([], lambda _: done()),
+            settle=self._settle,
         )
         self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
         router = self.routing.build(peers.may_prove, self.federation.probe)
@@ -246,6 +247,10 @@ class Node(MultiService):
             explainer, people, self.presence, local_domains, self.budgets, pat
         )
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
+
+    def _settle(self, done: Callable[[], None], foreign: str) -> None:
+        """Call when what home servers have sent for a domain so far would survive this process."""
+        self.store.write([], lambda _: self.federation.departed(foreign, done))
 
     def _connection_closed(self, flow: Flow) -> None:
         self.presence.watching.flow_closed(flow)

@@ -186,10 +186,12 @@ class SipConfig:
 
     :ivar connect_timeout: seconds for a connection to the only hop that there is.
     :ivar failover_after: seconds after which another hop takes over, where there is one.
+    :ivar reuse: whether connections of mutual TLS are used in both directions.
     """
 
     connect_timeout: float = 10.0
     failover_after: float = 3.0
+    reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)

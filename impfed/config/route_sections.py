@@ -71,6 +71,12 @@ SIP = Section(
             "The same, TLS included, where there is another hop: then that one is used. Also how long"
             " a hop that is in use may acknowledge nothing (TCP) before its connection is given up.",
         ),
+        Key(
+            "reuse",
+            values.BOOLEAN,
+            "Whether a connection of mutual TLS carries requests of both sides, if the side that has opened"
+            " it says `alias` in its Via (RFC 5923). We say so, too.",
+        ),
     ),
 )
 

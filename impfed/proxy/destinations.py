@@ -171,7 +171,7 @@ class Destinations:
         request, source = question.request, question.source
         domain = self._local_domain(request) if self._stack.hosts else ""
         sent_by = self._sent_by(transport, way.listener if isinstance(way, Flow) else "", domain)
-        via = f"{transport.upper()} {sent_by}"
+        via = f"{transport.upper()} {sent_by}{';alias' if self._stack.offers(way) else ''}"
         if request.method not in DIALOG_FORMING or request.to_tag:
             return Leg(way, via)
         here = f"<sip:{sent_by};transport={transport};lr>"

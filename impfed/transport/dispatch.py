@@ -213,9 +213,18 @@ class Dispatch(Service, FlowOwner):
     def _via(self, flow: Flow, branch: str, request: OutgoingRequest) -> str:
         domain = _sender_domain(request) if self.hosts else ""
         host, port = self.advertised(flow.transport, flow.listener, domain)
-        rport = "" if flow.reliable else ";rport"
+        more = "" if flow.reliable else ";rport"
+        if flow.transport == "tls" and self.offers(flow):
+            more = ";alias"
         sent_by = f"{bracketed(host)}:{port}"
-        return f"SIP/2.0/{flow.transport.upper()} {sent_by};branch={branch}{rport}"
+        return f"SIP/2.0/{flow.transport.upper()} {sent_by};branch={branch}{more}"
+
+    def offers(self, way: Hop | Flow) -> bool:
+        """Say whether the peer may send over a connection of ours, too: one that shows a certificate."""
+        target = way.target if isinstance(way, StreamFlow) else None
+        hop = way if isinstance(way, Hop) else target
+        certain = hop is not None and hop.transport == "tls" and hop.certificate != "none"
+        return certain and self.limits.reuse and bool(self._tls.default)
 
     def _advertised(self, listener: ListenerConfig) -> tuple[str, int]:
         port = listener.advertised_port or self.ports.get(listener.name, listener.port)
@@ -341,6 +350,9 @@ class Dispatch(Service, FlowOwner):
             )
             self.respond(transaction, 405, headers=(("Allow", self._allow),))
             return
+        flow = transaction.source
+        if not flow.looked_at and self.limits.reuse:
+            self.pool.reuse.offered(flow, request)
         try:
             probed = self.probed if request.method == "OPTIONS" else None
             if probed is not None and probed(transaction, request, transaction.source):

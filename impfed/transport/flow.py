@@ -44,6 +44,7 @@ class SipLimits:
     :ivar handshakes_per_address: the same from one IP address.
     :ivar trusted: names of listeners where one IP address may have as many as there are at all.
     :ivar backoff: first pause after a failed connection; doubles up to ``backoff_limit``.
+    :ivar reuse: whether connections of mutual TLS are used in both directions (RFC 5923).
     :ivar framing: sizes of one message.
     """
 
@@ -65,6 +66,7 @@ class SipLimits:
     trusted: frozenset[str] = frozenset()
     backoff: float = 0.5
     backoff_limit: float = 30.0
+    reuse: bool = True
     framing: FramingLimits = field(default_factory=FramingLimits)
 
 
@@ -76,6 +78,7 @@ class Flow:
     :ivar listener: name of the listener that it came in on, "" for a connection of ours.
     :ivar remote: address and port of the peer.
     :ivar peer: what the peer has proven of itself.
+    :ivar looked_at: whether its first request was asked whether we may send over it, too.
     :ivar transactions: client transactions that wait for an answer over it, oldest first (as keys).
     """
 
@@ -85,6 +88,7 @@ class Flow:
         self.listener = listener
         self.remote = remote
         self.peer: PeerIdentity = NOBODY
+        self.looked_at = False
         self.transactions: dict[Any, None] = {}
 
     @property

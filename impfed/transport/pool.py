@@ -19,6 +19,7 @@ from impfed.core.log import EventLog
 from impfed.sip.target import Hop
 from impfed.transport.attempt import Attempt, ConnectFactory
 from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed
+from impfed.transport.reuse import Reuse
 from impfed.transport.stream import StreamFlow
 from impfed.transport.tls import TlsStore
 from impfed.transport.tls_transport import TlsTransport
@@ -85,6 +86,7 @@ class Pool:
 
     :param owner: is told what happens to them.
     :param reactor: connects and resolves.
+    :ivar reuse: connections of peers that may be used in place of our own.
     """
 
     def __init__(self, owner: FlowOwner, reactor: Any, tls: TlsStore, ids: IdSource) -> None:
@@ -95,6 +97,7 @@ class Pool:
         self._flows: dict[Target, StreamFlow] = {}
         self._resting: dict[Target, _Rest] = {}
         self._attempts: set[Attempt] = set()
+        self.reuse = Reuse(tls)
         self._once: set[Target] = set()
 
     def __len__(self) -> int:
@@ -119,6 +122,12 @@ class Pool:
                 flow.hurry(self._owner.limits.failover_after)
             if rest is None or flow.opened is not None or not (rest.silent and others):
                 return flow
+        # A lane of its own is a connection of its own.
+        theirs = None if target.lane else self.reuse.find(target)
+        if theirs is not None:
+            if others and not theirs.patience:
+                theirs.hurry(self._owner.limits.failover_after)
+            return theirs
         if rest is not None:
             rest.wanted = now = self._owner.timers.seconds()
             if flow is not None and flow.alive:

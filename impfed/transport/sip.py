@@ -242,6 +242,7 @@ class SipStack(Dispatch):
         """A connection is gone: what waits for an answer over it learns of it."""
         if flow.target is None:
             self.incoming.lost(flow)
+            self.pool.reuse.lost(flow)
         else:
             self.pool.lost(flow, reason)
         self._gauge()

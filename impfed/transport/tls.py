@@ -144,6 +144,19 @@ class TlsStore:
         return self._generation
 
     @property
+    def default(self) -> str:
+        """The name of our certificate that is shown where nothing else is chosen; "" without any."""
+        chains = self._generation.chains
+        return chains[0].name if chains else ""
+
+    def shown(self, connection: SSL.Connection) -> str:
+        """Return the name of our certificate that an accepted connection has shown.
+
+        "" for one that was accepted with files that are in use no longer.
+        """
+        return self._generation.shown.get(connection.get_context(), "")
+
+    @property
     def chains(self) -> list[Chain]:
         """Our certificates with their keys, the default first."""
         return self._generation.chains
@@ -222,6 +235,7 @@ class _Generation:
         self._by_name: dict[str, SSL.Context] = {}
         self._fronts: dict[str, SSL.Context] = {}
         self._webs: dict[str, SSL.Context] = {}
+        self.shown: dict[SSL.Context, str] = {}
         if self.chains:
             self._make_server_contexts()
         self._check_pairs()
@@ -300,6 +314,7 @@ class _Generation:
         context.set_session_id(b"impfed-sip")
         context.set_timeout(SESSION_LIFETIME)
         context.set_alpn_select_callback(_accept_alpn)
+        self.shown[context] = chain.name
         return context
 
     def new_context(self, chain: Chain | None) -> SSL.Context:

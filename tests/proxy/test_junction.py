@@ -86,6 +86,10 @@ class OneStack:
     def forgive(self, target: Target) -> None:
         self.forgiven.append(target)
 
+    @staticmethod
+    def offers(way: object) -> bool:
+        return False
+
     def cancel(self, transaction: object) -> None:
         self.cancelled.append(transaction)
 
