@@ -129,7 +129,7 @@ class Scene:
             self.directory / name, home, self.authority.issue(*names), PORT, ("", 0),
             upstreams=self.upstreams(name), netns=netns, bind=self.bind(name),
             told=self.told(name), domains=HOMES[name], federation=self.federation(name),
-            listener=self.listener,
+            listener=self.listener, home_extra=self.home_extra(name),
         )  # fmt: skip
 
     def upstreams(self, node: str) -> tuple[str, ...]:
@@ -142,6 +142,10 @@ class Scene:
 
     def listeners(self, node: str) -> str:
         """Return further listeners of a node."""
+        return ""
+
+    def home_extra(self, node: str) -> str:
+        """Return more lines about a node's home server."""
         return ""
 
     def federation(self, node: str) -> str:

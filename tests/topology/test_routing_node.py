@@ -8,6 +8,7 @@ import time
 from demo.parts import wait_until
 from tests.topology import stories
 from tests.topology.net import Mapped
+from tests.topology.people import People
 from tests.topology.scene import LOCAL, NAME, Scene, Variant
 from tests.topology.scenes import ByName, RoutingNode
 
@@ -15,17 +16,37 @@ A2, B2 = "branch.group.example", "works.example"
 
 
 class Routed(RoutingNode):
-    """One of the partner's domains has two next hops of different priority."""
+    """One directory holds people of both sides, and one partner has two next hops."""
+
+    def home_extra(self, node: str) -> str:
+        """Return the directory for the first node."""
+        return 'directory = "people"' if node == "a1" else ""
+
+    def before(self) -> None:
+        """Start the directory; romeo is in it, though not one of ours."""
+        people = {
+            NAME: [f"{NAME}@company.example", f"{NAME}@second.example"],
+            "romeo": ["romeo@foreign.company.example"],
+        }
+        slapd = People(self.machine("names"), self.directory / "people", people)
+        self.stack.callback(slapd.stop)
 
     def federation(self, node: str) -> str:
-        """Return the sections of others, and two routes to group.example."""
+        """Return the sections of others, two routes to group.example, and the directory."""
         first, second = self.machine("border").addresses["internet"][:2]
         routes = "".join(
             f'[[route]]\npattern = "group.example"\naddress = "{address}:5061"\n'
             f'tls_name = "edge.lync.example"\npriority = {priority}\n'
             for priority, address in enumerate((first, second), 1)
         )
-        return super().federation(node) + routes
+        directory = f"""
+[[ldap]]
+name = "people"
+url = "ldap://{self.at("names", "inside")}:389"
+base = "dc=example"
+filter = "(uid={{user}})"
+"""
+        return super().federation(node) + routes + directory
 
 
 class RoutingNodeTests(stories.BothWays):
@@ -109,6 +130,42 @@ class RoutingNodeTests(stories.BothWays):
             a1.log, r"misrouted .*203\.0\.113\.10:45062 seems to be mapped to this node"
         )
         self.assertRegex(a2.operator("pat-check", code=1), r"crossed +203\.0\.113\.10:45062")
+
+    def both_ways(self, here: str, who: str) -> None:
+        """A user of ours and a partner's write to each other and see each other; nobody else does."""
+        self.far_writes(who, [here], "From me to")
+        self.writes([here], who, "And back from")
+        self.far_watches(who, [here])
+        self.watches([here], who)
+        self.show(who, [here], "dnd", "busy")
+        self.far_shows(who, [here], "busy", "Busy")
+        self.show(who, [here], "", "available")
+        self.far_shows(who, [here], "available", "")
+        for domain, user in self.users.items():
+            for event in ("message", "asked", "presence"):
+                seen = user.seen(self.begun[domain], event=event, sender=who)
+                self.assertTrue(domain == here or not seen, seen)
+
+    def test_they_under_us(self) -> None:
+        """A partner's domain under one of ours, with people in our own directory, is the partner's."""
+        who = "romeo@foreign.company.example"
+        self.both_ways("company.example", who)
+        # Found in the directory, at a domain that is not ours: so he is no user here.
+        stranger = "romeo@company.example"
+        self.far_does("im", "capulet@lync.example", stranger, 404, text="Who?")
+        self.far_does("subscribe", "capulet@lync.example", stranger, 404)
+
+    def test_we_under_them(self) -> None:
+        """A domain of ours under a partner's is ours."""
+        self.both_ways(A2, "romeo@group.example")
+
+    def test_siblings(self) -> None:
+        """A domain of ours beside a partner's is ours."""
+        self.both_ways("a.firm.example", "romeo@b.firm.example")
+
+    def test_second_local_domain(self) -> None:
+        """A node's second domain is served as its first one is."""
+        self.both_ways("second.example", "escalus@lync.example")
 
     def test_pat_check(self) -> None:
         """Every node finds itself at its advertised address."""
