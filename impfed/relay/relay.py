@@ -20,6 +20,7 @@ from impfed.policy.federation import XmppPolicy
 from impfed.policy.limits import NewSubscriptions
 from impfed.policy.users import UserPolicies
 from impfed.relay.delivery import Deliveries
+from impfed.relay.departures import Departures
 from impfed.relay.ledger import TextLedger
 from impfed.relay.pairs import Answers, Pair, XmppPairs
 from impfed.relay.people import PeoplePolicy
@@ -29,7 +30,7 @@ from impfed.store.records import LedgerEntry
 from impfed.transport.home import HomeLinks
 from impfed.transport.link_api import IForeignRelay
 from impfed.transport.rosters import RosterAnswer
-from impfed.transport.s2s_api import IS2SUser
+from impfed.transport.s2s_api import Fate, IS2SUser
 from impfed.transport.s2s_bounce import bounced
 from impfed.xmpp.stanza import OutStanza, Stanza, error_reply
 
@@ -74,6 +75,7 @@ class Relay:
     :ivar by_sip: says whether open federation has found a domain to be reached over SIP.
     :ivar ledger: notes what became of texts.
     :ivar deliveries: hands messages to home servers.
+    :ivar departures: messages that foreign servers do not have yet.
     :ivar people: applies the local users' lists.
     :ivar pairs: counts who watches whom.
     """
@@ -109,6 +111,7 @@ class Relay:
         self._missed: dict[tuple[str, str, bool], OutStanza] = {}
         self.ledger = ledger
         self.deliveries = Deliveries(home, ledger, self._return, ids, metrics, timers)
+        self.departures = Departures(timers)
         policies, answers, pace = lists
         self.pairs = XmppPairs(answers, self.takes, presence, pace, timers.seconds, metrics)
         self.people = PeoplePolicy(
@@ -165,7 +168,16 @@ class Relay:
         self.people.text_to(stanza)
         if stanza.type == "error":
             self.ledger.error_passed(stanza, inward=False)
-        self.streams.send(self.ledger.leaving(stanza, xml))
+        self.streams.send(self.departures.leaves(self.ledger.leaving(stanza, xml)))
+
+    def settle(self, call: Callable[[], None], local: str) -> None:
+        """Call when all messages of foreign users so far have come to their end, or time is up."""
+        self.deliveries.settle(call)
+
+    def fate(self, stanza: OutStanza, fate: Fate, condition: str, words: str) -> None:
+        """Take what S2S tells of a stanza; see :data:`impfed.transport.s2s_api.FateTeller`."""
+        self.departures.fate(stanza, fate)
+        self.ledger.fate(stanza, fate, condition, words)
 
     def _too_many_contacts(self, stanza: Stanza) -> str:
         if stanza.type != "subscribe":

@@ -130,7 +130,7 @@ class XmppFederation:
         )
         s2s.names = wanted_names(config)
         self._home_writes = home.can_write_rosters
-        s2s.user, s2s.fate, s2s.settle = relay, relay.ledger.fate, relay.deliveries.settle
+        s2s.user, s2s.fate, s2s.settle = relay, relay.fate, relay.settle
         home.relay = relay
         if opened is not None and opened.enabled:
             relay.by_sip = lambda domain: opened.protocol(domain) == "sip"
@@ -220,6 +220,13 @@ class XmppFederation:
     def on_their_way(self, text: str) -> list[LedgerEntry]:
         """Return texts whose end is open, by an id or an address."""
         return self._relay.ledger.find(text) if self.enabled else []
+
+    def departed(self, domain: str, call: Callable[[], None]) -> None:
+        """Call when local users' messages to a foreign domain so far are not ours any more."""
+        if self.enabled:
+            self._relay.departures.settle(domain, call)
+        else:
+            call()
 
     def takes(self, domain: str) -> bool:
         """Say whether a foreign domain is reached over XMPP, if policy lets it."""

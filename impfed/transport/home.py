@@ -83,7 +83,8 @@ class HomeLinks(Service):
     :param gateway_types: for a foreign domain the type of its service discovery identity in
         category "gateway" ("lcs", "simple") and its name; type "simple" where it is missing.
     :param tls: our certificates and trusted roots, for homes of kind "s2s".
-    :param settle: calls a function once what has been taken over so far would survive this process.
+    :param settle: calls a function once what has been taken over so far for a foreign domain would
+        survive this process.
     :ivar user: who takes the stanzas; to be set before the start.
     :ivar relay: who takes stanzas for other foreign domains, an IForeignRelay; None for nobody.
     :ivar opened: says whether SIP reaches a domain that nobody configured.
@@ -110,7 +111,7 @@ class HomeLinks(Service):
         limits: LinkLimits | None = None,
         relayed_domains: Sequence[str] = (),
         tls: TlsStore | None = None,
-        settle: Callable[[Callable[[], None]], None] = lambda done: done(),
+        settle: Callable[[Callable[[], None], str], None] = lambda done, foreign: done(),
     ) -> None:
         self._reactor = reactor
         self._foreign = frozenset(JID.parse(domain).domain for domain in foreign_domains)

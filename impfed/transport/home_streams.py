@@ -79,7 +79,7 @@ class StreamLink(LinkBase):
     """All streams to and from one home server.
 
     :param locals: every local domain of the node.
-    :param settle: calls a function once what came so far would survive this process.
+    :param settle: calls a function once what came so far for a foreign domain would survive this process.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class StreamLink(LinkBase):
         reactor: Any,
         tls: TlsStore,
         locals: frozenset[str],
-        settle: Callable[[Callable[[], None]], None],
+        settle: Callable[[Callable[[], None], str], None],
     ) -> None:
         super().__init__(owner, home, home.address, JID.parse(home.domains[0]), context)
         self._barrier = PairBarriers(context.limits.acceptance, self._callback_failed)

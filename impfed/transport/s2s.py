@@ -104,15 +104,15 @@ class S2S(Service):
     :ivar user: provider of IS2SUser; to be set before the start.
     :ivar watcher: a StreamWatcher; None for nobody.
     :ivar fate: is told what became of each stanza; None for nobody.
-    :ivar settle: calls a function once what came so far would survive this process, before which
-        no count of stanzas is told; None to tell it at once.
+    :ivar settle: calls a function once what came so far for a domain of ours would survive this
+        process, before which no count of stanzas is told; None to tell it at once.
     :ivar ports: ports that the listeners are bound to, in their order.
     """
 
     user: Any = None
     watcher: StreamWatcher | None = None
     fate: FateTeller | None = None
-    settle: Callable[[Callable[[], None]], None] | None = None
+    settle: Callable[[Callable[[], None], str], None] | None = None
 
     def __init__(
         self,
@@ -423,7 +423,7 @@ class S2S(Service):
             if not connection.closing:
                 connection.act(connection.stream.tell_count(count, self._timers.seconds()))
 
-        self.settle(settled)
+        self.settle(settled, connection.stream.local)
 
     def written(self, stanza: OutStanza) -> None:
         """A stanza goes by a stream whose peer acknowledges nothing."""

@@ -58,7 +58,7 @@ class StreamLinkCase(S2SCase):
         links = self.links = HomeLinks(
             reactor, [home], [FOREIGN], IdSource(), Metrics(), Tracer(),
             limits=LinkLimits(acceptance=5.0), tls=tls_store(self.world, issued),
-            settle=settle or (lambda done: done()),
+            settle=settle or (lambda done, foreign: done()),
         )  # fmt: skip
         links.user = self.gateway
         links.startService()
@@ -89,7 +89,7 @@ class StreamLinkCase(S2SCase):
         yield self.link(clear)
         calls: list[Any] = []
         # What it answers goes out before its count, as with a server that works in one line.
-        self.home.s2s.settle = lambda done: calls.append(reactor.callLater(0.01, done))
+        self.home.s2s.settle = lambda done, _: calls.append(reactor.callLater(0.01, done))
         self.addCleanup(lambda: [call.cancel() for call in calls if call.active()])
         for round in range(2):
             self.deliveries.clear()
@@ -166,7 +166,7 @@ class TrustTests(StreamLinkCase):
     @inlineCallbacks
     def test_told_late(self) -> Steps:
         """The home server hears that we have a text only once that would survive us."""
-        yield self.link(False, self.settling.append)
+        yield self.link(False, lambda done, foreign: self.settling.append(done))
         self.home.s2s.send(text(f"alice@{HOME}", f"bob@{FOREIGN}", "keep this"))
         yield self.until(lambda: any(each[0] == "message" for each in self.gateway.events))
 

@@ -290,7 +290,7 @@ class FateTests(S2SCase):
         a, b = self.node("a.example"), self.node("b.example")
         told = self.watch(a)
         safe: list[Any] = []
-        b.s2s.settle = safe.append
+        b.s2s.settle = lambda done, local: safe.append(done)
         a.s2s.send(text("x@a.example", "y@b.example", id="1"))
         yield self.until(lambda: safe)
         self.assertEqual((told, len(b.user.bodies)), ([], 1))
