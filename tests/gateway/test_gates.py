@@ -197,6 +197,21 @@ class LimitTests(SynchronousTestCase):
         world.policies.set_domain(JID.parse("bob@home.example"), "lync.example", "allow")
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_watched_and_watching_elsewhere(self) -> None:
+        """People at XMPP domains count, too; a user with nobody else is listed at his limit."""
+        world = limited(watchers_per_user=2, contacts_per_user=2)
+        presence, romeo = world.presence, JID.parse("romeo@verona.example")
+        presence.watched.elsewhere = lambda local: int(local == ALICE)
+        self.assertEqual(self.many(world, 2), [200, 403])
+        bob = JID.parse("bob@home.example")
+        presence.watching.elsewhere = lambda local: 2 * int(local == bob)
+        presence.authorizations.decide_outbound((bob, romeo), "approved")
+        found = {(line["limit"], line["who"], line["count"]) for line in presence.limits()}
+        self.assertEqual(
+            found,
+            {("watchers_per_user", ALICE.text, 2), ("contacts_per_user", bob.text, 2)},
+        )
+
     def test_contacts(self) -> None:
         """A user with all the contacts he may have is listed; the refusal is counted."""
         world = limited(contacts_per_user=2)
