@@ -16,7 +16,7 @@ from impfed import __version__
 from impfed.config.load import load
 from impfed.config.model import Config
 from impfed.config.problems import ConfigErrors
-from impfed.ctl import people, routes, words
+from impfed.ctl import people, routes, store, words
 from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, OPERATIONS, ControlError
 from impfed.ctl.client import ControlClient
 from impfed.relay.names import missing_in_files
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     try:
         if options.command == "check-config":
             return _check_config(options.file, options.json, out)
+        if options.command == "store":
+            return store.run(options, out)
         client = ControlClient(_socket_path(options), options.timeout)
         try:
             return _COMMANDS[options.command](client, options, out)
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "check-config", parents=[common], help="check a configuration file; prints every problem"
     )
     check.add_argument("file", metavar="FILE", type=Path)
+    store.add_parser(commands, [common])
     for name, (argument, text) in COMMANDS.items():
         command = commands.add_parser(name, parents=[common], help=text)
         if name in OPERATIONS and argument:

@@ -30,12 +30,12 @@ Entries: TypeAlias = list[tuple[str, dict[str, bytes]]]
 
 
 class Link(Protocol):
-    """A connection to the server, made again by itself whenever it is lost.
+    """A connection to the server, made again by itself whenever it is lost."""
 
-    :ivar place: what it is connected to, in words.
-    """
-
-    place: str
+    @property
+    def place(self) -> str:
+        """What it is connected to, in words."""
+        ...
 
     @property
     def up(self) -> bool:

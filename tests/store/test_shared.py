@@ -14,9 +14,9 @@ from impfed.store.batches import PATIENCE
 from impfed.store.memory import MemoryStore
 from impfed.store.model import Model
 from impfed.store.modellink import ModelLink
+from impfed.store.records import OutboxRecord
 from impfed.store.shared import SharedStore
 from tests.store.contract import StoreContract
-from impfed.store.records import OutboxRecord
 from tests.store.shared_contract import SharedContract, text
 
 
@@ -103,6 +103,7 @@ class LostAnswerTests(SynchronousTestCase):
         """A write without any answer in time is unsure, whether it was made or not."""
         for before in (True, False):
             self.outcomes.clear()
+            self.lose(0, not before)
             self.lose(99, before)
             self.write("a" if before else "b")
             self.run_clock(PATIENCE + 0.1)
