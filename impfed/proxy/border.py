@@ -123,7 +123,16 @@ class Border:
             for port in edge.ports
         )
         self.destinations = BorderDestinations(
-            stack, self.fronts, targets, ports, self._domains, peers, router, edge, metrics
+            stack,
+            self.side,
+            self.fronts,
+            targets,
+            ports,
+            self._domains,
+            peers,
+            router,
+            edge,
+            metrics,
         )
         self._policy = BorderPolicy(
             self.side,

@@ -69,7 +69,9 @@ class BorderPolicy(PairPolicy):
         status, reason = super()._verdict(request, source, question)
         if status or side is Side.OUTSIDE:
             return status, reason
-        uri = question.uri
+        uri, to = question.uri, request.to.uri
+        if request.to_tag and not question.by_route and isinstance(to, SipUri):
+            uri = to  # the partner's Contact may be a private address that is one of ours as well
         if self._targets.knows(uri) or uri.host in self._domains or self._fronts.ours(uri):
             return 403, f"from inside to {uri.host}, which is inside too"
         return 0, ""

@@ -11,6 +11,7 @@ from impfed.core.metrics import Metrics
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.agent import Decision
 from impfed.proxy.destinations import Destinations
+from impfed.proxy.permission import Side
 from impfed.proxy.values import Leg, Question, Target
 from impfed.routing.inner import InnerTargets
 from impfed.routing.neighbours import Neighbours, address_of
@@ -74,6 +75,7 @@ class BorderDestinations(Destinations):
     port table the request came to; else one of those that get new requests, the same for all of a
     dialog.  Towards the outside as at any node.
 
+    :param side: tells which side a connection belongs to.
     :param ports: which target each listener of the port table leads to, by the listener's name.
     :param domains: the local domains.
     """
@@ -83,6 +85,7 @@ class BorderDestinations(Destinations):
     def __init__(
         self,
         stack: SipStack,
+        side: Callable[[Flow], Side],
         fronts: Fronts,
         targets: InnerTargets,
         ports: Mapping[str, str],
@@ -96,6 +99,7 @@ class BorderDestinations(Destinations):
             return peers.domain(domain) is not None
 
         super().__init__(stack, Neighbours(), foreign, router.resolve, metrics)
+        self._side = side
         self._fronts = fronts
         self._targets = targets
         self._ports = ports
@@ -126,6 +130,8 @@ class BorderDestinations(Destinations):
         return self._inner_leg(question, alive[0]) if alive else None
 
     def _inner(self, question: Question) -> Sequence[Hop] | None:
+        if self._side(question.source) is Side.INSIDE:
+            return None
         uri, call_id = question.uri, question.request.call_id
         found = self._targets.at(uri, call_id)
         if found:

@@ -276,6 +276,15 @@ class WayTests(BorderCase):
         self.passed(outward(), FROM2)
         self.assertEqual(heard, ["node2"])
 
+    def test_a_partners_private_contact(self) -> None:
+        """A partner's private Contact, which is an address of ours too, does not lead back inside."""
+        text = outward(method="BYE", to="sip:x@10.0.0.1:5062;transport=tls").to_bytes()
+        text = text.replace(b"To: <sip:x@lync.example>", b"To: <sip:x@lync.example>;tag=1")
+        bye = parse_message(text)
+        assert isinstance(bye, SipRequest)
+        sent, hop = self.passed(bye, FROM2)
+        self.assertEqual((sent.uri_text, hop.host), (bye.uri_text, "sip.lync.example"))
+
     def test_transports_differ(self) -> None:
         """A partner without TLS is told the address of our listener without TLS."""
         plain = NextHopConfig("192.0.2.7", 5060, "tcp")
