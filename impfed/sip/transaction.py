@@ -100,7 +100,8 @@ class Transactions(Engine):
         transaction = self._servers.get(key)
         if transaction is not None:
             if transaction.parked:
-                transaction = self._unparked_server(transaction, key)
+                transaction.whole()
+                transaction = self._servers[key]
             self.step(transaction, Input.REQUEST, now, out, request)
             return out
         if len(self._servers) >= self.limit:
@@ -174,7 +175,8 @@ class Transactions(Engine):
         if transaction is None:
             return [Stray(response)]
         if transaction.parked:
-            transaction = self._unparked_client(transaction, key)
+            transaction.whole()
+            transaction = self._clients[key]
         status = response.status
         if status < 200:
             input_ = Input.R1XX
@@ -198,8 +200,8 @@ class Transactions(Engine):
         :param server: see :func:`~impfed.sip.transaction_parts.server_key`.
         :param client: branch and method of the request as it was sent.
         """
-        self._servers[server] = parked  # type: ignore[assignment]
-        self._clients[client] = parked  # type: ignore[assignment]
+        self._servers[server] = parked
+        self._clients[client] = parked
 
     def unpark(self, server: ServerKey, client: tuple[str, str]) -> None:
         """Forget what stands for two transactions: it has ended, or is going to be replaced."""
@@ -232,14 +234,6 @@ class Transactions(Engine):
         self._clients[(branch, request.method)] = transaction
         self.step(transaction, Input.START, began, [])
         return transaction
-
-    def _unparked_server(self, parked: Any, key: ServerKey) -> ServerTransaction:
-        parked.whole()
-        return self._servers[key]
-
-    def _unparked_client(self, parked: Any, key: tuple[str, str]) -> ClientTransaction:
-        parked.whole()
-        return self._clients[key]
 
     # From our core
 

@@ -41,8 +41,9 @@ class Engine:
         self._fire_later = self._fire  # bound once, not for each timer
         self._now = 0.0
         self._out: list[Action] = []
-        self._clients: dict[tuple[str, str], ClientTransaction] = {}
-        self._servers: dict[tuple[str, ...], ServerTransaction] = {}
+        # What is parked stands in both for a while: see IsParked.
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._servers: dict[tuple[str, ...], Any] = {}
         self._merging: dict[tuple[str, str, int, str], ServerTransaction] = {}
         self._accepted: dict[tuple[str, str, int], ServerTransaction] = {}
 
