@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from demo.parts import PartFailed, Talker, wait_until
 from demo.story import ROMEO, STORY
-from tests.interop.home_streams import VERONA, StreamScene
+from tests.interop.home_streams import ADDRESS, VERONA, StreamScene
 from tests.interop.scene import HOME
 
 _STARTED: dict[str, StreamScene | PartFailed] = {}
@@ -113,6 +113,26 @@ class Streams:
             self.assertIn('type="result"', wire["text"])
         romeo.send("message", to=f"nobody@{HOME}", body="Is anybody there?", id="nobody")
         romeo.expect(event="refused", id="nobody", condition="service-unavailable")
+
+    def test_questions(self: Any) -> None:
+        """The node answers for SIP domains and at its own address, and refuses what is not there."""
+        juliet = self.scene.local("juliet")
+        info = "<query xmlns='http://jabber.org/protocol/disco#info'/>"
+        for number, (to, payload, wanted) in enumerate(
+            (
+                ("lync.example", info, 'category="gateway"'),
+                (ADDRESS, info, 'category="gateway"'),
+                (ADDRESS, "<ping xmlns='urn:xmpp:ping'/>", 'type="result"'),
+                (ROMEO, "<vCard xmlns='vcard-temp'/>", "service-unavailable"),
+            )
+        ):
+            since, id = juliet.position, f"own{number}"
+            juliet.send("raw", xml=f"<iq to='{to}' type='get' id='{id}'>{payload}</iq>")
+            wire = juliet.expect(
+                since, event="wire", direction="received",
+                text=lambda text, id=id: f'id="{id}"' in (text or ""),
+            )  # fmt: skip
+            self.assertIn(wanted, wire["text"])
 
     def test_home_killed(self: Any) -> None:
         """Every text that the far side was told delivered is there when the home server is back."""

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from tests.interop.home_streams import StreamProsody, StreamScene
+from demo.parts import wait_until
+from tests.interop.home_streams import VERONA, StreamProsody, StreamScene
 from tests.interop.home_streams_ejabberd import StreamEjabberd
 from tests.interop.scene import HOME
 from tests.interop.stream_story import StreamCase, Streams
@@ -26,12 +28,38 @@ class Certified(Streams, StreamCase):
         """The operator sees that streams stand, and that they acknowledge."""
         cast = self.scene.cast
         cast.far_does("im", 200, **{"from": "romeo", "to": f"alice@{HOME}", "text": "ack"})
-        socket = self.scene.stage.node.socket
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket]
-        done = subprocess.run([*command, "status", "--json"], capture_output=True, text=True)
-        (link,) = json.loads(done.stdout.splitlines()[0])["home_links"]
+        (link,) = self.status()["home_links"]
         self.assertEqual((link["kind"], link["state"]), ("s2s", "up"))
         self.assertNotIn(", 0 of them acknowledged", link["streams"])
+
+    def test_node_killed_with_texts_that_wait(self) -> None:
+        """A text that waited in the node for a foreign server is given back by the home server."""
+        stage, server = self.scene.stage, self.scene.verona.server
+        nurse = self.scene.local("nurse")
+        # Prosody counts only what follows the text that opens a stream.
+        nurse.send("message", to=f"tybalt@{VERONA}", body="My fan, Peter")
+        self.scene.foreign("tybalt").expect(event="message", body="My fan, Peter")
+        self.kill(server.part)
+        nurse.send("message", to=f"tybalt@{VERONA}", body="Peter!", id="waits")
+        self.assertTrue(wait_until(lambda: self.waiting() == 1, 10))
+        self.kill(stage.node.part)
+        nurse.expect(event="refused", id="waits")
+        with self.scene.network.entered():
+            server.start()
+            stage.node.start()
+        for name in [name for name in self.scene.talkers if VERONA in name]:
+            self.scene.talkers.pop(name).stop()
+
+    def waiting(self) -> int:
+        """Return how many stanzas wait for the foreign server."""
+        return sum(int(one.get("waiting") or 0) for one in self.status()["xmpp_streams"])
+
+    def status(self) -> Any:
+        """Return what the node says of itself."""
+        socket = self.scene.stage.node.socket
+        command = [str(Path(sys.executable).with_name("impfedctl")), "--socket", str(socket)]
+        done = subprocess.run([*command, "status", "--json"], capture_output=True, text=True)
+        return json.loads(done.stdout.splitlines()[0])
 
 
 class InClear(Streams, StreamCase):
