@@ -147,7 +147,7 @@ def _homes(config: Config, document: dict[str, Any], report: Report) -> None:
     if not (config.homes or _tables(document, "home") or elsewhere):
         report.report((), "there is no [[home]]", "", "add the server that your users log in to")
     for where, raw in _tables(document, "home"):
-        _home(where, raw, report)
+        _home(where, raw, bool(_tables(document, "tls", "certificate")), report)
         if "bind" in raw:
             _beside_peers(where, raw["bind"], document, report)
 
@@ -165,7 +165,7 @@ def _beside_peers(where: Path, bind: object, document: dict[str, Any], report: R
         )
 
 
-def _home(where: Path, raw: dict[str, Any], report: Report) -> None:
+def _home(where: Path, raw: dict[str, Any], certificates: bool, report: Report) -> None:
     kind = raw.get("kind")
     if kind == "prosody" and "address" not in raw:
         report.report(
@@ -181,6 +181,12 @@ def _home(where: Path, raw: dict[str, Any], report: Report) -> None:
         if "bind" not in raw:
             allowed = 'with kind "s2s": bind = "host:port", where it connects to us'
             report.report((*where, "kind"), "bind is missing", allowed)
+        if raw.get("tls") == "required" and not certificates:
+            report.report(
+                (*where, "tls"),
+                "TLS needs a certificate to show, and there is none",
+                "[[tls.certificate]] with name, certificate and key",
+            )
     elif kind in ("component", "prosody"):
         for key in ("bind", "tls", "require_certificates", "ca"):
             if key in raw:

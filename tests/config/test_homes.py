@@ -47,6 +47,10 @@ class StreamTests(LoadCase):
 class XmppOnlyTests(LoadCase):
     """A node without SIP."""
 
+    def test_tls_without_a_certificate(self) -> None:
+        """TLS is not required where there is nothing to show."""
+        self.assertEqual(self.only(XMPP_ONLY + STREAM + 'tls = "required"\n').key, "home[1].tls")
+
     def test_no_listener(self) -> None:
         """With XMPP federation alone no listener for SIP is needed."""
         self.assertEqual(self.shop.load(XMPP_ONLY + STREAM).listeners, ())
