@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tests.interop.scene import HOME, RUN
 
 VERONA = "verona.example"
 ADDRESS = f"federation.{HOME}"
+ROOMS = f"conference.{HOME}"
 #: Where the node waits for its home server.
 INNER = "127.0.0.2"
 #: Where S2S goes without SRV records.
@@ -93,7 +94,7 @@ s2s_secure_auth = false
 smacks_s2s_resend = true
 unbound = {{ options = {{ ["do-not-query-localhost:"] = "no" }} }}
 {tls}VirtualHost "{self.domain}"
-""")  # fmt: skip
+""") + f'\nComponent "{ROOMS}" "muc"\n'  # fmt: skip
 
 
 @dataclass
@@ -112,7 +113,8 @@ class StreamNode(Node):
         start = text.index('kind = "component"')
         lines = f'kind = "s2s"\naddress = "{ADDRESS}"\nbind = "{INNER}:{S2S_PORT}"\n'
         end = start + len('kind = "component"\n')
-        self.configuration.write_text(text[:start] + lines + self.home_lines + text[end:])
+        text = text[:start] + lines + self.home_lines + text[end:]
+        self.configuration.write_text(text.replace(f'["{HOME}"]', f'["{HOME}", "{ROOMS}"]'))
 
 
 class StreamScene:
@@ -138,17 +140,23 @@ class StreamScene:
         (s2s_port,) = free_ports(1)
         authority = Authority(directory / "verona-pki", "Verona CA")
         self.verona = Enterprise(
-            directory / "verona", authority, VERONA, users=FOREIGNERS, reach={HOME: s2s_port}
+            directory / "verona",
+            authority,
+            VERONA,
+            users=FOREIGNERS,
+            reach={HOME: s2s_port, ROOMS: s2s_port},
         )
+        issued = authority.issue("fed.home.example", HOME, ROOMS)
         ours = Path(stage.node.certificate.ca)
         both = ours.read_text() + authority.path.read_text()
         ours.write_text(both)
         authority.path.write_text(both)
         inside = Authority(directory / "home-pki", "inner CA")
-        stage.home = home(directory / "home", inside.issue(HOME))
+        stage.home = home(directory / "home", inside.issue(HOME, ROOMS))
         stage.home.users |= PEOPLE
         values = {each.name: getattr(stage.node, each.name) for each in fields(Node)}
         values["home"] = stage.home
+        values["certificate"] = replace(issued, ca=stage.node.certificate.ca)
         values["extra"] = f"""\
 [s2s]
 bind = "127.0.0.1:{s2s_port}"

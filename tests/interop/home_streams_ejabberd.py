@@ -32,6 +32,7 @@ modules:
   mod_roster: {{}}
   mod_disco: {{}}
   mod_offline: {{}}
+  mod_muc: {{}}
   mod_ping: {{}}
   mod_s2s_dialback: {{}}
   mod_stream_mgmt: {{}}

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from demo.parts import PartFailed, Talker, wait_until
 from demo.story import ROMEO, STORY
-from tests.interop.home_streams import ADDRESS, VERONA, StreamScene
+from tests.interop.home_streams import ADDRESS, ROOMS, VERONA, StreamScene
+from tests.interop.rooms import Rooms
 from tests.interop.scene import HOME
 
 _STARTED: dict[str, StreamScene | PartFailed] = {}
@@ -74,7 +75,7 @@ class StreamCase(SynchronousTestCase):
         self.scene.cast.carol = self.scene.local("carol")
 
 
-class Streams:
+class Streams(Rooms):
     """What every home server linked by S2S does."""
 
     def test_story(self: Any) -> None:
@@ -113,6 +114,10 @@ class Streams:
             self.assertIn('type="result"', wire["text"])
         romeo.send("message", to=f"nobody@{HOME}", body="Is anybody there?", id="nobody")
         romeo.expect(event="refused", id="nobody", condition="service-unavailable")
+
+    def test_room(self: Any) -> None:
+        """A foreign user enters a room on the home server, found by the room domain's own SRV."""
+        self.meet(self.scene.local("carol"), self.scene.foreign("romeo"), f"hall@{ROOMS}")
 
     def test_questions(self: Any) -> None:
         """The node answers for SIP domains and at its own address, and refuses what is not there."""
