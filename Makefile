@@ -15,7 +15,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  ?= tests
 SEEN    := $(CURDIR)/run/s2s-outcomes.tsv
-SCRIPTS := scripts/run-tests scripts/check-docs
+SCRIPTS := scripts/run-tests scripts/check-docs scripts/draw-topologies
 
 .PHONY: help venv packages demo test soak bench docs clean
 .PHONY: lint lint-style lint-types lint-rooms lint-news
