@@ -355,5 +355,5 @@ class PostOffice:
 
     def _sleep(self, seconds: float) -> Deferred[None]:
         slept: Deferred[None] = Deferred()
-        self._clock.callLater(seconds, lambda: slept.callback(None))
+        self._later(seconds, lambda: slept.callback(None))
         return slept

@@ -177,10 +177,12 @@ class SharedStore:
         yield self._batches.settle_all()
         found: dict[str, RecordType] = {}
         memo: dict[str, str] = {}
-        cursor: bytes = b"0"
         whose = "*" if owner is None else f"={owner}"
+        asked = self.ask("rows", kind.kind, whose, b"0", _CHUNK)
         while True:
-            cursor, flat = yield self.ask("rows", kind.kind, whose, cursor, _CHUNK)
+            cursor, flat = yield asked
+            if cursor != b"0":  # the server goes on while we read what it has sent
+                asked = self.ask("rows", kind.kind, whose, cursor, _CHUNK)
             for key, data in pairs(flat):
                 record = self._decoded(kind, key, data)
                 if record is not None:
