@@ -79,7 +79,7 @@ class PostOffice:
         self._stranded: list[tuple[Envelope, object]] = []
         self._mail_id = "0-0"
         self._feed_id = "0-0"
-        self._running = False
+        self._running = self._stopped = False
         self._giving = self._blanks = 0
         self._room: Deferred[None] | None = None
         self._trimming = False
@@ -127,8 +127,10 @@ class PostOffice:
     def _later(self, delay: float, call: Callable[[], Any]) -> None:
         def run() -> None:
             self._calls.discard(due)
-            if self._running:
-                call()
+            call()
+
+        if self._stopped:
+            return
 
         due = self._clock.callLater(delay, run)
         self._calls.add(due)
@@ -174,6 +176,7 @@ class PostOffice:
     def stop(self) -> None:
         """Read and post no more."""
         self._running = False
+        self._stopped = True
         for call in list(self._calls):
             if call.active():
                 call.cancel()
