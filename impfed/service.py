@@ -233,6 +233,7 @@ class Node(MultiService):
             self.home, lists, self.store, self.tls, self.routing.dns.lookup, opened
         )
         self.home.opened = opened.serves
+        self.paced.looped = router.looped
         watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts
         self.federation.count_with(Totals(watched.watchers, watching.contacts))
         self.users = UserServices(

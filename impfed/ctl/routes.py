@@ -36,6 +36,8 @@ def story(item: dict[str, Any]) -> str:
         lines.append(f"goes nowhere: {item['status']}, {printable(item['why'])}")
     else:
         lines.append(f"not over SIP now: {printable(item['why'])}")
+    if item.get("lately"):
+        lines.append(printable(item["lately"]))
     return "\n".join(lines) + "\n"
 
 

@@ -69,7 +69,7 @@ class InviteAttempt:
         if self.over:
             return
         if isinstance(resolution, Reject):
-            self._failed(None, resolution.reason)
+            self._failed(None, resolution.reason, resolution.status)
             return
         self._session.gateway.remember_hops(self._session, resolution)
         self._hops = list(resolution)
@@ -147,7 +147,7 @@ class InviteAttempt:
             self._session.around.stack.cancel(self._transaction)
         self._failed(None, "nobody answered the invitation")
 
-    def _failed(self, response: SipResponse | None, words: str) -> None:
+    def _failed(self, response: SipResponse | None, words: str, status: int = 408) -> None:
         self._finish()
         log.info(
             "invitation_failed",
@@ -157,7 +157,7 @@ class InviteAttempt:
             words=words if response is None else f"{response.status} {response.reason}",
             conversation=self._session.conversation,
         )
-        self._session.not_invited(response, words, self._held_back)
+        self._session.not_invited(response, words, self._held_back, status)
 
     def _finish(self) -> None:
         self.over = True

@@ -18,6 +18,9 @@ from impfed.xmpp.stanza import Stanza, error_reply
 
 log = EventLog("impfed.gateway")
 
+#: What our own routes say when they lead nowhere; the same of a far side is about the user.
+_NO_WAY = frozenset((404, 482, 500))
+
 _RECEIPTS = "urn:xmpp:receipts"
 #: Texts that the node may have waiting before senders are told to try later.
 _FULL = 50_000
@@ -103,8 +106,24 @@ class Outbox:
     def restore(self, records: list[OutboxRecord]) -> None:
         """Send again what the last process left, in the order of its arrival."""
         for record in sorted(records, key=lambda each: each.id):
-            self._waiting[record.id] = record
-            self._send(record, False)
+            if record.id not in self._waiting:
+                self._waiting[record.id] = record
+                self._send(record, False)
+
+    # -- in a cluster ------------------------------------------------------------------------------
+
+    def waiting(self) -> list[OutboxRecord]:
+        """Return the records of the texts without an end yet."""
+        return list(self._waiting.values())
+
+    def forget(self, id: str) -> None:
+        """A text goes on from another node."""
+        self._waiting.pop(id, None)
+
+    def rewrite(self) -> None:
+        """Write every record again: the store has lost some."""
+        for record in self._waiting.values():
+            self._around.store.write([Put(record)])
 
     # -- the end of a text -------------------------------------------------------------------------
 
@@ -127,9 +146,15 @@ class Outbox:
         condition = sip_to_xmpp(response.status)
         self.give_back(text, condition, response.status, explain(response))
 
-    def unanswered(self, text: OutText, words: str) -> None:
-        """The far side could not be reached, or never answered."""
-        self.give_back(text, sip_to_xmpp(408), 0, words)
+    def unanswered(self, text: OutText, words: str, status: int = 408) -> None:
+        """The far side could not be reached, or never answered.
+
+        :param status: what the routes say of it; some of these say that there is no way to the domain.
+        """
+        condition = sip_to_xmpp(status)
+        if status in _NO_WAY:
+            condition = Condition("remote-server-not-found", "cancel")
+        self.give_back(text, condition, 0, words)
 
     def held_back(self, text: OutText, words: str) -> None:
         """The partner's budget did not allow it: the sender may try again later."""

@@ -292,9 +292,15 @@ class ImSession:
         self.confirmed(dialog)
 
     def not_invited(
-        self, response: SipResponse | None, words: str, held_back: bool = False
+        self,
+        response: SipResponse | None,
+        words: str,
+        held_back: bool = False,
+        status: int = 408,
     ) -> None:
         """Our INVITE failed at every next hop: unless the peer has opened a dialog, all are told.
+
+        :param status: what says best why, without a response.
 
         A text that is on its way in a dialog of the peer's, ended since, has an answer to come first.
         """
@@ -312,10 +318,29 @@ class ImSession:
             elif held_back:
                 self.gateway.outbox.held_back(text, words)
             else:
-                self.gateway.outbox.unanswered(text, words)
+                self.gateway.outbox.unanswered(text, words, status)
         if not self.dialogs and not self.queue:
             self.close()
             self.gateway.closed(self)
+
+    # -- in a cluster ------------------------------------------------------------------------------
+
+    def surrender(self) -> list[OutboxRecord]:
+        """Give up every text that is not under way yet; another node sends it."""
+        under_way = self.on_its_way is not None or (bool(self.queue) and self.queue[0].sent > 0)
+        kept = [self.queue.popleft()] if under_way and self.queue else []
+        left, self.queue = list(self.queue), deque(kept)
+        return [text.record for text in left if text.record is not None]
+
+    def abandon(self) -> None:
+        """Forget everything, telling nobody: another node has taken over."""
+        self.queue.clear()
+        self.on_its_way = None
+        for dialog in self.dialogs:
+            dialog.held = None
+            dialog.drop()
+        self.dialogs.clear()
+        self.close()
 
     # -- texts from the foreign user ---------------------------------------------------------------
 

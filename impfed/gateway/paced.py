@@ -72,6 +72,7 @@ class PacedStack:
 
     :param domain: finds a foreign SIP domain's configuration by name.
     :param opened: hears which domain that nobody configured was reached.
+    :ivar looped: told which domain answers that a request goes in a circle, and how.
     :ivar pauses: next hops that asked for a pause.
     """
 
@@ -84,6 +85,7 @@ class PacedStack:
         metrics: Metrics,
         opened: OpenDomains | None = None,
     ) -> None:
+        self.looped: Callable[[str, int], None] | None = None
         self._opened = opened if opened is not None and opened.enabled else None
         self.respond = stack.respond if self._opened is None else self._respond
         self.acknowledge = stack.acknowledge
@@ -392,6 +394,8 @@ class PacedStack:
                 self._slowed(budget)
             if status in NO_SUCH_USER and not in_dialog(outgoing.request):
                 budget.no_such_user(person, now)
+        if status in (482, 483) and self.looped is not None:
+            self.looped(budget.domain, status)
         if status == 503:
             self._asked_for_pause(outgoing, response, now)
         elif self.pauses.known and self.pauses.served(hop_of(outgoing.destination)) is not None:

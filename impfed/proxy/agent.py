@@ -49,6 +49,9 @@ _FAILED = {FailureCause.TIMEOUT: 408, FailureCause.NOBODY: 404}
 #: INVITEs whose way is remembered for their ACKs.
 _ACCEPTED = 2000
 
+#: Our answers to what goes in a circle.
+_IN_A_CIRCLE = frozenset((482, 483))
+
 _REPEATED = ("From", "To", "Call-ID", "Route")
 
 
@@ -62,9 +65,11 @@ class ProxyAgent:
         without asking the proxy again (:mod:`impfed.proxy.express`).
     :ivar pacer: sends what goes to a partner with a budget, as the stack would: ``forward`` and
         ``cancel`` of :class:`impfed.gateway.paced.PacedStack`; None where there are no budgets.
+    :ivar looped: told of requests that go in a circle, and the answer.
     """
 
     pacer: Any = None
+    looped: Callable[[SipRequest, int], None] | None = None
 
     def __init__(
         self,
@@ -240,6 +245,8 @@ class ProxyAgent:
         if effect.server.request.method == "BENOTIFY":
             return
         error = effect.error
+        if error.status in _IN_A_CIRCLE and self.looped is not None:
+            self.looped(effect.server.request, error.status)
         self._stack.respond(effect.server, error.status, error.reason, headers=error.headers)
 
     def _send_ack(self, effect: SendAck) -> None:

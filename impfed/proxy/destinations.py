@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.proxy.agent import Decision
 from impfed.proxy.relaying import Relaying
@@ -17,6 +18,8 @@ from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
 from impfed.transport.flow import Flow, bracketed
 from impfed.transport.sip import SipStack
+
+log = EventLog("impfed.proxy")
 
 
 class Destinations:
@@ -70,6 +73,15 @@ class Destinations:
         def resolved(resolution: Resolution) -> None:
             if isinstance(resolution, Reject):
                 status = resolution.status
+                log.info(
+                    "no_way",
+                    "{method} for {recipient} is answered with {status}: {why}",
+                    method=question.request.method,
+                    recipient=str(self._recipient(question)),
+                    status=status,
+                    why=resolution.reason,
+                    conversation=question.request.call_id,
+                )
                 done(RemoteError(status, REASONS.get(status, resolution.reason)))
             else:
                 ways = self._onward(question, resolution)

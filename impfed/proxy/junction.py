@@ -34,6 +34,9 @@ log = EventLog("impfed.proxy")
 #: What a Proxy-Require may name: Microsoft's watchers ask that an unanswered NOTIFY passes.
 _KNOWN = ("ms-benotify",)
 
+#: Seconds between two lines in the log about circles of one domain, and for how many it is kept.
+_SAY_AGAIN, _SAID_LIMIT = 60.0, 1000
+
 #: Says whether a dialog is the gateway's own, by Call-ID and our tag.
 Owned = Callable[[str, str], bool]
 
@@ -68,6 +71,8 @@ class Junction:
         self._metrics = metrics
         self._listeners = config.listeners
         self._homes = config.local_domains
+        self._router = router
+        self._said: dict[str, float] = {}
         self._own: frozenset[tuple[str, int]] = frozenset()
         self.relaying = Relaying(
             tokens, neighbours, config.listeners, self._ours, stack.timers.seconds, metrics
@@ -95,6 +100,25 @@ class Junction:
             metrics,
             express=True,
         )
+        self._agent.looped = self._looped
+
+    def _looped(self, request: SipRequest, status: int) -> None:
+        """A request came back, or has no hops left: tell the operator, once a minute for each domain."""
+        uri = request.to.uri if request.to_tag else request.uri
+        domain = uri.host if isinstance(uri, SipUri) else ""
+        came = "came back to this node" if status == 482 else "has been at too many nodes"
+        words = (
+            f"a request for {domain} {came} and was answered with {status}: the routes of two nodes lead"
+            " to each other (see impfedctl route at both)"
+        )
+        self._metrics.count("routing.loops")
+        self._router.note(domain, words)
+        now = self._stack.timers.seconds()
+        if now >= self._said.get(domain, float("-inf")) + _SAY_AGAIN:
+            if len(self._said) >= _SAID_LIMIT:
+                self._said.clear()
+            self._said[domain] = now
+            log.warn("loop", "{why}", why=words, conversation=request.call_id)
 
     def pace(self, pacer: Any) -> None:
         """Pass on within the partners' budgets.

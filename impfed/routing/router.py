@@ -21,6 +21,9 @@ log = EventLog("impfed.routing")
 #: What a resolution ends with: hops in order of preference, or the reason why there are none.
 Resolution = Sequence[Hop] | Reject
 
+#: Domains of which is remembered what was wrong with their routes, and for how many seconds.
+_NOTES, _NOTED = 1000, 3600.0
+
 #: Seconds that a route may think when nobody says otherwise.
 TIME_LIMIT = 2.0
 
@@ -79,6 +82,7 @@ class Router:
         self._own = frozenset(own)
         self._kinds = kinds or {}
         self._certificates = certificates or {}
+        self._lately: dict[str, tuple[float, str]] = {}
         self.skipped: dict[str, int] = {}
         for route in self._routes:
             if route.interface_version != INTERFACE_VERSION:
@@ -103,6 +107,30 @@ class Router:
             done(steps, self._nobody(query) if decided is None else decided)
 
         self._ask(0, self._complete(query), lambda step: False, steps, all_asked)
+
+    def looped(self, domain: str, status: int) -> None:
+        """A domain says (482, 483) that our request went in a circle."""
+        words = f"{domain} answered {status}: its next hops lead back here, or to one another"
+        self._metrics.count("routing.loops")
+        if not self.lately(domain):
+            log.warn("loop", "{why} (see impfedctl route)", why=words)
+        self.note(domain, words)
+
+    def note(self, domain: str, words: str) -> None:
+        """Remember what was wrong with a domain's routes, as nothing but its requests can tell."""
+        while len(self._lately) >= _NOTES:
+            del self._lately[next(iter(self._lately))]
+        self._lately.pop(domain, None)
+        self._lately[domain] = (self._seconds(), words)
+
+    def lately(self, domain: str) -> str:
+        """Return what was wrong with a domain's routes in the last hour, and when; "" for nothing."""
+        at, words = self._lately.get(domain, (0.0, ""))
+        ago = self._seconds() - at
+        return f"{round(ago / 60)} minutes ago: {words}" if words and ago < _NOTED else ""
+
+    def _seconds(self) -> float:
+        return float(self._clock.seconds()) if self._clock is not None else 0.0
 
     def status(self) -> list[dict[str, Any]]:
         """Return a line about each route."""

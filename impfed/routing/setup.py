@@ -157,7 +157,8 @@ class Routing:
         query = RouteQuery("MESSAGE", sender, address)
 
         def told(steps: list[Step], resolution: Resolution) -> None:
-            answer.callback(story(address, steps, resolution, condition))
+            lately = self.router.lately(query.to_domain)
+            answer.callback(story(address, steps, resolution, condition) | {"lately": lately})
 
         self.router.explain(query, told)
         return answer

@@ -324,5 +324,5 @@ class SipStack(Dispatch):
                 reason=reason,
             )
         elif flow.opened is not None:
-            tell = log.debug if flow.own_check else log.info
+            tell = log.debug if flow.own_check else log.warn if flow.refused else log.info
             tell("lost", "connection with {peer} is over: {reason}", peer=str(flow), reason=reason)

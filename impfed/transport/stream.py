@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _PING = b"\r\n\r\n"
 _PONG = b"\r\n"
 
+#: How a TLS handshake and a TLS alert begin; no SIP message does.
+_TLS_RECORDS = (b"\x16\x03", b"\x15\x03")
+
 #: The kernel's timers are not ours: it may give a peer up a little early.
 _GRAIN = 0.5
 
@@ -270,6 +273,13 @@ class StreamFlow(Flow):
         """Octets came."""
         self.last_heard = now = self._owner.timers.seconds()
         if not self.heard:
+            if data[:2] in _TLS_RECORDS and self.transport == "tcp":
+                self._owner.count("sip.tls_on_tcp")
+                self.refused = True
+                self.abort(
+                    'what came is TLS: is transport = "tls" missing here, or on the other side?'
+                )
+                return
             self._first_octets()
         if self._pinged is not None:
             self._pinged = None
@@ -397,7 +407,8 @@ class StreamFlow(Flow):
         if self._deadline is not None and now >= self._deadline:
             self._owner.count("sip.handshake_timeouts")
             allowed = self.patience or limits.handshake_timeout
-            return f"the TLS handshake was not done after {allowed:g} s"
+            hint = "does the peer speak TLS on this port?"
+            return f"the TLS handshake was not done after {allowed:g} s ({hint})"
         began = self._message_began
         if began is not None and now >= began + limits.message_timeout:
             self._owner.count("sip.message_timeouts")
@@ -455,6 +466,8 @@ class Wire(Protocol):
             words = explain_failure(reason, self.tls.refusal, self.tls.handshake_done)
         elif isinstance(reason.value, ConnectionDone):
             words = "the peer closed the connection"
+            if self.flow.target is not None and not self.flow.heard:
+                words += " without a word (does it expect TLS on this port?)"
         else:
             words = reason.getErrorMessage()
         self.flow.broken(reason.check(ConnectionLost) is not None)

@@ -108,6 +108,7 @@ class Site:
         self.dialogs: set[tuple[str, str]] = set()
         peers = PeerPolicy(config.domains, config.node.trusted_upstreams)
         self.neighbours = Neighbours(config.neighbours)
+        self.router = Router([StaticRoute(config.domains)], self.metrics)
         self.junction = Junction(
             self.gateway,
             lambda call_id, tag: (call_id, tag) in self.dialogs,
@@ -115,7 +116,7 @@ class Site:
             self.stack,  # type: ignore[arg-type]
             self.neighbours,
             peers,
-            Router([StaticRoute(config.domains)], self.metrics),
+            self.router,
             counting_ids(),
             self.metrics,
             tokens,
@@ -326,6 +327,9 @@ class JunctionTests(SynchronousTestCase):
         self.site.receive(node2.stack.forwarded[-1][0], self.node2)
         self.assertEqual(self.site.stack.answers, [482])
         self.assertEqual(len(self.site.stack.forwarded), 1)
+        self.assertEqual(self.site.metrics.value("routing.loops"), 1)
+        self.assertIn("lead to each other", self.site.router.lately("second.example"))
+        self.assertEqual(self.site.router.lately("lync.example"), "")
 
     def test_acks_and_cancels(self) -> None:
         """An ACK follows its INVITE; CANCEL and missing ACKs go to whoever has the transaction."""

@@ -62,10 +62,19 @@ class BadInput(SynchronousTestCase):
         """What is no SIP closes the connection and is counted once."""
         memory = MemoryStack()
         peer = memory.accept()
-        memory.receive(peer, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 garbage\r\n\r\n")
+        memory.receive(peer, b"\x00\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 garbage\r\n\r\n")
         self.assertTrue(peer.disconnecting)
         self.assertEqual(memory.metrics.value("sip.malformed"), 1)
         self.assertEqual(peer.value(), b"")
+
+    def test_tls_where_there_is_none(self) -> None:
+        """A peer that begins TLS on a plain listener is cut off at once, and counted as that."""
+        memory = MemoryStack()
+        peer = memory.accept()
+        memory.receive(peer, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        self.assertTrue(peer.disconnecting)
+        self.assertEqual(memory.metrics.value("sip.tls_on_tcp"), 1)
+        self.assertEqual(memory.metrics.value("sip.malformed"), 0)
 
     def test_request_before_garbage_is_answered(self) -> None:
         """A good request in front of injected garbage is answered before the connection is closed."""
