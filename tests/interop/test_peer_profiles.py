@@ -211,6 +211,7 @@ class WebexTests(ProfileCase):
         got = juliet.expect(event="message", body="from Webex")
         juliet.send("message", to=got["sender"], body="to Webex")
         prince.expect(event="message", body="to Webex")
+        self.assertIn("which acknowledges nothing", self.operator("where", f"prince@{WEBEX}"))
         log = (self.scene.stage.node.directory / "node.log").read_text(errors="replace")
         self.assertIn(f"stream in between {HOME} and {WEBEX} by dialback, TLSv1", log)
 

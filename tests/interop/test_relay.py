@@ -44,7 +44,7 @@ class _Scene:
         authority = Authority(directory / "verona-pki", "Verona CA")
         self.verona = Enterprise(
             directory / "verona", authority, VERONA, WEBEX, SPAM, users=FOREIGNERS,
-            reach={HOME: s2s_port},
+            reach={HOME: s2s_port}, modules=("smacks",),
         )  # fmt: skip
         # One authority for S2S both ways: each side's roots hold the other's.
         ours = Path(stage.node.certificate.ca)
@@ -92,6 +92,10 @@ connect = "127.0.0.1:{self.verona.server.s2s_port}"
         self.stage.home.start()
         if not wait_until(lambda: log.read_bytes().count(b"impfed.home.link_up") > before, 20):
             raise PartFailed("the node is not linked to the home server")
+        self.forget_locals()
+
+    def forget_locals(self) -> None:
+        """The home server is another process: its users log in anew."""
         for key in [key for key in self.talkers if "@" not in key]:
             del self.talkers[key]
 
@@ -181,7 +185,7 @@ class RelayTests(SynchronousTestCase):
         cast.far.expect(event="im", text="by SIP, too")
         for words in ("juliet@home.example: delivered", "S2S leg   came from its server"):
             self.assertIn(words, self.where(f"romeo@{VERONA}"))
-        for words in ("which acknowledges nothing", "taken over, no error returned"):
+        for words in ("its server has taken it (XEP-0198)", "taken over, no error returned"):
             self.assertIn(words, self.where(f"romeo@{VERONA}"))
         self.assertNotIn("Ay me", self.where(f"romeo@{VERONA}"))
         status = self.operator("status")
@@ -365,6 +369,34 @@ class RelayTests(SynchronousTestCase):
         nurse = self.scene.local("nurse")
         nurse.expect(event="message", body="into the dark")
         self.assertNotIn("not delivered", self.where(f"nurse@{HOME}"))
+
+    def test_all_die_with_a_text(self) -> None:
+        """A text that neither the home server nor, killed after it, the node has kept: its sender hears."""
+        prince, stage = self.scene.foreign("prince"), self.scene.stage
+        nurse = self.scene.local("nurse")
+        prince.send("message", to=f"nurse@{HOME}", body="before it all")
+        nurse.expect(event="message", body="before it all")
+        home, node = stage.home.part, stage.node.part
+        assert home is not None and node is not None
+        os.kill(home.pid, signal.SIGSTOP)
+        since = prince.position
+        prince.send("message", to=f"nurse@{HOME}", body="into the void")
+        held = lambda: "goes again" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
+        waiting = lambda: "on its way" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
+        self.assertTrue(wait_until(waiting, 10))
+        home.kill()
+        home.process.wait(10)
+        self.assertTrue(wait_until(held, 10))
+        node.kill()
+        node.process.wait(10)
+        refused = prince.expect(since, event="refused")  # its server was never told that we have it
+        self.assertEqual(refused["condition"], "recipient-unavailable")
+        stage.home.start()
+        stage.node.start()
+        self.scene.forget_locals()
+        nurse = self.scene.local("nurse")
+        prince.send("message", to=f"nurse@{HOME}", body="after it all")
+        nurse.expect(event="message", body="after it all", seconds=60)
 
     def test_killed(self) -> None:
         """While the foreign server is down senders get errors; when it is back texts pass again."""
