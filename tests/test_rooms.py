@@ -11,7 +11,13 @@ import impfed
 
 PURE = ("core", "sip", "xmpp", "interwork", "proxy", "cluster")
 #: What drives such a core, in the same room.
-DRIVERS = ("cluster/api.py", "cluster/feed.py", "cluster/post.py", "cluster/service.py")
+DRIVERS = (
+    "cluster/api.py",
+    "cluster/feed.py",
+    "cluster/portions.py",
+    "cluster/post.py",
+    "cluster/service.py",
+)
 FORBIDDEN = (
     "twisted.internet",
     "twisted.words",
