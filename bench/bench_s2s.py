@@ -151,17 +151,20 @@ class Ends:
 
 def real_relay(subject: Subject, links: Any) -> Any:
     """Return the node's own relay, which tells the subject of each stanza."""
-    from impfed.config.model import ImConfig
+    from impfed.config.model import ImConfig, PresenceConfig
     from impfed.core.ids import IdSource
     from impfed.core.metrics import Metrics
     from impfed.gateway.authorization import Authorizations
     from impfed.interwork.rewrite import XmppKind
     from impfed.policy.federation import XmppPolicy
+    from impfed.policy.limits import NewSubscriptions
     from impfed.policy.users import UserPolicies
+    from impfed.relay.ledger import TextLedger
     from impfed.relay.presence import PresenceRewriter
     from impfed.relay.probe import XmppProbe
-    from impfed.relay.relay import Relay
+    from impfed.relay.relay import Lists, Relay
     from impfed.store.memory import MemoryStore
+    from impfed.transport.timers import ReactorTimers
 
     class Counted(Relay):
         def from_home(self, stanza: Any) -> None:
@@ -170,12 +173,13 @@ def real_relay(subject: Subject, links: Any) -> Any:
             super().from_home(stanza)
 
     kind, seconds = XmppKind.load("xmpp"), subject.reactor.seconds
-    store = MemoryStore()
+    store, metrics = MemoryStore(), Metrics()
     relay = Counted(
         links, XmppPolicy(True, own=[NEAR]), frozenset({NEAR}), frozenset(),
-        (UserPolicies(store, seconds), Authorizations(store, seconds)),
-        PresenceRewriter([kind], lambda domain: kind), XmppProbe(IdSource()), Metrics(),
-        seconds, ImConfig(),
+        Lists(UserPolicies(store, seconds), Authorizations(store, seconds), NewSubscriptions(60)),
+        PresenceConfig(), PresenceRewriter([kind], lambda domain: kind), XmppProbe(IdSource()),
+        metrics, ReactorTimers(subject.reactor), ImConfig(),
+        TextLedger(store, "bench", IdSource(), seconds, metrics), IdSource(),
     )  # fmt: skip
     relay.streams = subject.s2s
     return relay

@@ -104,7 +104,7 @@ class Bench:
             (self.directory / name).write_text(text)
         command = [
             *TESTED, "kamailio", "-f", str(self.directory / "proxy.cfg"), "-A", "WORKERS=1",
-            "-x", "tlsf", "-X", "tlsf", "-m", "1024", "-M", "64", "-DD", "-E",
+            "-x", "tlsf", "-X", "tlsf", "-m", "4096", "-M", "64", "-DD", "-E",
             "-P", str(self.directory / "kamailio.pid"), "-w", str(self.directory),
         ]  # fmt: skip
         self.kamailio = Part("kamailio", command, self.directory)
@@ -318,6 +318,12 @@ def parser_figures() -> None:
         subprocess.run([*TESTED, sys.executable, "-m", "bench.bench_parser"], cwd=ROOT, check=False)
 
 
+def proxy_figures() -> None:
+    """Run the benchmark of a routing node beside Kamailio."""
+    print("\nproxied between TLS connections", flush=True)
+    subprocess.run([sys.executable, "-m", "bench.bench_proxy"], cwd=ROOT, check=False)
+
+
 def presence_figures() -> None:
     """Run the benchmarks of presence through restarts."""
     for module in ("bench.bench_presence", "bench.bench_records"):
@@ -340,7 +346,7 @@ def main() -> int:
     parser.add_argument("--warmup", type=float, default=4)
     parser.add_argument("--pairs", type=int, default=100, help="sessions at the same time")
     parser.add_argument("--subscriptions", type=int, default=10000)
-    everything = ("kamailio", "impfed", "memory", "presence", "xmpp", "parser")
+    everything = ("kamailio", "impfed", "memory", "proxy", "presence", "xmpp", "parser")
     parser.add_argument("--only", choices=everything)
     options = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
@@ -385,6 +391,8 @@ def main() -> int:
         (bench.directory.parent / "results.json").write_text(
             json.dumps({"rounds": bench.rounds, "memory": memory}, indent=1)
         )
+    if "proxy" in want:
+        proxy_figures()
     if "presence" in want:
         presence_figures()
     if "xmpp" in want:
