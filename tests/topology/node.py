@@ -85,6 +85,11 @@ address = "{self.home.module}"
         status: dict[str, Any] = json.loads(self.operator("status", "--json"))
         return int(status["metrics"].get(counter, 0))
 
+    def finds_its_neighbours(self) -> bool:
+        """Return whether each neighbour is connected; one that was not up at first rests a while."""
+        status: dict[str, Any] = json.loads(self.operator("status", "--json"))
+        return all(line["state"] == "open" for line in status["neighbours"])
+
     @property
     def log(self) -> str:
         """What it has logged."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from demo.parts import ROOT, Authority, PartFailed, Talker, xmpp_user
+from demo.parts import ROOT, Authority, PartFailed, Talker, wait_until, xmpp_user
 from tests.interop.homes import HomeProsody, together
 
 from .dns import NameServer
@@ -171,6 +171,9 @@ class Scene:
             together([self._partner, self.before, *(self._home(n) for n in self.nodes.values())])
             together(self._begin(node.start, node.stop) for node in self.nodes.values())
             together(functools.partial(self._log_in, domain) for domain in LOCAL)
+            for node in self.nodes.values():
+                if not wait_until(node.finds_its_neighbours, 60):
+                    raise PartFailed(f"no neighbours: {node.operator('status')}")
             self.after()
         except BaseException:
             self.stack.close()
