@@ -45,10 +45,11 @@ class ClusterService:
     The order: ``store.start()``, :meth:`start`, load the records, :meth:`ready`; at the end
     :meth:`drain` (if there is time), :meth:`stop`, ``store.stop()``.
 
-    :param instance: stays the same when this node is restarted, and no other node has it.
     :param others: asks other nodes directly whether they see the store.
     :param elapsed: seconds on an axis that never jumps and goes on while the machine sleeps.
     :param info: what this node tells the others of itself, for example where it listens.
+    :ivar instance: stays the same when this node is restarted, and no other node has it
+        (:func:`impfed.store.setup.instance_of`); may be set until :meth:`start`.
     :ivar user: who owns records; to be set before :meth:`start`.
     :ivar placement: who owns what.
     :ivar nodes: what the store said of every node in its last answer.
@@ -73,7 +74,7 @@ class ClusterService:
         self.post = PostOffice(name, self.coordination, clock, self, feed.arrived)
         self._clock = clock
         self._store = store
-        self._instance = instance
+        self.instance = instance
         self._others = others
         self._elapsed = elapsed
         self._info = info
@@ -368,7 +369,7 @@ class ClusterService:
         self._joining = True
         asked_at = self._elapsed()
         # Whoever owned nothing with this epoch has nothing to lose by another.
-        asked = self.coordination.join(self.name, self._instance, self._info(), self.epoch)
+        asked = self.coordination.join(self.name, self.instance, self._info(), self.epoch)
         asked.addCallbacks(partial(self._granted, asked_at), self._not_granted)
 
     def _granted(self, asked_at: float, epoch: int) -> None:
@@ -419,7 +420,7 @@ class ClusterService:
     def _restore(self) -> Any:
         asked_at = self._elapsed()
         try:
-            yield self.coordination.restore(self.name, self.epoch, self._instance, self._info())
+            yield self.coordination.restore(self.name, self.epoch, self.instance, self._info())
         except StoreError:
             return  # the next beat will say how things are
         self._member.restored(asked_at)
@@ -463,7 +464,7 @@ class ClusterService:
             records = yield self._store.load_of(owner, kind)
             if owner != self.name:
                 mine = self.placement.mine
-                records = [record for record in records if mine((record.local, record.foreign))]
+                records = [record for record in records if mine(record.pair)]
                 if not records:
                     continue
                 keys = [record.key for record in records]

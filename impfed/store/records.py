@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
+from impfed.sip.dialog import Dialog
+
 Decision = Literal["none", "pending", "approved", "declined"]
 #: What became of a text.  Of one to an XMPP domain no more is known than that its server has taken
 #: it ("acknowledged"), or that it was written to a stream which acknowledges nothing ("written").
@@ -47,11 +49,20 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
         """The record's key, unique within its kind."""
         raise NotImplementedError
 
-    def share(self, memo: dict[str, str]) -> None:
-        """Replace strings that many records have in common by one copy, kept in ``memo``."""
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The (local, foreign) bare addresses that decide whose a record with an owner is."""
+        local, foreign = self.local, self.foreign  # type: ignore[attr-defined]
+        return local.partition("/")[0], foreign.partition("/")[0]
+
+    def share(self, memo: Memo) -> None:
+        """Replace what many records have in common by one copy, kept in ``memo``."""
 
 
 RecordType = TypeVar("RecordType", bound=Record)
+
+#: Values of loaded records by themselves.
+Memo = dict[Any, Any]
 
 
 def pair_key(local: str, foreign: str) -> str:
@@ -69,35 +80,11 @@ class HopRecord(msgspec.Struct, gc=False):
     certificate: str = ""
 
 
-class DialogRecord(Record, gc=False):
-    """A SIP dialog (RFC 3261 section 12), by the fields of :class:`impfed.sip.dialog.Dialog`.
-
-    ``local`` and ``remote`` are header values without the tag; ``route_set`` holds header values in
-    the order they are sent.  ``local_cseq`` may lag behind memory; who restores adds a gap.
-    """
-
-    kind: ClassVar[str] = "dialog"
-    call_id: str
-    local_tag: str
-    remote_tag: str
-    local: str
-    remote: str
-    remote_target: str
-    route_set: tuple[str, ...]
-    local_cseq: int
-    remote_cseq: int
-
-    @property
-    def key(self) -> str:
-        """Call-ID and local tag."""
-        return f"{self.call_id}|{self.local_tag}"
-
-    def share(self, memo: dict[str, str]) -> None:
-        """Share party, target and routes."""
-        self.local = memo.setdefault(self.local, self.local)
-        self.remote = memo.setdefault(self.remote, self.remote)
-        self.remote_target = memo.setdefault(self.remote_target, self.remote_target)
-        self.route_set = tuple(memo.setdefault(route, route) for route in self.route_set)
+def _share(dialog: Dialog, memo: Memo) -> None:
+    dialog.local = memo.setdefault(dialog.local, dialog.local)
+    dialog.remote = memo.setdefault(dialog.remote, dialog.remote)
+    dialog.remote_target = memo.setdefault(dialog.remote_target, dialog.remote_target)
+    dialog.route_set = memo.setdefault(dialog.route_set, dialog.route_set)
 
 
 class OutboxRecord(Record, gc=False):
@@ -114,6 +101,8 @@ class OutboxRecord(Record, gc=False):
     :ivar receipt: whether an XEP-0184 receipt was asked for.
     :ivar attempts: how often it has been sent so far.
     :ivar unsure: whether an earlier attempt may have been delivered.
+    :ivar handed: the mark of the hand-over by the home server, empty for none: what has it again is
+        the same text again.
     """
 
     kind: ClassVar[str] = "outbox"
@@ -132,10 +121,36 @@ class OutboxRecord(Record, gc=False):
     received_at: float = 0.0
     attempts: int = 0
     unsure: bool = False
+    handed: str = ""
 
     @property
     def key(self) -> str:
         """The message's id."""
+        return self.id
+
+
+class RelayedTextRecord(Record, gc=False):
+    """A local user's text to an XMPP domain that waits for a stream, or for the end of one that broke.
+
+    :ivar id: the ledger's id.
+    :ivar local: sender, the resource included.
+    :ivar foreign: recipient, the same.
+    :ivar stanza_id: the stanza's id, empty for none.
+    :ivar xml: the stanza as S2S gets it.
+    """
+
+    kind: ClassVar[str] = "relayed_text"
+    owned: ClassVar[bool] = True
+    id: str
+    local: str
+    foreign: str
+    stanza_id: str
+    xml: str
+    received_at: float
+
+    @property
+    def key(self) -> str:
+        """The text's id."""
         return self.id
 
 
@@ -163,6 +178,7 @@ class HeldTextRecord(Record, gc=False):
 class InboundSubscriptionRecord(Record, gc=False):
     """Somebody outside watches one of ours (we are the notifier of RFC 6665).
 
+    :ivar dialog: as it stands; ``local_cseq`` may lag behind memory, who restores adds a gap.
     :ivar event_id: ``id`` parameter of the Event header, empty for none.
     :ivar expires_at: when the subscription ends unless refreshed.
     :ivar accept: the watcher's Accept header, empty for the event package's default.
@@ -174,7 +190,7 @@ class InboundSubscriptionRecord(Record, gc=False):
     owned: ClassVar[bool] = True
     local: str
     foreign: str
-    dialog: DialogRecord
+    dialog: Dialog
     state: Literal["pending", "active"]
     event_id: str
     expires_at: float
@@ -185,15 +201,14 @@ class InboundSubscriptionRecord(Record, gc=False):
     @property
     def key(self) -> str:
         """Call-ID and local tag of the dialog; with a second event id in one dialog, that too."""
-        return f"{self.dialog.key}|{self.event_id}" if self.event_id else self.dialog.key
+        key = f"{self.dialog.call_id}|{self.dialog.local_tag}"
+        return f"{key}|{self.event_id}" if self.event_id else key
 
-    def share(self, memo: dict[str, str]) -> None:
-        """Share addresses, routes and the Accept header."""
-        self.local = memo.setdefault(self.local, self.local)
-        self.foreign = memo.setdefault(self.foreign, self.foreign)
+    def share(self, memo: Memo) -> None:
+        """Share routes, the Accept header and the state; addresses become JIDs, which are shared."""
         self.accept = memo.setdefault(self.accept, self.accept)
         self.last_state = memo.setdefault(self.last_state, self.last_state)
-        self.dialog.share(memo)
+        _share(self.dialog, memo)
 
 
 class OutboundSubscriptionRecord(Record, gc=False):
@@ -211,7 +226,7 @@ class OutboundSubscriptionRecord(Record, gc=False):
     owned: ClassVar[bool] = True
     local: str
     foreign: str
-    dialog: DialogRecord | None = None
+    dialog: Dialog | None = None
     state: str = ""
     expires_at: float = 0.0
     last_state: str = ""
@@ -225,13 +240,11 @@ class OutboundSubscriptionRecord(Record, gc=False):
         """The pair."""
         return pair_key(self.local, self.foreign)
 
-    def share(self, memo: dict[str, str]) -> None:
-        """Share addresses and routes."""
-        self.local = memo.setdefault(self.local, self.local)
-        self.foreign = memo.setdefault(self.foreign, self.foreign)
+    def share(self, memo: Memo) -> None:
+        """Share routes and the state; addresses become JIDs, which are shared."""
         self.last_state = memo.setdefault(self.last_state, self.last_state)
         if self.dialog is not None:
-            self.dialog.share(memo)
+            _share(self.dialog, memo)
 
 
 class AuthorizationRecord(Record, gc=False):
@@ -254,7 +267,7 @@ class AuthorizationRecord(Record, gc=False):
         """The pair."""
         return pair_key(self.local, self.foreign)
 
-    def share(self, memo: dict[str, str]) -> None:
+    def share(self, memo: Memo) -> None:
         """Share addresses."""
         self.local = memo.setdefault(self.local, self.local)
         self.foreign = memo.setdefault(self.foreign, self.foreign)
@@ -278,7 +291,7 @@ class PolicyEntryRecord(Record, gc=False):
         """The local address and the subject."""
         return pair_key(self.local, self.subject)
 
-    def share(self, memo: dict[str, str]) -> None:
+    def share(self, memo: Memo) -> None:
         """Share addresses."""
         self.local = memo.setdefault(self.local, self.local)
         self.subject = memo.setdefault(self.subject, self.subject)
@@ -378,8 +391,8 @@ class LedgerEntry(msgspec.Struct, gc=False):
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (
-        DialogRecord,
         OutboxRecord,
+        RelayedTextRecord,
         HeldTextRecord,
         InboundSubscriptionRecord,
         OutboundSubscriptionRecord,

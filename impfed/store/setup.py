@@ -27,6 +27,22 @@ def make_shared(reactor: Any, config: Config, ids: IdSource, ledger: Any) -> Sha
     return SharedStore(link, ledger, reactor, ids)
 
 
+def instance_of(config: Config, ids: IdSource) -> str:
+    """Return what tells this node from another of the same name: a file of the state directory.
+
+    It is made when it is not there.  To be called when the ledger is open, whose lock sees to it that
+    no second process has the directory.
+
+    :raises OSError: when it can be neither read nor made.
+    """
+    path = config.node.state_directory / "instance"
+    if path.exists() and (found := path.read_text("ascii").strip()):
+        return found
+    made = ids.token()
+    path.write_text(f"{made}\n", "ascii")
+    return made
+
+
 def make_store(reactor: Any, config: Config, ids: IdSource) -> SqliteStore | SharedStore:
     """Return the store of a node."""
     ledger = make_ledger(reactor, config)

@@ -50,4 +50,6 @@ class VersionTests(SynchronousTestCase):
         """What has an owner in a cluster has the two addresses that decide on it."""
         for record in samples():
             if record.owned:
-                self.assertEqual((record.local, record.foreign), (CAROL, BOB))
+                self.assertEqual(record.pair, (CAROL, BOB))
+        full = OutboxRecord("m", f"{CAROL}/phone", f"{BOB}/pc", "hello")
+        self.assertEqual(full.pair, (CAROL, BOB))
