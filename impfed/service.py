@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from impfed import __version__
 from impfed.admin.setup import UserServices
+from impfed.cluster_setup import ClusterSide, awake
 from impfed.config.model import SIP_KINDS, Config, HomeConfig, SipDomainConfig
 from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
@@ -26,6 +27,7 @@ from impfed.ctl.operations import Operations
 from impfed.ctl.server import ControlServer
 from impfed.gateway.admission import Admission
 from impfed.gateway.budgets import Budgets
+from impfed.gateway.cluster_home import ClusterHome
 from impfed.gateway.dialogs import DialogTable
 from impfed.gateway.explain import Explainer
 from impfed.gateway.gateway import Gateway
@@ -50,8 +52,9 @@ from impfed.routing.directory import Directory
 from impfed.routing.setup import Routing
 from impfed.sip.framing import FramingLimits
 from impfed.sip.target import Hop
-from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
-from impfed.store.sqlite import SqliteStore
+from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord, RelayedTextRecord
+from impfed.store.setup import make_store
+from impfed.store.shared import SharedStore
 from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
 from impfed.transport.sip import SipLimits, SipStack
@@ -109,6 +112,7 @@ class Node(MultiService):
     :param config: a checked configuration.
     :param store: provider of :class:`~impfed.store.api.IStore`; the one of the configuration if None.
     :param ids: source of identifiers; the operating system's randomness if None.
+    :param elapsed: the clock of leases in a cluster; see :func:`impfed.cluster_setup.awake`.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Node(MultiService):
         config: Config,
         store: Any = None,
         ids: IdSource | None = None,
+        elapsed: Callable[[], float] = awake,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.config = config
@@ -126,7 +131,8 @@ class Node(MultiService):
         self.ids = ids or IdSource()
         self.timers = ReactorTimers(reactor)
         self.started_at = 0.0
-        self.store = store or SqliteStore(config.node.state_directory / "impfed.sqlite", reactor)
+        self.store = store or make_store(reactor, config, self.ids)
+        self._elapsed = elapsed
         self._build()
 
     def _build(self) -> None:
@@ -161,6 +167,12 @@ class Node(MultiService):
             tls=self.tls,
             settle=self._settle,
         )
+        self.cluster: ClusterSide | None = None
+        home: Any = self.home
+        if isinstance(self.store, SharedStore):
+            name, acceptance = config.node.name, config.im.acceptance_timeout
+            home = ClusterHome(self.home, config.homes, self.timers, ids, acceptance, name)
+            self.cluster = ClusterSide(self.reactor, config, self.store, home, self._elapsed)
         self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
         router = self.routing.build(peers.may_prove, self.federation.probe)
         directory = Directory(
@@ -177,7 +189,7 @@ class Node(MultiService):
         around = Surroundings(
             config=config,
             stack=self.paced,
-            home=self.home,
+            home=home,
             store=self.store,
             resolve=router.resolve,
             lookup=directory.lookup,
@@ -202,7 +214,7 @@ class Node(MultiService):
         admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
-        self.presence.watched.roster = HomeRosterWriter(self.home)
+        self.presence.watched.roster = HomeRosterWriter(home)
         self.stack.closed = self._connection_closed
         self.im.screen(self.presence.watched.gates.texts)
         self.gateway = Gateway(around, admission, self.im, self.presence)
@@ -227,6 +239,12 @@ class Node(MultiService):
         self.stack.user = self.junction or self.gateway
         pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)
         self.home.user = self.gateway
+        if self.cluster is not None:
+            self.cluster.build(
+                self.gateway, self.im, self.presence, self.timers, admission,
+                self.routing.neighbours, self.junction,
+            )  # fmt: skip
+            self.paced.may_act = lambda: home.post.may_act
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         self.federation.build(
@@ -274,10 +292,13 @@ class Node(MultiService):
     def _start(self) -> Any:
         self.started_at = self.reactor.seconds()
         yield self.store.start()
+        if self.cluster is not None:
+            yield self.cluster.join()
         yield self.routing.start()
         yield self.paced.load()
         outbox = yield self.store.load(OutboxRecord)
         held = yield self.store.load(HeldTextRecord)
+        relayed = yield self.store.load(RelayedTextRecord)
         yield self.presence.load(self.store)
         self.stack.startService()
         self.users.start()
@@ -286,6 +307,9 @@ class Node(MultiService):
         self.watch.start()
         self.presence.resume()
         self.im.restore(outbox, held)
+        self.federation.restore(relayed)
+        if self.cluster is not None:
+            self.cluster.ready()
         self.control.start()
         self._purge()
         log.info(
@@ -294,7 +318,7 @@ class Node(MultiService):
             version=__version__,
             node=self.config.node.name,
             domains=len(self.config.domains),
-            texts=len(outbox),
+            texts=len(outbox) + len(relayed),
         )
 
     def _cannot_start(self, failure: Failure) -> None:
@@ -317,6 +341,8 @@ class Node(MultiService):
         yield self.users.stop()
         yield self.federation.stop()
         yield self.home.stopService()
+        if self.cluster is not None:
+            yield self.cluster.leave()
         yield self.stack.stopService()
         self.timers.stop()
         yield self.store.stop()
@@ -363,6 +389,7 @@ class Node(MultiService):
                 if self.home.can_write_rosters(domain)
             ],
             "store_backlog": self.store.backlog,
+            "cluster": self.cluster.status() if self.cluster is not None else "off",
             "metrics": self.metrics.snapshot(),
         }
 

@@ -32,6 +32,18 @@ class Authorizations:
             self._records.setdefault(pair[0], {})[pair[1]] = record
             self._note_pending(pair, record)
 
+    def gone(self, key: str) -> None:
+        """Another node has removed a record.
+
+        :param key: the record's, see :func:`~impfed.store.records.pair_key`.
+        """
+        local, _, foreign = key.partition("|")
+        pair = (JID.parse(local), JID.parse(foreign))
+        record = self._records.get(pair[0], {}).pop(pair[1], None)
+        if record is not None:
+            record.inbound = record.outbound = "none"
+            self._note_pending(pair, record)
+
     def inbound(self, pair: Pair) -> Decision:
         """May the foreign user see the local one?"""
         record = self._found(pair)

@@ -172,14 +172,14 @@ class Contact:
             if self.missed and not was_there:
                 self._partner.refresh_also(self)
             if self.last_used - self._sign_kept > _SIGN_KEPT:
-                self._write()
+                self.keep()
         self.show_again()
 
     def rest(self) -> None:
         """The local user has gone: nothing is refreshed, nothing is ended."""
         self.subscriber.refreshing = False
         self._arm()
-        self._write()
+        self.keep()
 
     def show_again(self) -> None:
         """Send the present state, once the foreign user has allowed it."""
@@ -291,7 +291,7 @@ class Contact:
             self.settle()
             self._enter()
             self._arm()
-            self._write()
+            self.keep()
 
     def settle(self) -> None:
         """Tell the local user of an active subscription that he may see the contact; once."""
@@ -409,7 +409,7 @@ class Contact:
     def _gone_stale(self) -> None:
         self._stale = None
         self._show(Availability(False, status=UNKNOWN_TEXT))
-        self._write()
+        self.keep()
 
     def _arm(self) -> None:
         due = self.subscriber.due
@@ -436,6 +436,12 @@ class Contact:
 
     def leave(self) -> None:
         """Forget everything but the authorization."""
+        self.let_go()
+        key = pair_key(str(self.local), str(self.foreign))
+        self._around.store.write([Delete(OutboundSubscriptionRecord, key)])
+
+    def let_go(self) -> None:
+        """Serve it no longer; it may go on elsewhere."""
         for timer in (self._timer, self._stale, self._unsent):
             if timer is not None:
                 timer.cancel()
@@ -444,12 +450,11 @@ class Contact:
             self._around.dialogs.remove(self._key)
             self._key = ("", "")
         self.side.forget(self)
-        key = pair_key(str(self.local), str(self.foreign))
-        self._around.store.write([Delete(OutboundSubscriptionRecord, key)])
 
     # -- the store ---------------------------------------------------------------------------------
 
-    def _write(self) -> None:
+    def keep(self) -> None:
+        """Write down how the subscription stands."""
         subscriber = self.subscriber
         dialog = subscriber.dialog
         self._sign_kept = self.last_used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from zope.interface import implementer
@@ -24,6 +26,8 @@ from impfed.xmpp.stanza import Stanza, error_reply
 
 log = EventLog("impfed.gateway")
 
+#: Seconds after which a peer may ask again for what this node cannot find now.
+_LATER = "2"
 METHODS = frozenset(method.strip() for method in ALLOW.split(","))
 _ACCEPT = "text/plain, text/html, multipart/alternative, application/sdp, application/pidf+xml"
 
@@ -66,6 +70,8 @@ class Gateway:
         self._admission = admission
         self._im = im
         self._presence = presence
+        #: Looks for a dialog that nobody here knows among those of other nodes, and takes it over.
+        self.search: Callable[[SipRequest, Sender, Callable[[int], None]], None] | None = None
 
     # -- SIP ---------------------------------------------------------------------------------------
 
@@ -76,9 +82,13 @@ class Gateway:
         try:
             self._request(transaction, request, flow)
         except RemoteError as error:
-            self._around.metrics.count(f"sip.answered.{error.status}")
-            if request.method == "BENOTIFY":  # never answered, whatever is wrong with it
-                return
+            self._refuse(transaction, request, error)
+
+    def _refuse(
+        self, transaction: ServerTransaction, request: SipRequest, error: RemoteError
+    ) -> None:
+        self._around.metrics.count(f"sip.answered.{error.status}")
+        if request.method != "BENOTIFY":  # never answered, whatever is wrong with it
             self._around.stack.respond(
                 transaction, error.status, error.reason, headers=error.headers
             )
@@ -111,9 +121,35 @@ class Gateway:
         self, transaction: ServerTransaction, request: SipRequest, flow: Flow, sender: Sender
     ) -> None:
         owner = self._around.dialogs.owner(request.call_id, request.to_tag)
+        if owner is None and self.search is not None:
+            self.search(request, sender, partial(self._found, transaction, request, flow, sender))
+            return
         if owner is None or owner.foreign != sender.jid.bare:
             raise RemoteError(481, "Call/Transaction Does Not Exist")
         owner.in_dialog(transaction, request, flow)
+
+    def _found(
+        self,
+        transaction: ServerTransaction,
+        request: SipRequest,
+        flow: Flow,
+        sender: Sender,
+        status: int,
+    ) -> None:
+        """The other nodes have been asked for a dialog.
+
+        :param status: what to answer; 200 when it has been taken over.
+        """
+        owner = self._around.dialogs.owner(request.call_id, request.to_tag)
+        try:
+            if status != 200:
+                later = (("Retry-After", _LATER),) if status in (480, 500) else ()
+                raise RemoteError(status, REASONS[status], later)
+            if owner is None or owner.foreign != sender.jid.bare:
+                raise RemoteError(481, REASONS[481])
+            owner.in_dialog(transaction, request, flow)
+        except RemoteError as error:
+            self._refuse(transaction, request, error)
 
     def ack_arrived(
         self, request: SipRequest, transaction: ServerTransaction | None, flow: Flow

@@ -20,7 +20,7 @@ from impfed.interwork.availability import Kind
 from impfed.interwork.errors import Condition
 from impfed.interwork.text import EncryptedOnly, embedded_text, outgoing_text, read_text
 from impfed.policy.users import Judgement, Rule
-from impfed.routing.api import Existence, Reject
+from impfed.routing.api import Existence, Reject, RouteQuery
 from impfed.routing.router import Resolution
 from impfed.sip.dialog import Dialog
 from impfed.sip.message import SipRequest
@@ -30,6 +30,7 @@ from impfed.sip.transaction import ServerTransaction
 from impfed.store.api import Put
 from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
 from impfed.transport.flow import Flow
+from impfed.transport.stream import StreamFlow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, message
 
@@ -87,6 +88,10 @@ class ImGateway:
     def on_their_way(self, text: str) -> list[LedgerEntry]:
         """Return texts without an end yet, by an id or an address, for ``impfedctl where``."""
         return self.outbox.find(text)
+
+    def sessions(self) -> list[ImSession]:
+        """Return every session."""
+        return list(self._sessions.values())
 
     def known_session(self, local: JID, foreign: JID) -> ImSession | None:
         """Return the session of a pair, None where there is none."""
@@ -198,6 +203,7 @@ class ImGateway:
             return
         session, stack = dialog.session, self.around.stack
         session.add(dialog)
+        self._look_out(session, flow)
         domain, user = session.outside.domain, session.contact_user
         host, _ = stack.advertised(flow.transport, domain=domain)
         stack.respond(
@@ -211,6 +217,19 @@ class ImGateway:
             ),
             body=im_answer(offer, host, session.outside_address),
         )
+
+    def _look_out(self, session: ImSession, flow: Flow) -> None:
+        """Do not wait long for a connection of the peer's when its domain has other next hops."""
+        if not isinstance(flow, StreamFlow) or flow.patience:
+            return
+
+        def resolved(resolution: Resolution) -> None:
+            self.remember_hops(session, resolution)
+            if not isinstance(resolution, Reject) and any(hop.others for hop in resolution):
+                flow.hurry(self.around.config.sip.failover_after)
+
+        query = RouteQuery("MESSAGE", str(session.outside), str(session.foreign))
+        self.around.resolve(query, resolved)
 
     def cancelled(self, transaction: ServerTransaction) -> None:
         """The peer withdrew an INVITE that we have not answered yet."""

@@ -27,7 +27,7 @@ from impfed.sip.message import SipRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
 from impfed.store.api import Change, Delete
-from impfed.store.records import HeldTextRecord
+from impfed.store.records import HeldTextRecord, OutboxRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 

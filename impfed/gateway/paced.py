@@ -73,6 +73,7 @@ class PacedStack:
     :param domain: finds a foreign SIP domain's configuration by name.
     :param opened: hears which domain that nobody configured was reached.
     :ivar looped: told which domain answers that a request goes in a circle, and how.
+    :ivar may_act: says whether this node may act on what it owns.
     :ivar pauses: next hops that asked for a pause.
     """
 
@@ -86,6 +87,7 @@ class PacedStack:
         opened: OpenDomains | None = None,
     ) -> None:
         self.looped: Callable[[str, int], None] | None = None
+        self.may_act: Callable[[], bool] = lambda: True
         self._opened = opened if opened is not None and opened.enabled else None
         self.respond = stack.respond if self._opened is None else self._respond
         self.acknowledge = stack.acknowledge
@@ -177,7 +179,9 @@ class PacedStack:
     def _go(self, outgoing: Outgoing, to: str, end: int, now: float) -> None:
         """Send a request, or see to it otherwise."""
         lane, person, destination = outgoing.lane, outgoing.person, outgoing.destination
-        if self.pauses.known and (pause := self.pauses.of(hop_of(destination), now)) is not None:
+        if not self.may_act():
+            self._fail_later(outgoing, FailureCause.PAUSED, "this node does not see its cluster")
+        elif self.pauses.known and (pause := self.pauses.of(hop_of(destination), now)) is not None:
             self._paused(outgoing, pause, now)
         elif (
             not person.counted_until > now > person.unknown_until

@@ -11,7 +11,7 @@ time, and every octet but the address are the same.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from sys import intern
 
@@ -482,6 +482,16 @@ class WatchedSide:
             watcher.shown = intern(record.last_state)
             watcher.enter()
             watcher.arm()
+
+    def take_in(self, records: Sequence[InboundSubscriptionRecord]) -> None:
+        """Serve subscriptions of another node from now on, and ask for the states that they show."""
+        self.load(records)
+        self._to_ask += {(JID.parse(each.local), JID.parse(each.foreign)): None for each in records}
+        self._ask_some()
+
+    def all_pairs(self) -> list[WatchedPair]:
+        """Return every pair that somebody watches."""
+        return list(self._pairs.values())
 
     def resume(self) -> None:
         """The listeners stand: what was decided but perhaps not told is told now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from impfed.core.log import EventLog
 from impfed.gateway.authorization import Authorizations, Pair
@@ -270,6 +270,23 @@ class WatchingSide:
             if record.last_used > self.last_used(key[0]):
                 self._last_used[key[0]] = record.last_used
             self._make(key).restore(record)
+
+    def take_in(self, records: Sequence[OutboundSubscriptionRecord]) -> None:
+        """Serve subscriptions of another node from now on; their refreshes move them here."""
+        self.load(records)
+        now = self.around.timers.seconds()
+        for record in sorted(records, key=lambda record: -record.last_used):
+            contact = self.contact((JID.parse(record.local), JID.parse(record.foreign)))
+            if contact is None:
+                continue
+            if contact.wanted and not self.logged_out(contact, now):
+                self.partner(contact.foreign.domain).refresh_also(contact)
+            else:
+                contact.rest()
+
+    def contacts_now(self) -> list[Contact]:
+        """Return every subscription."""
+        return list(self._contacts.values())
 
     def resume(self) -> None:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""

@@ -22,7 +22,6 @@ from impfed.transport.flow import Flow
 from impfed.transport.home import HomeLinks
 from impfed.transport.timers import ReactorTimers
 
-
 _Way = TypeVar("_Way", bound=Flow | Hop | None)
 
 

@@ -116,7 +116,7 @@ class Watcher:
         if not ended:
             self.arm()
             if len(held) > 1:
-                self._write()
+                self.keep()
 
     def in_dialog(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
         """Take a refresh, or the end.
@@ -177,7 +177,7 @@ class Watcher:
             self._held.append((effects, transaction))
         elif effects and not self._carry_out(effects, transaction):
             self.arm()
-            self._write()
+            self.keep()
 
     def _carry_out(
         self, effects: list[NotifierEffect], transaction: ServerTransaction | None
@@ -272,12 +272,16 @@ class Watcher:
         self.perform(self.notifier.handle_timer(self._around.timers.seconds()))
         self.arm()
 
-    def _leave(self, reason: str) -> None:
-        """The subscription is over: the dialog is forgotten, the authorization stays."""
+    def let_go(self) -> None:
+        """Serve it no longer; it goes on elsewhere."""
         for timer in (self._timer, self._retry):
             if timer is not None:
                 timer.cancel()
         self._around.dialogs.remove(self.notifier.key)
+
+    def _leave(self, reason: str) -> None:
+        """The subscription is over: the dialog is forgotten, the authorization stays."""
+        self.let_go()
         record = self.record()
         self.forget_record(self._around, record)
         pair = self.pair
@@ -311,7 +315,8 @@ class Watcher:
             last_state=self.shown,
         )
 
-    def _write(self) -> None:
+    def keep(self) -> None:
+        """Write down how the subscription stands."""
         if self.notifier.state in (Watch.PENDING, Watch.ACTIVE):
             self._around.store.write([Put(self.record())])
         elif self.notifier.state is Watch.ENDING:

@@ -188,6 +188,27 @@ class UserPolicies:
             policy = self._policies.setdefault(JID.parse(each.local), UserPolicy())
             policy.default = each.default
 
+    def changed(self, key: str, record: PolicyEntryRecord | PolicyDefaultRecord | None) -> None:
+        """Another node has changed somebody's list.
+
+        :param key: the record's: the local address, and after "|" the subject of an entry.
+        :param record: as it is now; None when it is gone.
+        """
+        local, _, subject = key.partition("|")
+        policy = self._policy(JID.parse(local))
+        if isinstance(record, PolicyEntryRecord):
+            self.load([record], ())
+        elif isinstance(record, PolicyDefaultRecord):
+            self.load((), [record])
+        elif "@" in subject:
+            policy.users.pop(JID.parse(subject), None)
+        elif subject:
+            policy.domains.pop(subject, None)
+        else:
+            policy.default = "ask"
+        decision = getattr(record, "decision", "") or getattr(record, "default", "")
+        self._tell(PolicyChange(JID.parse(local), subject, decision or ("" if subject else "ask")))
+
     def listen(self, listener: Callable[[PolicyChange], None]) -> None:
         """Have every change told, after it is made."""
         self._listeners.append(listener)

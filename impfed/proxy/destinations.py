@@ -186,6 +186,8 @@ class Destinations:
         via = f"{transport.upper()} {sent_by}{';alias' if self._stack.offers(way) else ''}"
         if request.method not in DIALOG_FORMING or request.to_tag:
             return Leg(way, via)
+        if self._relaying is not None and self._relaying.by_placement(request, source) is not None:
+            return Leg(way, via)  # what follows goes straight to the node that owns it
         here = f"<sip:{sent_by};transport={transport};lr>"
         there = self._sent_by(source.transport, source.listener, domain)
         there = f"<sip:{there};transport={source.transport};lr>"

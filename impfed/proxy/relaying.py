@@ -80,7 +80,10 @@ class Relaying:
 
     :param ours: says whether a URI is an address of this node, or one that all nodes share.
     :param seconds: what time it is.
+    :ivar placed: names the other node of a cluster that a new request belongs to, or says "".
     """
+
+    placed: Callable[[SipRequest], str] | None = None
 
     def __init__(
         self,
@@ -111,6 +114,8 @@ class Relaying:
         :raises RemoteError: 403 for a token that is forged or of another dialog; 481 for one that has
             expired or names a node that is not there.
         """
+        if not request.to_tag:
+            return None if way.routes else self.by_placement(request, flow)
         token = token_of(uri)
         if token is None or self._tokens is None or way.routes or not request.to_tag:
             return None
@@ -127,11 +132,23 @@ class Relaying:
                 f"it names this node, but a dialog that is over, and the address of {uri.hostport}"
             )
             raise self._refused(request, flow, "relay.over", why, 481)
+        if self._neighbours.gone(found):
+            return None  # it is dead, and this node can take its dialogs over
         hop = self._neighbours.named(found)
         if hop is None:
             why = f"it names {found}, and no [[neighbour]] is called so"
             raise self._refused(request, flow, "relay.unknown_node", why, 481)
         return hop
+
+    def by_placement(self, request: SipRequest, flow: Flow) -> Hop | None:
+        """Return the node of a cluster that a new request belongs to; None when it is this one's.
+
+        What another node has passed on stays here, so that it never goes round in a circle.
+        """
+        if self.placed is None or self._neighbours.who(flow.peer.names):
+            return None
+        name = self.placed(request)
+        return self._neighbours.named(name) if name else None
 
     def answer_owner(self, response: SipResponse, flow: Flow) -> Hop | None:
         """Return the node that a response belongs to which is no answer to this one; None for nobody's.

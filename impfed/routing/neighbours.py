@@ -31,12 +31,14 @@ class Neighbours:
     """What is known of the other nodes.
 
     :ivar up: says whether a hop answers when it is asked whether it is there.
+    :ivar gone: says whether a node of this cluster is dead, so that what is its own may be served here.
     """
 
     def __init__(self, configs: Iterable[NeighbourConfig] = ()) -> None:
         self._all = tuple(configs)
         self._ways = {each.name: _hops(each) for each in self._all}
         self.up: Callable[[Hop], bool] = lambda hop: True
+        self.gone: Callable[[str], bool] = lambda name: False
         self._by_domain = {domain: each for each in self._all for domain in each.domains}
         self._by_name = {name: each for each in self._all for name in each.certificate_names}
         self._by_address: dict[tuple[str, int], NeighbourConfig] = {}
@@ -84,9 +86,12 @@ class Neighbours:
         return "" if found is None else found.name
 
     def at(self, uri: SipUri) -> Hop | None:
-        """Return the way to the neighbour whose Contact or Route a URI is; None if it is nobody's."""
+        """Return the way to the neighbour whose Contact or Route a URI is; None if it is nobody's.
+
+        A dead node of this cluster is nobody: what is for it can be served here.
+        """
         found = self._by_address.get(address_of(uri))
-        return None if found is None else self._hop(found.name)
+        return None if found is None or self.gone(found.name) else self._hop(found.name)
 
     def named(self, name: str) -> Hop | None:
         """Return the way to a neighbour by its name; None when there is none called so."""

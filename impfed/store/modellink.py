@@ -40,7 +40,7 @@ class ModelLink:
         self._reachable = True
         self._watchers: list[Callable[[bool], None]] = []
         self._waiting: tuple[dict[str, str], Deferred[Any], IDelayedCall | None] | None = None
-        self._outstanding: set[Deferred[Any]] = set()
+        self._outstanding: dict[Deferred[Any], None] = {}  # oldest first
         model.waiters.append(self.wake)
 
     @property
@@ -92,7 +92,7 @@ class ModelLink:
         if self._clock is None:
             return fail(answer) if isinstance(answer, StoreError) else succeed(answer)
         asked: Deferred[Answer] = Deferred()
-        self._outstanding.add(asked)
+        self._outstanding[asked] = None
         self._clock.callLater(delay, lambda: self._answer(asked, answer, lost))
         return asked
 
@@ -104,7 +104,7 @@ class ModelLink:
     def _answer(self, asked: Deferred[Answer], answer: Answer | StoreError, lost: bool) -> None:
         if asked not in self._outstanding:
             return
-        self._outstanding.discard(asked)
+        self._outstanding.pop(asked, None)
         if isinstance(answer, StoreError):
             asked.errback(answer)
         else:
@@ -150,7 +150,7 @@ class ModelLink:
             return
         self._up = up
         if not up:
-            outstanding, self._outstanding = self._outstanding, set()
+            outstanding, self._outstanding = self._outstanding, {}
             for asked in outstanding:
                 asked.errback(_error(StoreFault.UNSURE, "the connection was lost"))
             if self._waiting is not None:

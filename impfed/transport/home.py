@@ -85,6 +85,7 @@ class HomeLinks(Service):
     :param tls: our certificates and trusted roots, for homes of kind "s2s".
     :param settle: calls a function once what has been taken over so far for a foreign domain would
         survive this process.
+    :ivar placed: not None in a cluster, which says by :meth:`hold` what is connected.
     :ivar user: who takes the stanzas; to be set before the start.
     :ivar relay: who takes stanzas for other foreign domains, an IForeignRelay; None for nobody.
     :ivar opened: says whether SIP reaches a domain that nobody configured.
@@ -93,6 +94,7 @@ class HomeLinks(Service):
     :ivar links: the links, in the order of the configuration.
     """
 
+    placed: object = None
     user: Any = None
     relay: Any = None
     own: Any = None
@@ -121,7 +123,7 @@ class HomeLinks(Service):
         limits = limits or LinkLimits(acceptance=acceptance_timeout)
         self._gather = limits.gather
         self._flushed_at = 0.0
-        context = LinkContext(self._dial, self._timers, ids, metrics, tracer, limits)
+        context = LinkContext(self._dial, self._timers, ids, metrics, tracer, limits, settle)
         self.own_domains = frozenset(
             JID.parse(home.address).domain for home in homes if home.address
         )
@@ -152,8 +154,20 @@ class HomeLinks(Service):
         if self.user is None:
             raise LocalError("HomeLinks.user must be set before the start")
         Service.startService(self)
-        for link in self.links:
+        for link in self.links if self.placed is None else ():
             link.start()
+
+    def hold(self, home: str) -> None:
+        """Connect to a home server: of the nodes of a cluster, this one holds its links."""
+        for link in self._links_of(home):
+            link.start()
+
+    def let_go(self, home: str) -> Deferred[Any]:
+        """Disconnect from a home server, for another node holds its links; fires when that is done."""
+        return gatherResults([link.stop() for link in self._links_of(home)])
+
+    def _links_of(self, home: str) -> list[AnyLink]:
+        return [link for link in self.links if link.home.name == home]
 
     def stopService(self) -> Deferred[Any]:
         """Disconnect; what has no confirmation yet becomes unsure."""

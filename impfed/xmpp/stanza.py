@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from impfed.core.errors import LocalError, RemoteError
 from impfed.xmpp.jid import JID, JidError
@@ -30,6 +30,7 @@ __all__ = [
     "message",
     "message_error",
     "presence",
+    "read_stanza",
     "xml_attr",
     "xml_text",
 ]
@@ -86,9 +87,11 @@ class Stanza:
     :ivar lang: the xml:lang attribute of the stanza itself, "" if there is none.
     :ivar element: the element; not to be changed.
     :ivar namespace: the stream's content namespace.
+    :ivar handed: marks the hand-over by a home server that keeps it until acknowledged; the same
+        stanza has it again when it comes again.  "" for none.
     """
 
-    __slots__ = ("element", "from_", "id", "kind", "lang", "namespace", "to", "type")
+    __slots__ = ("element", "from_", "handed", "id", "kind", "lang", "namespace", "to", "type")
 
     def __init__(self, kind: str, namespace: str, element: Element) -> None:
         """Read the attributes.
@@ -104,6 +107,7 @@ class Stanza:
         self.id = attributes.get("id", "")
         self.type = attributes.get("type", "")
         self.lang = attributes.get(_LANG, "")
+        self.handed = ""
 
     @classmethod
     def of(cls, element: Element) -> Stanza:
@@ -132,6 +136,18 @@ class Stanza:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.type or '-'} {self.from_} -> {self.to} id={self.id!r}>"
+
+
+def read_stanza(xml: str, namespace: str = "jabber:component:accept") -> Stanza:
+    """Return the stanza that :meth:`Stanza.to_xml` has written, on another node perhaps.
+
+    :raises StanzaProblem: the text is no stanza.
+    """
+    try:
+        (element,) = fromstring(f"<stream xmlns='{namespace}'>{xml}</stream>")
+    except (ParseError, ValueError) as error:
+        raise StanzaProblem("bad-request", f"no stanza: {error}") from error
+    return Stanza.of(element)
 
 
 class OutStanza(NamedTuple):

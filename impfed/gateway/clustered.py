@@ -1,0 +1,338 @@
+"""The gateway as a member of a cluster: what it owns comes, goes, and is found by others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
+
+from impfed.cluster.api import ClusterUser
+from impfed.cluster.ownership import Pair, Placement
+from impfed.cluster.service import ClusterService
+from impfed.config.model import HomeConfig
+from impfed.core.log import EventLog
+from impfed.core.timers import Timer
+from impfed.gateway.admission import Sender
+from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
+from impfed.gateway.gateway import Gateway
+from impfed.gateway.im_moves import ImMoves
+from impfed.gateway.presence_moves import PresenceMoves
+from impfed.interwork.address import jid_of
+from impfed.sip.message import SipRequest
+from impfed.sip.uri import SipUri
+from impfed.store.api import IStore, StoreError
+from impfed.store.records import (
+    HeldTextRecord,
+    InboundSubscriptionRecord,
+    OutboundSubscriptionRecord,
+    OutboxRecord,
+    Record,
+    pair_key,
+)
+from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import Stanza, error_reply, read_stanza
+
+log = EventLog("impfed.cluster")
+
+#: Seconds between two looks at who should hold which home link, and who does.
+_LOOK = 0.5
+#: Methods of requests in dialogs that another node can take over.
+_OF_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "NOTIFY", "BENOTIFY"))
+#: Seconds that a text on its way may take when its pair goes to another node.
+_FINISH = 35.0
+
+
+class FromHome(msgspec.Struct, tag="from-home", gc=False):
+    """A stanza of a local user, on its way to the node of its pair."""
+
+    xml: str
+
+
+_LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists)
+
+
+class Clustered(ClusterUser):
+    """Keeps the gateway's sessions and subscriptions where the cluster places them.
+
+    :param home: the home links as the gateway sees them.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterService,
+        home: ClusterHome,
+        homes: Sequence[HomeConfig],
+        gateway: Gateway,
+        im: ImMoves,
+        presence: PresenceMoves,
+        timers: ReactorTimers,
+        reactor: Any,
+        store: IStore,
+    ) -> None:
+        self._cluster = cluster
+        self._home = home
+        self._homes = homes
+        self._gateway = gateway
+        self._im = im
+        self._presence = presence
+        self._timers = timers
+        self._reactor = reactor
+        self._store = store
+        self._write = store.write
+        self._asking: set[str] = set()
+        self._up: dict[str, float] = {}  # homes whose link is up here, and since when
+        self._known_up: dict[str, tuple[str, float]] = {}
+        self._timer: Timer | None = None
+        cluster.user = self
+        home.post = cluster
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look after the home links from now on."""
+        self._look()
+
+    def stop(self) -> None:
+        """Look after nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def info(self) -> bytes:
+        """What this node tells the others: which home links are up here."""
+        return msgspec.msgpack.encode(self._up)
+
+    # -- home links --------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._timer = self._timers.after(_LOOK, self._look)
+        self._hear()
+        for home in self._homes:
+            mine = self._cluster.owner(link_pair(home.name)) == self._cluster.name
+            if not self._cluster.may_act:
+                self._let_go(home.name)
+            elif mine and home.name not in self._home.held and home.name not in self._asking:
+                self._asking.add(home.name)
+                asked = self._cluster.take_lease(f"home {home.name}")
+                asked.addCallbacks(self._leased, self._not_leased, (home.name,), {}, (home.name,))
+
+    def _leased(self, holder: str, name: str) -> None:
+        self._asking.discard(name)
+        if holder == self._cluster.name and self._cluster.may_act:
+            log.info("link_held", "this node holds the links to home {home}", home=name)
+            self._home.held.add(name)
+            self._home.links.hold(name)
+
+    def _not_leased(self, failure: Any, name: str) -> None:
+        failure.trap(StoreError)
+        self._asking.discard(name)
+
+    def _let_go(self, name: str) -> Deferred[Any] | None:
+        if name not in self._home.held:
+            return None
+        self._home.held.discard(name)
+        self._up.pop(name, None)
+        log.info("link_let_go", "this node lets go of the links to home {home}", home=name)
+        return self._home.links.let_go(name)
+
+    def _hear(self) -> None:
+        """Learn from the other nodes' heartbeats which links are up."""
+        found: dict[str, tuple[str, float]] = {}
+        for row in self._cluster.nodes:
+            if row.info and row.state in ("live", "draining") and row.name != self._cluster.name:
+                for name, since in msgspec.msgpack.decode(row.info, type=dict[str, float]).items():
+                    found[name] = (row.name, since)
+        for name, since in self._up.items():
+            found[name] = (self._cluster.name, since)
+        self._home.announced = frozenset(found)
+        before, self._known_up = self._known_up, found
+        for home in self._homes:
+            news = found.get(home.name)
+            if news is not None and news != before.get(home.name):
+                self._presence.link_up(frozenset(home.domains))
+
+    # -- the home links' user ----------------------------------------------------------------------
+
+    def stanza_arrived(self, stanza: Stanza, link: object) -> None:
+        """A home server sent a stanza for a foreign user: it goes to the node of the pair."""
+        pair = (stanza.from_.bare.text, stanza.to.bare.text)
+        placement = self._cluster.placement
+        if placement.settled and placement.mine(pair) and self._cluster.may_act:
+            self._gateway.stanza_arrived(stanza, link)
+            return
+        letter = msgspec.msgpack.encode(FromHome(stanza.to_xml()))
+        if not self._cluster.send(pair, letter) and stanza.kind == "message":
+            words = "too much waits for another node of the cluster"
+            self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))
+
+    def link_up(self, link: Any) -> None:
+        """A home link is up; the other nodes hear it with the next heartbeat."""
+        self._up[link.home.name] = self._timers.seconds()
+        self._hear()
+
+    def link_down(self, link: Any, reason: str) -> None:
+        """A home link is down."""
+        self._up.pop(link.home.name, None)
+        self._gateway.link_down(link, reason)
+
+    # -- what the cluster wants --------------------------------------------------------------------
+
+    def adopt(self, records: Sequence[Record]) -> None:
+        """Serve records that are ours now."""
+        kinds: dict[type[Record], list[Any]] = {}
+        for record in records:
+            kinds.setdefault(type(record), []).append(record)
+        self._presence.adopt(
+            kinds.get(InboundSubscriptionRecord, []), kinds.get(OutboundSubscriptionRecord, [])
+        )
+        self._im.adopt(kinds.get(OutboxRecord, []), kinds.get(HeldTextRecord, []))
+
+    @inlineCallbacks
+    def release(self, placement: Placement) -> Any:
+        """Give away what belongs to other nodes now, after what is under way for it."""
+        for home in self._homes:
+            if placement.owner(link_pair(home.name)) != self._cluster.name:
+                gone = self._let_go(home.name)
+                if gone is not None:
+                    yield gone
+                    yield self._cluster.free_lease(f"home {home.name}")
+
+        def leaves(pair: Pair) -> str:
+            owner = placement.owner(pair)
+            return "" if owner == self._cluster.name else owner
+
+        yield self._release_texts(leaves)
+        for kind, leaving in (
+            (InboundSubscriptionRecord, self._presence.watchers_leaving(leaves)),
+            (OutboundSubscriptionRecord, self._presence.contacts_leaving(leaves)),
+        ):
+            for owner, found in leaving.items():
+                yield self._cluster.give(kind, owner, list(found))
+                for forget in found.values():
+                    forget()
+
+    @inlineCallbacks
+    def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
+        for owner, keys in self._im.surrender(leaves).items():
+            yield self._cluster.give(OutboxRecord, owner, keys)
+        end = self._timers.seconds() + _FINISH
+        while self._im.finishing(leaves) and self._timers.seconds() < end:
+            yield deferLater(self._reactor, 0.1)
+
+    def pause(self) -> None:
+        """The lease is over, or may be: everything asks ``may_act`` before it sends."""
+        log.warn("paused", "this node acts on nothing until it sees the cluster again")
+
+    def resume(self) -> None:
+        """Go on."""
+        log.info("resumed", "this node is a member of the cluster")
+
+    def drop(self) -> None:
+        """Others have taken over everything."""
+        for home in self._homes:
+            self._let_go(home.name)
+        self._presence.drop()
+        self._im.drop()
+
+    def lost(self, kind: str, key: str, owner: str) -> None:
+        """Another node has taken over one record."""
+        log.info(
+            "lost", "node {owner} has taken over {kind} {key}", owner=owner, kind=kind, key=key
+        )
+        if kind == OutboxRecord.kind:
+            self._im.lost(key)
+        else:
+            self._presence.lost(kind, key)
+
+    def rewrite(self) -> None:
+        """The store has lost writes: write everything again."""
+        self._presence.rewrite()
+        self._im.rewrite()
+
+    def letter(self, pair: Pair, payload: bytes) -> Deferred[None] | None:
+        """Handle a letter; done when what it brought would outlive this process."""
+        errand = _LETTER.decode(payload)
+        if not isinstance(errand, FromHome):
+            self._home.letter(errand)
+            return None
+        self._gateway.stanza_arrived(read_stanza(errand.xml), None)
+        done: Deferred[None] = Deferred()
+        self._write([], lambda _: done.callback(None))
+        return done
+
+    def undelivered(self, pair: Pair, payload: bytes) -> None:
+        """A letter could not be brought to anybody: the sender of a text is told."""
+        errand = _LETTER.decode(payload)
+        if isinstance(errand, FromHome):
+            stanza = read_stanza(errand.xml)
+            if stanza.kind == "message" and stanza.type != "error":
+                words = "no node of the cluster can take it"
+                self._home.send(error_reply(stanza, "resource-constraint", "wait", words))
+
+    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
+        """Another node has changed what belongs to all."""
+        self._presence.changed(kind, key, record)
+
+    def reload(self) -> Deferred[Any]:
+        """Changes may have been missed."""
+        reloaded: Deferred[Any] = self._presence.reload(self._store)
+        return reloaded
+
+    # -- what SIP asks -----------------------------------------------------------------------------
+
+    def elsewhere(self, local: JID, foreign: JID) -> str:
+        """Return the live node of a pair; "" when it is this one, or nobody's."""
+        owner = self._cluster.owner((local.bare.text, foreign.bare.text))
+        if owner in ("", self._cluster.name) or self._cluster.suspected(owner):
+            return ""
+        return owner
+
+    def search(self, request: SipRequest, sender: Sender, done: Callable[[int], None]) -> None:
+        """Look for the dialog of a request among those of silent nodes, and take it over.
+
+        :param done: called with the status to answer; 200 when the dialog is served here now.
+        """
+        if not self._cluster.may_act:
+            done(500)
+            return
+        local = request.to.uri
+        if not isinstance(local, SipUri) or request.method not in _OF_SUBSCRIPTIONS:
+            done(481)
+            return
+        event = (request.get("event") or "").partition(";id=")[2]
+        found = self._find(request.call_id, request.to_tag, event, jid_of(local), sender.jid.bare)
+        found.addErrback(self._not_found, request.call_id)
+        found.addCallback(done)
+
+    @inlineCallbacks
+    def _find(self, call_id: str, tag: str, event: str, local: JID, foreign: JID) -> Any:
+        inbound = f"{call_id}|{tag}|{event}" if event else f"{call_id}|{tag}"
+        outbound = pair_key(local.text, foreign.text)
+        for kind, key in (
+            (InboundSubscriptionRecord, inbound),
+            (OutboundSubscriptionRecord, outbound),
+        ):
+            found = yield self._cluster.touch(kind, key)
+            if found is None:
+                continue
+            owner, record = found
+            if owner != self._cluster.name or record is None:
+                return 500  # it lives: it will have moved, or be reached, before long
+            if record.dialog is not None and record.dialog.call_id == call_id:
+                self.adopt([record])
+                return 200
+        return 481
+
+    @staticmethod
+    def _not_found(failure: Any, call_id: str) -> int:
+        failure.trap(StoreError)
+        log.warn(
+            "search_failed",
+            "a dialog cannot be looked for: {why}",
+            why=failure.value.text,
+            conversation=call_id,
+        )
+        return 500  # never 481: that would end a subscription that lives

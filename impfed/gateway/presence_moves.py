@@ -1,0 +1,147 @@
+"""Subscriptions that come from other nodes of a cluster, and go to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import inlineCallbacks
+
+from impfed.cluster.ownership import Pair
+from impfed.gateway.watched_pair import WatchedPair
+from impfed.store.api import IStore
+from impfed.store.records import (
+    AuthorizationRecord,
+    InboundSubscriptionRecord,
+    OutboundSubscriptionRecord,
+    PolicyDefaultRecord,
+    PolicyEntryRecord,
+    Record,
+)
+from impfed.xmpp.jid import JID
+
+if TYPE_CHECKING:
+    from impfed.gateway.contact import Contact
+    from impfed.gateway.presence import PresenceGateway
+
+#: Says which other node a pair goes to; "" for none.
+Leaves = Callable[[Pair], str]
+
+#: By node the keys of the records that go there, each with what makes this node forget it.
+Leaving = dict[str, dict[str, Callable[[], None]]]
+
+
+class PresenceMoves:
+    """Takes subscriptions in and gives them away; nothing here is sent or written by itself."""
+
+    def __init__(self, presence: PresenceGateway) -> None:
+        self._presence = presence
+        self._watched = presence.watched
+        self._watching = presence.watching
+
+    def link_up(self, domains: frozenset[str]) -> None:
+        """A home server with these local domains is reachable, from whichever node."""
+        self._presence.link_up(domains)
+
+    # -- coming ------------------------------------------------------------------------------------
+
+    def adopt(
+        self,
+        inbound: Sequence[InboundSubscriptionRecord],
+        outbound: Sequence[OutboundSubscriptionRecord],
+    ) -> None:
+        """Serve these from now on, and have what was missed asked for, at the partners' pace."""
+        known = {watcher.record().key for watcher in self._watchers()} if inbound else set()
+        self._watched.take_in([record for record in inbound if record.key not in known])
+        self._watching.take_in(
+            [record for record in outbound if self._watching.contact(_pair(record)) is None]
+        )
+
+    # -- going -------------------------------------------------------------------------------------
+
+    def watchers_leaving(self, leaves: Leaves) -> Leaving:
+        """Return the subscriptions of foreign users that go to other nodes."""
+        leaving: Leaving = {}
+        for pair in self._watched.all_pairs():
+            owner = leaves((pair.key[0].text, pair.key[1].text))
+            if owner:
+                found = leaving.setdefault(owner, {})
+                for watcher in pair.watchers:
+                    found[watcher.record().key] = partial(self._drop_pair, pair)
+        return leaving
+
+    def contacts_leaving(self, leaves: Leaves) -> Leaving:
+        """Return the subscriptions of local users that go to other nodes."""
+        leaving: Leaving = {}
+        for contact in self._watching.contacts_now():
+            pair = (contact.local.text, contact.foreign.text)
+            if owner := leaves(pair):
+                leaving.setdefault(owner, {})["|".join(pair)] = partial(self._drop, contact)
+        return leaving
+
+    def lost(self, kind: str, key: str) -> None:
+        """Forget one record that another node has taken over."""
+        if kind == InboundSubscriptionRecord.kind:
+            for pair in self._watched.all_pairs():
+                if any(watcher.record().key == key for watcher in pair.watchers):
+                    self._drop_pair(pair)
+        elif kind == OutboundSubscriptionRecord.kind:
+            local, _, foreign = key.partition("|")
+            contact = self._watching.contact((JID.parse(local), JID.parse(foreign)))
+            if contact is not None:
+                self._drop(contact)
+
+    def drop(self) -> None:
+        """Forget everything."""
+        for pair in self._watched.all_pairs():
+            self._drop_pair(pair)
+        for contact in self._watching.contacts_now():
+            self._drop(contact)
+
+    def _drop_pair(self, pair: WatchedPair) -> None:
+        for watcher in list(pair.watchers):
+            watcher.let_go()
+        pair.watchers.clear()
+        self._watched.forget(pair)
+
+    def _drop(self, contact: Contact) -> None:
+        contact.let_go()
+
+    # -- what belongs to all nodes -----------------------------------------------------------------
+
+    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
+        """Another node has changed an authorization or somebody's list."""
+        authorizations, policies = self._presence.authorizations, self._presence.policies
+        if kind is AuthorizationRecord:
+            if isinstance(record, AuthorizationRecord):
+                authorizations.load([record])
+            else:
+                authorizations.gone(key)
+            local, _, foreign = key.partition("|")
+            self._watched.reconsider((JID.parse(local), JID.parse(foreign)))
+        elif kind in (PolicyEntryRecord, PolicyDefaultRecord):
+            assert record is None or isinstance(record, PolicyEntryRecord | PolicyDefaultRecord)
+            policies.changed(key, record)
+
+    @inlineCallbacks
+    def reload(self, store: IStore) -> Any:
+        """Read again what belongs to all."""
+        records: Iterable[Any] = yield store.load(AuthorizationRecord)
+        self._presence.authorizations.load(records)
+        entries = yield store.load(PolicyEntryRecord)
+        self._presence.policies.load(entries, (yield store.load(PolicyDefaultRecord)))
+
+    def rewrite(self) -> None:
+        """Write everything that is owned again."""
+        for watcher in self._watchers():
+            watcher.keep()
+        for contact in self._watching.contacts_now():
+            contact.keep()
+
+    def _watchers(self) -> list[Any]:
+        return [watcher for pair in self._watched.all_pairs() for watcher in pair.watchers]
+
+
+def _pair(record: OutboundSubscriptionRecord) -> tuple[JID, JID]:
+    return (JID.parse(record.local), JID.parse(record.foreign))
