@@ -269,7 +269,7 @@ class Node(MultiService):
 
     def _settle(self, done: Callable[[], None], foreign: str) -> None:
         """Call when what home servers have sent for a domain so far would survive this process."""
-        self.store.write([], lambda _: self.federation.departed(foreign, done))
+        self.federation.departed(foreign, lambda: self.store.write([], lambda _: done()))
 
     def _connection_closed(self, flow: Flow) -> None:
         self.presence.watching.flow_closed(flow)

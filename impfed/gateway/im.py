@@ -301,6 +301,8 @@ class ImGateway:
         if stanza.type == "error":
             self.inbox.error_arrived(stanza)
             return
+        if self.outbox.has(stanza):
+            return
         refuse = self.outbox.refuse
         if stanza.type == "groupchat":
             refuse(stanza, "not-acceptable", "modify", "group chat is not supported here")

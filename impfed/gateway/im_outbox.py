@@ -12,6 +12,7 @@ from impfed.interwork.errors import Condition, explain, sip_to_xmpp
 from impfed.sip.message import SipResponse
 from impfed.store.api import Delete, Enter, Put
 from impfed.store.records import LedgerEntry, OutboxRecord, Outcome
+from impfed.transport.handover import HandedOver
 from impfed.transport.home import Delivery
 from impfed.transport.home import Outcome as Handover
 from impfed.xmpp.stanza import Stanza, error_reply
@@ -41,6 +42,7 @@ class Outbox:
         self._around = around
         self._send = send
         self._waiting: dict[str, OutboxRecord] = {}
+        self._handed = HandedOver()
         self._paused = False
 
     @property
@@ -68,6 +70,13 @@ class Outbox:
             if text in (record.id, record.stanza_id, record.local, record.foreign)
         ]
 
+    def has(self, stanza: Stanza) -> bool:
+        """Whether a text has been taken over before: its home server did not hear of that."""
+        if stanza.handed not in self._handed:
+            return False
+        self._around.metrics.count("im.out.came_again")
+        return True
+
     def take_over(self, stanza: Stanza, body: str) -> None:
         """Write a text down; only then it is ours, and only then it goes on."""
         record = OutboxRecord(
@@ -81,9 +90,11 @@ class Outbox:
             lang=stanza.lang,
             receipt=bool(stanza.id) and stanza.child("request", _RECEIPTS) is not None,
             received_at=self._around.timers.seconds(),
+            handed=stanza.handed,
         )
         chat_states = stanza.child("active", CHAT_STATES) is not None
         self._waiting[record.id] = record
+        self._handed.add(record.handed, record.id)
 
         def written(error: BaseException | None) -> None:
             self._ease()
@@ -91,6 +102,7 @@ class Outbox:
                 self._send(record, chat_states)
                 return
             del self._waiting[record.id]
+            self._handed.remove(record.handed)
             words = "the gateway cannot store it now"
             self.refuse(stanza, "resource-constraint", "wait", words)
 
@@ -106,9 +118,14 @@ class Outbox:
     def restore(self, records: list[OutboxRecord]) -> None:
         """Send again what the last process left, in the order of its arrival."""
         for record in sorted(records, key=lambda each: each.id):
-            if record.id not in self._waiting:
-                self._waiting[record.id] = record
-                self._send(record, False)
+            if record.id in self._waiting:
+                continue
+            if not self._handed.add(record.handed, record.id):
+                # The home server has sent it here, too, before this came from a node that died.
+                self._around.store.write([Delete(OutboxRecord, record.key)])
+                continue
+            self._waiting[record.id] = record
+            self._send(record, False)
 
     # -- in a cluster ------------------------------------------------------------------------------
 

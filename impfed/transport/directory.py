@@ -8,8 +8,8 @@ The questions go in our own namespace (``etc/prosody/mod_impfed.lua`` answers th
       <host name='home.example'/><host name='rooms.home.example' kind='service'/>
       <user jid='alice@home.example' state='exists'/></query>
 
-A question without users is the greeting: its answer shows that the module is there, and which hosts
-it can speak of.
+A question without users is the greeting: its answer shows that the module is there, which hosts
+it can speak of, and what else it can do (:mod:`.handover`).
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class DirectoryQueries:
         answered anything.
     :ivar accounts: those of them that have users; the others are services, such as rooms.
     :ivar abilities: what else the module can do, as namespaces.
+    :ivar queue: what it calls the numbers that it gives to stanzas; "" if it gives none.
     """
 
     def __init__(self, address: JID, target: JID, fault: Callable[[], None]) -> None:
@@ -72,6 +73,7 @@ class DirectoryQueries:
         self.hosts: frozenset[str] | None = None
         self.accounts: frozenset[str] = frozenset()
         self.abilities: frozenset[str] = frozenset()
+        self.queue = ""
 
     def ask(self, user: JID, done: Done) -> None:
         """Add a question; ``done`` is called exactly once."""
@@ -87,10 +89,14 @@ class DirectoryQueries:
         """Whether a module has answered, or may still answer the greeting."""
         return self.hosts is not None or any(asked.greeting for asked in self._asked.values())
 
-    def greeting(self, id: str, now: float) -> OutStanza:
-        """Return the question that shows whether the module is there."""
+    def greeting(self, id: str, now: float, limit: int) -> OutStanza:
+        """Return the question that shows whether the module is there.
+
+        :param limit: octets that we take in one stanza.
+        """
         self._asked[id] = _Asked({}, now, True)
-        return self._query(id, "")
+        # As attributes: a module that does not know them takes a question without content as greeting.
+        return self._query(id, "", f" acknowledges='true' limit='{limit}'")
 
     def next_query(self, id: str, now: float) -> OutStanza:
         """Return the next questions, as one IQ."""
@@ -102,8 +108,8 @@ class DirectoryQueries:
             id, "".join([f"<user jid='{JID.parse(user).attribute}'/>" for user in users])
         )
 
-    def _query(self, id: str, content: str) -> OutStanza:
-        payload = f"<query xmlns='{NS_DIRECTORY}'>{content}</query>"
+    def _query(self, id: str, content: str, attributes: str = "") -> OutStanza:
+        payload = f"<query xmlns='{NS_DIRECTORY}'{attributes}>{content}</query>"
         return iq(self._target, self._address, id=id, type="get", payload=payload)
 
     def answered(self, stanza: Stanza) -> bool | None:
@@ -132,6 +138,7 @@ class DirectoryQueries:
                 )
                 abilities = query.findall(f"{{{NS_DIRECTORY}}}can")
                 self.abilities = frozenset(each.get("name", "") for each in abilities)
+                self.queue = next((queue for each in abilities if (queue := each.get("queue"))), "")
         for user, calls in asked.users.items():
             state = states.get(user, "unknown")
             self._tell(calls, Existence(state) if state in _STATES else Existence.UNKNOWN)
@@ -160,6 +167,7 @@ class DirectoryQueries:
         self._waiting = {}
         self.hosts = None
         self.abilities = frozenset()
+        self.queue = ""
         for calls in open_calls:
             self._tell(calls, Existence.UNKNOWN)
 

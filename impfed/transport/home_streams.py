@@ -350,6 +350,9 @@ class StreamLink(LinkBase):
 
     # -- the rest ------------------------------------------------------------------------------
 
+    def numbered(self, queue: str) -> None:
+        """Nothing to do: these streams count by themselves (XEP-0198)."""
+
     @property
     def knows_users(self) -> bool:
         """Whether there is a module to ask who exists: never, a module answers components only."""

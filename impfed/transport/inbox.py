@@ -157,6 +157,8 @@ class Inbox:
         return there is not None
 
     def _module_answered(self, there: bool) -> None:
+        if there and self._directory.queue:
+            self._link.numbered(self._directory.queue)
         if there and NS_ROSTERS in self._directory.abilities:
             self._rosters.module_found(self._link.module_address, self._directory.accounts)
         if not self._link.carries_all and not there:

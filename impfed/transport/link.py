@@ -16,12 +16,14 @@ from impfed.core.timers import Timer
 from impfed.transport.backoff import Backoff
 from impfed.transport.component import ComponentConnection
 from impfed.transport.directory import Existence
+from impfed.transport.handover import HandOver
 from impfed.transport.inbox import Inbox
 from impfed.transport.link_api import LinkContext, LinkState
 from impfed.transport.link_base import LinkBase
 from impfed.xmpp.barrier import AcceptanceBarrier, Delivery, not_sent
 from impfed.xmpp.component import Closed, ComponentStream, Event, Opened, explain
 from impfed.xmpp.jid import JID
+from impfed.xmpp.reader import BadStanza
 from impfed.xmpp.stanza import OutStanza, Stanza, iq
 
 NS_PING = "urn:xmpp:ping"
@@ -53,6 +55,7 @@ class HomeLink(LinkBase):
             self.name = f"{home.name}/{domain}"
         self._barrier = AcceptanceBarrier(context.limits.acceptance, self._callback_failed)
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
+        self._handover = HandOver(context.settle, self.write, context.timers)
         self._backoff = Backoff(context.ids)
         self._connection: ComponentConnection | None = None
         self._attempt: Deferred[Any] | None = None
@@ -83,6 +86,17 @@ class HomeLink(LinkBase):
             self._retry = None
         if self._attempt is not None:
             self._attempt.cancel()
+        if self._connection is not None:
+            self._connection.pause_reading()
+        stopped: Deferred[list[None]] = Deferred()
+
+        def settled() -> None:
+            self._close().chainDeferred(stopped)
+
+        self._handover.close(settled)
+        return stopped
+
+    def _close(self) -> Deferred[list[None]]:
         self.flush()
         gone = [connection.close() for connection in list(self._open)]
         self._set_state(LinkState.STOPPED, "stopped")
@@ -115,16 +129,29 @@ class HomeLink(LinkBase):
         """Take what a connection has brought (called by the connection)."""
         self._connection = connection
         for event in events:
-            if isinstance(event, Stanza):
-                self._inbox.stanza_arrived(event)
+            if isinstance(event, Stanza | BadStanza):
+                self._take(event)
             elif isinstance(event, Opened):
                 self._opened()
-            elif isinstance(event, Closed):
-                self._closed(event)
             else:
-                self._inbox.bad_stanza(event)
+                self._closed(event)
         if self._out:
             self.flush()
+
+    def _take(self, item: Stanza | BadStanza) -> None:
+        number = self._handover.number(item) if self._handover.on else 0
+        if number and self._handover.needless(item, number):
+            pass
+        elif isinstance(item, Stanza):
+            self._inbox.stanza_arrived(item)
+        else:
+            self._inbox.bad_stanza(item)
+        if number and self._handover.on:
+            self._handover.handled(item, number)
+
+    def numbered(self, queue: str) -> None:
+        """The module keeps what it sends from now on until we acknowledge it."""
+        self._handover.begin(queue)
 
     def write_pressure(self, connection: ComponentConnection, high: bool) -> None:
         """Take note of the transport's buffer (called by the connection)."""
@@ -138,7 +165,9 @@ class HomeLink(LinkBase):
         self._unread = 0
         context = self._context
         self._watch = context.timers.after(context.limits.keepalive, self._keep_alive)
-        greeting = self._directory.greeting("d" + context.ids.token(), context.timers.seconds())
+        limit = context.limits.reader.stanza
+        id, now = "d" + context.ids.token(), context.timers.seconds()
+        greeting = self._directory.greeting(id, now, limit)
         self._ask(greeting)
         self._tell_up()
 
@@ -176,6 +205,7 @@ class HomeLink(LinkBase):
             if timer is not None:
                 timer.cancel()
         self._watch = self._alarm = None
+        self._handover.lost()
         self._barrier.lost(reason)
         self._directory.lost()
         self._rosters.lost(reason)
@@ -348,6 +378,7 @@ class HomeLink(LinkBase):
         status = self._status(len(self._barrier), self.congested)
         if self.carries_all or hosts is not None:
             status["module"] = "there" if hosts is not None else "no answer"
+            status["hand_over"] = "acknowledged" if self._handover.on else "not acknowledged"
         if self._retry is not None:
             status["retry_at"] = self._retry.when
         return status

@@ -15,6 +15,7 @@ from impfed.config.model import HomeConfig
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
+from impfed.transport.handover import Settle
 from impfed.transport.queries import Description
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
@@ -129,3 +130,4 @@ class LinkContext:
     metrics: Metrics
     tracer: Tracer
     limits: LinkLimits
+    settle: Settle
