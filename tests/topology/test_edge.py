@@ -7,7 +7,7 @@ import functools
 from demo.parts import wait_until
 from tests.topology import stories
 from tests.topology.node import ClusterNode
-from tests.topology.scene import LOCAL
+from tests.topology.scene import LOCAL, Variant
 from tests.topology.scenes import BehindFirewall, BesideFirewall
 
 
@@ -50,3 +50,9 @@ class BehindFirewallTests(stories.BothWays):
     """A firewall has the public address and maps its ports to the edge in the DMZ."""
 
     kind = BehindFirewall
+
+
+class SixthVersionTests(stories.BothWays):
+    """The edge over IPv6, its port table included."""
+
+    kind, variant = BesideFirewall, Variant(version=6)
