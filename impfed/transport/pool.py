@@ -29,6 +29,9 @@ log = EventLog("impfed.sip")
 #: Targets remembered as failing; beyond this those whose rest is over are forgotten.
 _RESTING_LIMIT = 1000
 
+#: Seconds for which a peer that has fallen silent is not waited for over new connections either.
+_AVOIDED = 30.0
+
 #: A connection that ends sooner than this, without a word from the peer, counts as a failure.
 _SHORT = 5.0
 
@@ -99,6 +102,7 @@ class Pool:
         self._attempts: set[Attempt] = set()
         self.reuse = Reuse(tls)
         self._once: set[Target] = set()
+        self._silent: dict[str, tuple[float, str]] = {}  # by address and name: until when, and why
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -128,6 +132,8 @@ class Pool:
             if others and not theirs.patience:
                 theirs.hurry(self._owner.limits.failover_after)
             return theirs
+        if rest is None and others and (flow is None or not flow.alive):
+            rest = self._first_in_the_background(target)
         if rest is not None:
             rest.wanted = now = self._owner.timers.seconds()
             if flow is not None and flow.alive:
@@ -139,6 +145,24 @@ class Pool:
             return self._open(target, others)
         except LocalError as error:
             return _no_flow(target, str(error))
+
+    def avoid(self, flow: StreamFlow, reason: str) -> None:
+        """A peer has fallen silent: whatever leads there is tried in the background before it is used."""
+        now = self._owner.timers.seconds()
+        self._silent = {key: one for key, one in self._silent.items() if one[0] > now}
+        for key in (flow.remote[0], *flow.peer.names):
+            self._silent[key] = (now + _AVOIDED, reason)
+
+    def _first_in_the_background(self, target: Target) -> _Rest | None:
+        """Let a target rest whose peer has just fallen silent, and try it; None for any other."""
+        # By host alone: several hops of one domain may prove the same name.
+        until, reason = self._silent.get(target.host, (0.0, ""))
+        now = self._owner.timers.seconds()
+        if until <= now:
+            return None
+        rest = self._resting[target] = _Rest(0, now + 0.1, reason, True, now)
+        self._owner.timers.after(0.1, self._try_again, target, True)
+        return rest
 
     def once(self, target: Target) -> Flow:
         """Return a connection that is tried once: its failure is told to its user alone.

@@ -245,6 +245,8 @@ class SipStack(Dispatch):
             self.pool.reuse.lost(flow)
         else:
             self.pool.lost(flow, reason)
+        if flow.silent:
+            self._peer_silent(flow, reason)
         self._gauge()
         self._log_loss(flow, reason)
         if flow.opened is not None and self.running and self.closed is not None:
@@ -259,6 +261,16 @@ class SipStack(Dispatch):
         elif waiting:
             self.timers.after(self.limits.lost_grace, self._fail_unanswered, waiting, reason)
         self._end_if_quiet()
+
+    def _peer_silent(self, flow: StreamFlow, reason: str) -> None:
+        """A peer has fallen silent: neither wait for its other connections nor for new ones."""
+        self.pool.avoid(flow, reason)
+        now = self._reactor.seconds()
+        for other in (*self.incoming.flows, *self.pool.flows):
+            same = other.remote[0] == flow.remote[0] and other.peer.names == flow.peer.names
+            if same and other.alive and 0 < other.patience <= now - other.last_heard:
+                other.silent = True
+                other.abort(reason)
 
     def message_arrived(self, message: SipMessage, flow: Flow) -> None:
         """A message came: give it to its transaction, and its user what follows."""

@@ -301,10 +301,11 @@ class StreamFlow(Flow):
         elif messages or self._message_began is None or self._framer.passed != passed:
             self._message_began = now
 
-    def broken(self, unclean: bool) -> None:
-        """The connection is going to be lost; see whether its peer had fallen silent before."""
+    def broken(self, unclean: bool) -> bool:
+        """The connection is going to be lost; say whether its peer had fallen silent before."""
         quiet = self._owner.timers.seconds() - self.last_heard
         self.silent = unclean and 0 < self.patience <= quiet + _GRAIN
+        return self.silent
 
     def lost(self, reason: str) -> None:
         """The connection is gone, or could not be made."""
@@ -470,7 +471,8 @@ class Wire(Protocol):
                 words += " without a word (does it expect TLS on this port?)"
         else:
             words = reason.getErrorMessage()
-        self.flow.broken(reason.check(ConnectionLost) is not None)
+        if self.flow.broken(reason.check(ConnectionLost) is not None):
+            words = f"the peer has acknowledged nothing for {self.flow.patience:g} s"
         self.flow.lost(words)
 
     def pauseProducing(self) -> None:

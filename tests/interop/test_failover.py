@@ -68,7 +68,7 @@ class FailoverTests(SynchronousTestCase):
 
     def cut(self, host: str) -> None:
         """Drop every packet from and to an address, from now on."""
-        subprocess.run(["nft", "-f", "-"], check=True, text=True, input=f"""
+        self.nft(f"""
             table inet cut {{
                 chain everything {{
                     type filter hook input priority 0;
@@ -76,7 +76,12 @@ class FailoverTests(SynchronousTestCase):
                     ip saddr {host} drop
                 }}
             }}
-        """)  # fmt: skip
+        """)
+
+    @staticmethod
+    def nft(rules: str) -> None:
+        """Add rules to the packet filter of this network."""
+        subprocess.run(["nft", "-f", "-"], check=True, text=True, input=rules)
 
     def mend(self) -> None:
         """Let everything pass again."""
@@ -109,6 +114,24 @@ class FailoverTests(SynchronousTestCase):
         self.mend()
         self.back_on_the_first()
         self.assertLess(self.writes("tybalt", "Welcome back", self.first), 2.0)
+
+    def test_their_session(self) -> None:
+        """The session is the partner's, over a connection of his: the same."""
+        self.nft(f"""
+            table ip own {{
+                chain leaving {{
+                    type nat hook postrouting priority 100;
+                    ip daddr 127.0.0.1 tcp dport {self.node.port} snat to 127.0.0.2
+                }}
+            }}
+        """)
+        begin = self.alice.position
+        number = self.first.send("im", **{"from": "romeo", "to": f"alice@{HOME}", "text": "Mine"})
+        self.first.expect(event="done", id=number, status=200)
+        self.alice.expect(begin, event="message", body="Mine")
+        self.cut("127.0.0.2")
+        self.assertLess(self.writes("romeo", "By the second", self.second), SOON)
+        self.assertLess(self.writes("paris", "At once", self.second), 2.0)
 
     def test_in_use(self) -> None:
         """The first hop falls silent while a session runs over it: the next text goes round it."""

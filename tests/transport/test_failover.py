@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.sip.target import Hop
 from impfed.transport.pool import Target
-from tests.transport.sip_kit import MemoryStack, Outcome, answer_to, outgoing
+from tests.transport.sip_kit import MemoryStack, Outcome, answer_to, outgoing, request_bytes
 
 FIRST = Hop("tcp", "192.0.2.50", 5060, others=True)
 ONLY = Hop("tcp", "192.0.2.60", 5060)
@@ -182,3 +182,68 @@ class SeveralAddresses(SynchronousTestCase):
             self.memory.refuse(ConnectionRefusedError(), index)
         self.memory.turn()
         self.assertIn("refused", self.outcome.failures[0][1])
+
+
+class SilentPeer(SynchronousTestCase):
+    """A peer whose own connection has fallen silent: nothing else that leads to it is waited for."""
+
+    def setUp(self) -> None:
+        self.memory = MemoryStack()
+        self.theirs = self.memory.accept("192.0.2.50", 40000)
+        self.memory.receive(self.theirs, request_bytes())
+        self.flow = self.memory.user.requests[0][2]
+        self.flow.hurry(3.0)
+
+    def falls_silent(self) -> Outcome:
+        """Send something over the peer's connection, which the kernel gives up."""
+        outcome = Outcome()
+        self.memory.stack.request(outgoing(call_id="lost"), self.flow, outcome)
+        self.memory.turn(3.0)
+        self.theirs.disconnecting = True
+        self.theirs.protocol.connectionLost(Failure(ConnectionLost()))
+        self.memory.turn()
+        return outcome
+
+    def test_new_connections(self) -> None:
+        """A hop at its address is tried in the background, and not waited for meanwhile."""
+        self.assertEqual(len(self.falls_silent().failures), 1)
+        outcome = Outcome()
+        self.memory.stack.request(outgoing(call_id="next"), FIRST, outcome)
+        self.memory.turn()
+        self.assertEqual(len(outcome.failures), 1)
+        self.memory.turn(0.2)
+        self.memory.connected()
+        outcome = Outcome()
+        self.memory.stack.request(outgoing(call_id="back"), FIRST, outcome)
+        self.memory.turn()
+        self.assertEqual(outcome.failures, [])
+
+    def test_the_only_hop(self) -> None:
+        """Where there is no other hop it is connected to as ever."""
+        self.falls_silent()
+        only = Hop("tcp", "192.0.2.50", 5060)
+        self.memory.stack.request(outgoing(call_id="next"), only, Outcome())
+        self.assertEqual(len(self.memory.reactor.tcpClients), 1)
+
+    def test_connection_of_ours(self) -> None:
+        """One of ours to the same machine of which nothing was heard either is given up with it."""
+        self.memory.stack.request(outgoing(call_id="ours"), FIRST, Outcome())
+        ours = self.memory.connected()
+        self.memory.receive(ours, answer_to(ours.take()))
+        self.falls_silent()
+        self.assertTrue(ours.disconnecting)
+
+    def test_one_that_talks(self) -> None:
+        """One that has been heard lately stays."""
+        self.memory.stack.request(outgoing(call_id="ours"), FIRST, Outcome())
+        ours = self.memory.connected()
+        outcome = Outcome()
+        self.memory.stack.request(outgoing(call_id="lost"), self.flow, outcome)
+        self.memory.turn(2.0)
+        self.memory.receive(ours, answer_to(ours.take()))
+        self.memory.turn(1.0)
+        self.theirs.disconnecting = True
+        self.theirs.protocol.connectionLost(Failure(ConnectionLost()))
+        self.memory.turn()
+        self.assertFalse(ours.disconnecting)
+        self.assertEqual(len(outcome.failures), 1)
