@@ -38,12 +38,13 @@ from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import Reject
+from impfed.sip.dialog import Dialog
 from impfed.store.api import Put
 from impfed.store.records import (
     AuthorizationRecord,
-    DialogRecord,
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
+    PolicyDefaultRecord,
     Record,
 )
 from impfed.store.sqlite import SqliteStore
@@ -72,7 +73,7 @@ def records(count: int, now: float) -> Iterator[Record]:
     for number in range(count // 2):
         local = f"user{number % USERS}@home.example"
         foreign = f"person{number % 40_000}@{DOMAINS[number % len(DOMAINS)].name}"
-        dialog = DialogRecord(
+        dialog = Dialog(
             call_id=f"{number:032x}",
             local_tag=f"{number:016x}",
             remote_tag=f"c0ffee{number:08x}",
@@ -96,9 +97,9 @@ def records(count: int, now: float) -> Iterator[Record]:
         )
 
 
-def dialog_of_ours(dialog: DialogRecord, number: int) -> DialogRecord:
+def dialog_of_ours(dialog: Dialog, number: int) -> Dialog:
     """Return a dialog that we began."""
-    return DialogRecord(
+    return Dialog(
         call_id=f"out{number:032x}", local_tag=f"a{number:016x}", remote_tag=dialog.remote_tag,
         local=dialog.local, remote=dialog.remote, remote_target=dialog.remote_target,
         route_set=ROUTES, local_cseq=3, remote_cseq=2,
@@ -154,7 +155,9 @@ def fill(path: Path, count: int) -> None:
             if len(chunk) == 5000:
                 store.write(chunk)
                 chunk = []
-                yield store.load(DialogRecord)  # nothing of the kind: waits for the writes before
+                yield store.load(
+                    PolicyDefaultRecord
+                )  # nothing of the kind: waits for the writes before
         store.write(chunk)
         yield store.stop()
 

@@ -13,8 +13,6 @@ from impfed.gateway.presence_common import (
     Errand,
     contact_for,
     decode_state,
-    dialog_of,
-    dialog_record,
     encode_state,
     in_words,
     nick,
@@ -456,12 +454,11 @@ class Contact:
     def keep(self) -> None:
         """Write down how the subscription stands."""
         subscriber = self.subscriber
-        dialog = subscriber.dialog
         self._sign_kept = self.last_used
         record = OutboundSubscriptionRecord(
             local=str(self.local),
             foreign=str(self.foreign),
-            dialog=None if dialog is None else dialog_record(dialog.snapshot()),
+            dialog=subscriber.dialog,
             state=subscriber.phase.name,
             expires_at=subscriber.expires_at or 0.0,
             last_state=encode_state(self.shown) if self.shown is not None else "",
@@ -482,7 +479,7 @@ class Contact:
             "phase": record.state,
             "expires_at": record.expires_at,
             "retry_at": None,
-            "dialog": None if record.dialog is None else dialog_of(record.dialog),
+            "dialog": record.dialog,
         }
         self.subscriber = Subscriber.restore(self.subscriber.watching, values, now)
         if self.subscriber.dialog is not None:

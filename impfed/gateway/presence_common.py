@@ -15,11 +15,9 @@ from impfed.interwork.address import uri_of
 from impfed.interwork.availability import Availability
 from impfed.routing.api import Reject, RouteQuery
 from impfed.routing.router import Resolution
-from impfed.sip.dialog import Dialog
 from impfed.sip.message import OutgoingRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import FailureCause
-from impfed.store.records import DialogRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.xmltext import xml_text
@@ -163,26 +161,6 @@ def in_words(availability: Availability | None) -> str:
     show = availability.show or "available"
     words = (show if availability.available else "offline", availability.status)
     return " ".join(word for word in words if word)
-
-
-def dialog_record(values: dict[str, object]) -> DialogRecord:
-    """Return a dialog's snapshot as a record."""
-    return msgspec.convert(values, DialogRecord)
-
-
-def dialog_of(record: DialogRecord) -> Dialog:
-    """Return the dialog that a record keeps."""
-    return Dialog(
-        record.call_id,
-        record.local_tag,
-        record.remote_tag,
-        record.local,
-        record.remote,
-        record.remote_target,
-        record.route_set,
-        record.local_cseq,
-        record.remote_cseq,
-    )
 
 
 def nick(display_name: str) -> str:

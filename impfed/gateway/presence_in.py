@@ -26,7 +26,6 @@ from impfed.gateway.gates import Gates, Holdings, Ruling
 from impfed.gateway.presence_common import (
     contact_for,
     decode_state,
-    dialog_of,
     encode_state,
 )
 from impfed.gateway.roster import IRosterWriter, NoRosterWriter
@@ -470,7 +469,7 @@ class WatchedSide:
             pair.asked = self.authorizations.inbound(key) != "none"
             event = f"presence;id={record.event_id}" if record.event_id else "presence"
             values = {
-                "dialog": dialog_of(record.dialog),
+                "dialog": record.dialog,
                 "contact": "",
                 "event": event,
                 "expires_at": record.expires_at,

@@ -12,7 +12,6 @@ from impfed.gateway.presence_common import (
     Errand,
     contact_for,
     decode_state,
-    dialog_record,
     encode_state,
     in_words,
 )
@@ -307,7 +306,7 @@ class Watcher:
         return InboundSubscriptionRecord(
             local=str(local),
             foreign=str(foreign),
-            dialog=dialog_record(notifier.dialog.snapshot()),
+            dialog=notifier.dialog,
             state="pending" if self.pending else "active",
             event_id=notifier.event.partition(";id=")[2],
             expires_at=notifier.expires_at,

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from impfed.core.errors import LocalError, RemoteError
 from impfed.sip.errors import SipParseError
 from impfed.sip.headers import NameAddr, parse_name_addr
@@ -30,8 +32,10 @@ _NUMBERS_A_SECOND = 4.0
 _HIGHEST_BY_CLOCK = 2**31 - 2**24
 
 
-class Dialog:
+class Dialog(msgspec.Struct, gc=False):
     """One dialog between a local and a remote party.
+
+    A Struct, for a node has hundreds of thousands of them, and the store keeps them as they are.
 
     :ivar call_id: Call-ID.
     :ivar local_tag: our tag.
@@ -44,39 +48,15 @@ class Dialog:
     :ivar remote_cseq: number of the far side's last request; -1 before the first.
     """
 
-    __slots__ = (
-        "call_id",
-        "local",
-        "local_cseq",
-        "local_tag",
-        "remote",
-        "remote_cseq",
-        "remote_tag",
-        "remote_target",
-        "route_set",
-    )
-
-    def __init__(
-        self,
-        call_id: str,
-        local_tag: str,
-        remote_tag: str,
-        local: str,
-        remote: str,
-        remote_target: str,
-        route_set: tuple[str, ...] = (),
-        local_cseq: int = 0,
-        remote_cseq: int = -1,
-    ) -> None:
-        self.call_id = call_id
-        self.local_tag = local_tag
-        self.remote_tag = remote_tag
-        self.local = local
-        self.remote = remote
-        self.remote_target = remote_target
-        self.route_set = route_set
-        self.local_cseq = local_cseq
-        self.remote_cseq = remote_cseq
+    call_id: str
+    local_tag: str
+    remote_tag: str
+    local: str
+    remote: str
+    remote_target: str
+    route_set: tuple[str, ...] = ()
+    local_cseq: int = 0
+    remote_cseq: int = -1
 
     @classmethod
     def uas(cls, request: SipRequest, local_tag: str) -> Dialog:
@@ -241,7 +221,7 @@ class Dialog:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the dialog as plain values, for the store."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return msgspec.structs.asdict(self)
 
     @classmethod
     def restore(cls, values: Mapping[str, Any]) -> Dialog:
@@ -250,7 +230,7 @@ class Dialog:
         :raises LocalError: if a value is missing.
         """
         try:
-            dialog = cls(**{name: values[name] for name in cls.__slots__})
+            dialog = cls(**{name: values[name] for name in cls.__struct_fields__})
         except KeyError as error:
             raise LocalError(f"A stored dialog lacks {error}") from error
         dialog.route_set = tuple(dialog.route_set)

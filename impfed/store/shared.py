@@ -27,7 +27,7 @@ from impfed.store.api import (
 from impfed.store.batches import PATIENCE, Batches, prepared
 from impfed.store.gather import Clock, StateTeller
 from impfed.store.link import Argument, Link, pairs
-from impfed.store.records import Record, RecordType, decode, readable
+from impfed.store.records import Memo, Record, RecordType, decode, readable
 
 #: Seconds without a connection after which the store counts as gone.
 GRACE = 1.0
@@ -176,7 +176,7 @@ class SharedStore:
             raise self._error(StoreFault.STOPPED, "it is not open")
         yield self._batches.settle_all()
         found: dict[str, RecordType] = {}
-        memo: dict[str, str] = {}
+        memo: Memo = {}
         whose = "*" if owner is None else f"={owner}"
         asked = self.ask("rows", kind.kind, whose, b"0", _CHUNK)
         while True:

@@ -28,7 +28,7 @@ from impfed.store.api import (
     call_done,
 )
 from impfed.store.gather import Clock, StateTeller, WriteQueue
-from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
+from impfed.store.records import LedgerEntry, Memo, RecordType, decode, encode, readable
 from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, row_of
 
 #: Name of the file within a node's state directory.
@@ -285,7 +285,7 @@ def _load(
 ) -> tuple[list[RecordType], list[tuple[str, str]]]:
     records: list[RecordType] = []
     unreadable: list[tuple[str, str]] = []
-    memo: dict[str, str] = {}
+    memo: Memo = {}
     for key, data in file.rows(kind.kind):
         try:
             record = decode(kind, data)

@@ -25,7 +25,7 @@ from impfed.store.coordination import Coordination
 from impfed.store.records import OutboxRecord
 from impfed.store.setup import make_store
 from tests.config.samples import GOOD, Workshop
-from tests.store.contract import dialog, samples
+from tests.store.contract import samples, subscription
 from tests.store.redis_server import common_server
 
 ROOT = Path(impfed.__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ class StoreCommandTests(TestCase):
             epoch = yield Coordination(store.link).join(node, "i", b"", 0)
             store.act_as(node, epoch)
         confirmed: Deferred[None] = Deferred()
-        records = [*samples(), dialog("odd", remote='"\udcfc" <sip:b@x.example>')]
+        records = [*samples(), subscription("odd", remote='"\udcfc" <sip:b@x.example>')]
         store.write([Put(record) for record in records], confirmed.callback)
         self.assertIsNone((yield confirmed))
         yield store.stop()

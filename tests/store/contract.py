@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, inlineCallbacks
 from zope.interface.verify import verifyObject
 
+from impfed.sip.dialog import Dialog
 from impfed.store.api import (
     Change,
     Delete,
@@ -20,7 +21,6 @@ from impfed.store.api import (
 )
 from impfed.store.records import (
     AuthorizationRecord,
-    DialogRecord,
     HeldTextRecord,
     HopRecord,
     InboundSubscriptionRecord,
@@ -35,7 +35,7 @@ CAROL = "carol@company.example"
 BOB = "bob@lync.example"
 
 
-def dialog(call_id: str = "c1", **fields: Any) -> DialogRecord:
+def dialog(call_id: str = "c1", **fields: Any) -> Dialog:
     values = {
         "call_id": call_id,
         "local_tag": "lt",
@@ -47,12 +47,17 @@ def dialog(call_id: str = "c1", **fields: Any) -> DialogRecord:
         "local_cseq": 7,
         "remote_cseq": 3,
     }
-    return DialogRecord(**{**values, **fields})
+    return Dialog(**{**values, **fields})
+
+
+def subscription(call_id: str = "c1", **fields: Any) -> InboundSubscriptionRecord:
+    """Return one with these values in its dialog."""
+    within = dialog(call_id, **fields)
+    return InboundSubscriptionRecord(CAROL, BOB, within, "active", "", 99.0, "")
 
 
 def samples() -> list[Any]:
     return [
-        dialog(),
         OutboxRecord("m1", CAROL, BOB, "hi \N{SNOWMAN}\n", receipt=True, received_at=12.5),
         HeldTextRecord("h1", CAROL, BOB, "c1", "first", 22.25),
         InboundSubscriptionRecord(
@@ -201,9 +206,11 @@ class StoreContract:
     @inlineCallbacks
     def test_octets_that_are_no_utf8_survive(self) -> Any:
         """A dialog with undecodable octets in its headers comes back with the same octets."""
-        odd = dialog(remote='"\udcfcber\udc80" <sip:bob@lync.example>', route_set=("<sip:\udcff>",))
+        odd = subscription(
+            remote='"\udcfcber\udc80" <sip:bob@lync.example>', route_set=("<sip:\udcff>",)
+        )
         yield self.written(Put(odd))
-        self.assertEqual((yield self.store.load(DialogRecord)), [odd])
+        self.assertEqual((yield self.store.load(InboundSubscriptionRecord)), [odd])
 
     @inlineCallbacks
     def test_impossible_value_fails_its_own_write_only(self) -> Any:

@@ -18,10 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import impfed
 from impfed.store.api import Delete, Enter, Put, StoreError, StoreFault
-from impfed.store.records import DialogRecord, OutboxRecord
+from impfed.store.records import InboundSubscriptionRecord, OutboxRecord
 from impfed.store.sqlite import SqliteStore
 from impfed.store.sqlitefile import APPLICATION_ID, SCHEMA, SqliteFile
-from tests.store.contract import BOB, CAROL, StoreContract, dialog, entry
+from tests.store.contract import BOB, CAROL, StoreContract, entry, subscription
 
 
 class SqliteStoreContractTests(StoreContract, TestCase):
@@ -184,7 +184,7 @@ class FileTests(TestCase):
         self.path.touch(0o666)
         os.chmod(self.path, 0o666)
         yield self.started()
-        yield self.write(Put(dialog()))
+        yield self.write(Put(subscription()))
         for path in self.path.parent.iterdir():
             self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o600, path)
         self.assertGreaterEqual(len(list(self.path.parent.iterdir())), 3)
@@ -274,13 +274,14 @@ class FileTests(TestCase):
     def test_unreadable_record_is_left_out(self) -> Any:
         """A record that cannot be decoded is left out and stays; the others are loaded."""
         yield self.started()
-        yield self.write(Put(dialog("a")), Put(dialog("b")))
+        yield self.write(Put(subscription("a")), Put(subscription("b")))
         assert self.store._file is not None
-        broken = ([("dialog", "a|lt", b"\x93\x01")], [])
+        kind = InboundSubscriptionRecord.kind
+        broken = ([(kind, "a|lt", b"\x93\x01")], [])
         yield self.store._ask(self.store._file.commit, [broken])
-        loaded = yield self.store.load(DialogRecord)
-        self.assertEqual([record.call_id for record in loaded], ["b"])
-        rows = yield self.store._ask(lambda: list(self.store._file.rows("dialog")))
+        loaded = yield self.store.load(InboundSubscriptionRecord)
+        self.assertEqual([record.dialog.call_id for record in loaded], ["b"])
+        rows = yield self.store._ask(lambda: list(self.store._file.rows(kind)))
         self.assertEqual([key for key, _ in rows], ["a|lt", "b|lt"])
 
     @inlineCallbacks
@@ -296,12 +297,12 @@ class FileTests(TestCase):
 
     @inlineCallbacks
     def test_equal_addresses_are_loaded_once(self) -> Any:
-        """Strings that many records share are one object after loading."""
+        """What many records share is one object after loading."""
         yield self.started()
-        yield self.write(Put(dialog("a")), Put(dialog("b")))
-        first, second = yield self.store.load(DialogRecord)
-        self.assertIs(first.remote_target, second.remote_target)
-        self.assertIs(first.route_set[0], second.route_set[0])
+        yield self.write(Put(subscription("a")), Put(subscription("b")))
+        first, second = yield self.store.load(InboundSubscriptionRecord)
+        self.assertIs(first.dialog.remote_target, second.dialog.remote_target)
+        self.assertIs(first.dialog.route_set, second.dialog.route_set)
 
     @inlineCallbacks
     def test_large_purge_goes_in_steps(self) -> Any:
