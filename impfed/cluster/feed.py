@@ -33,7 +33,8 @@ class Feed:
         wanted: dict[str, set[str]] = {}
         for fields in entries:
             number = int(fields["n"])
-            missed = missed or (self._number > 0 and number != self._number + 1)
+            # A lower number is that of a store that was emptied, and is being filled from memory.
+            missed = missed or number > self._number + 1 > 1
             self._number = number
             if fields["writer"].decode() != self._store.writer:
                 wanted.setdefault(fields["kind"].decode(), set()).add(fields["key"].decode())

@@ -105,8 +105,10 @@ class PostOffice:
         if owner in (self._me, ""):
             envelope = Envelope(self._me, 0, "", 0, placement.generation, *pair, payload)
             if not owner:
+                if len(self._stranded) >= READ_LIMIT:
+                    return False
                 self._stranded.append((envelope, done))
-                return len(self._stranded) <= READ_LIMIT
+                return True
             free = self._incoming.local(envelope)
             if free is not None:
                 self._handle(free)
@@ -122,9 +124,11 @@ class PostOffice:
         return self._outgoing.setdefault(node, Outgoing(self._me, node))
 
     def _post_soon(self, node: str, delay: float = 0.0) -> None:
-        self._later(delay, partial(self._post, node))
+        self.later(delay, partial(self._post, node))
 
-    def _later(self, delay: float, call: Callable[[], Any]) -> None:
+    def later(self, delay: float, call: Callable[[], Any]) -> None:
+        """Call after a delay (seconds), unless this post office closes before."""
+
         def run() -> None:
             self._calls.discard(due)
             call()
@@ -187,15 +191,18 @@ class PostOffice:
         self._incoming.forget()
         self._mail_id = "0-0"
         self._make_room()
+        self._quieten()
 
     def placed(self) -> None:
         """The placement has changed: what waited for that goes on."""
         stranded, self._stranded = self._stranded, []
         for envelope, token in stranded:
             self._forward(envelope, token)
-        for node in [node for node in self._outgoing if node not in self._center.placement.living]:
-            for envelope, token in self._outgoing.pop(node).take_back():
-                self._forward(envelope, token)
+        living = self._center.placement.living
+        for node, queue in list(self._outgoing.items()):
+            if node not in living:  # the queue stays, for its numbers must never come again
+                for envelope, token in queue.take_back():
+                    self._forward(envelope, token)
         for envelope in self._incoming.released():
             self._handle(envelope)
 
@@ -214,7 +221,7 @@ class PostOffice:
                 self._room = Deferred()
                 yield self._room
             if not self._coordination.link.up:
-                yield self._sleep(_AGAIN)
+                yield self.sleep(_AGAIN)
                 continue
             start = self._mail_id
             try:
@@ -222,7 +229,7 @@ class PostOffice:
                     {box: start, "feed": self._feed_id}, _WAIT
                 )
             except StoreError:
-                yield self._sleep(_AGAIN)
+                yield self.sleep(_AGAIN)
                 continue
             if entries := found.get("feed"):
                 self._feed_id = entries[-1][0]
@@ -307,6 +314,9 @@ class PostOffice:
     def _done(self, envelope: Envelope) -> None:
         self._incoming.done(envelope)
         self._trim_soon()
+        self._quieten()
+
+    def _quieten(self) -> None:
         if self._quiet is not None and not self._incoming.from_others:
             quiet, self._quiet = self._quiet, None
             quiet.callback(None)
@@ -314,7 +324,7 @@ class PostOffice:
     def _trim_soon(self) -> None:
         if not self._trimming:
             self._trimming = True
-            self._later(_TRIM_AFTER, self._trim)
+            self.later(_TRIM_AFTER, self._trim)
 
     def _trim(self) -> None:
         self._trimming = False
@@ -356,7 +366,8 @@ class PostOffice:
         except msgspec.MsgspecError:
             return False
 
-    def _sleep(self, seconds: float) -> Deferred[None]:
+    def sleep(self, seconds: float) -> Deferred[None]:
+        """Fire after some seconds, unless this post office closes before."""
         slept: Deferred[None] = Deferred()
-        self._later(seconds, lambda: slept.callback(None))
+        self.later(seconds, lambda: slept.callback(None))
         return slept

@@ -155,7 +155,8 @@ class ClusterService:
             except StoreError as error:
                 if error.fault not in _PASSING:
                     raise
-                continue  # the question itself has waited for the store
+                yield self.post.sleep(BEAT_EVERY)
+                continue
             if found:
                 yield maybeDeferred(self._the_user.adopt, list(found.values()))
             return
@@ -404,7 +405,7 @@ class ClusterService:
             return
         if not isinstance(error, StoreError):
             _log.failure("join_raised", "joining raised", failure)
-        self._clock.callLater(BEAT_EVERY, self._join)
+        self.post.later(BEAT_EVERY, self._join)
 
     @inlineCallbacks
     def _reload_own(self) -> Any:
@@ -414,7 +415,7 @@ class ClusterService:
         except StoreError as error:
             _log.warn("reload_failed", "cannot load what is left: {why}", why=error.text)
             if self.standing is Standing.MEMBER:
-                self._clock.callLater(BEAT_EVERY, self._reload_own)
+                self.post.later(BEAT_EVERY, self._reload_own)
 
     @inlineCallbacks
     def _restore(self) -> Any:

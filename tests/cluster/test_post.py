@@ -80,6 +80,23 @@ class PostTests(SynchronousTestCase):
             self.assertEqual(seen[to], payloads)
         self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
 
+    def test_numbers_never_come_again(self) -> None:
+        """Letters to a node that died, came back and died again are all handled."""
+        two = self.nodes["n2"]
+        for _ in range(2):
+            two.user.holding = []
+            self.send(*range(30))
+            self.cluster.run(1.0)
+            two.kill()
+            self.cluster.run(7.0)
+            two = self.cluster.add("n2")
+            self.cluster.run(4.0)
+        two.kill()
+        self.cluster.run(7.0)
+        seen = self.seen()
+        for to, payloads in self.sent.items():
+            self.assertEqual(seen[to], payloads)
+
     def test_lost_answers(self) -> None:
         """Posting again after a lost answer brings nothing twice."""
         lose = iter([True] * 3)

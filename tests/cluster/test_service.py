@@ -155,6 +155,22 @@ class MembershipTests(ClusterCase):
         self.assertEqual(self.nodes["n2"].user.changes, [(record.key, record)])
         self.assertEqual(self.nodes["n1"].user.changes, [])
 
+    def test_missed_changes(self) -> None:
+        """Who cannot have heard of every common change loads all anew; an emptied store is no reason."""
+        one, two = self.nodes["n1"], self.nodes["n2"]
+        one.store.write([Put(PolicyDefaultRecord("a@company.example"))])
+        self.cluster.run(0.5)
+        self.cluster.model._feed += 5
+        one.store.write([Put(PolicyDefaultRecord("b@company.example"))])
+        self.cluster.run(0.5)
+        self.assertEqual(two.user.told, ["reload"])
+        self.cluster.model._feed = 0
+        one.store.write([Put(PolicyDefaultRecord("c@company.example"))])
+        self.cluster.run(0.5)
+        self.assertEqual(
+            (two.user.told, two.user.changes[-1][0]), (["reload"], "c@company.example")
+        )
+
 
 class StoreOutageTests(ClusterCase):
     def links(self, cut: bool) -> None:
