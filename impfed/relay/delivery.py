@@ -24,6 +24,8 @@ log = EventLog("impfed.relay")
 
 #: Seconds for which a message whose link broke waits for the link to come back.
 HOLD = 30.0
+#: And for which an error waits that tells a local user that his message has not arrived.
+HOLD_ERRORS = 600.0
 #: Messages that may wait so, altogether.
 HELD_LIMIT = 10_000
 #: Seconds after which a foreign server is told what we have taken, though a home server has not
@@ -58,7 +60,7 @@ class Deliveries:
         self._timers = timers
         self._count = 0
         self._open: dict[int, None] = {}  # numbers of messages without an end, oldest first
-        self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None]] = deque()
+        self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None, float]] = deque()
         self._timer: Timer | None = None
         self._settling: deque[tuple[int, Callable[[], None], Timer]] = deque()
 
@@ -84,8 +86,8 @@ class Deliveries:
             if entry is not None and entry.outcome == "queued":  # else an error came before
                 self._ledger.end(entry, "delivered")
             self._done(number)
-        elif outcome is Outcome.UNSURE and not self._up(stanza):
-            self._hold(number, stanza, entry)
+        elif not self._up(stanza) and (outcome is Outcome.UNSURE or _is_error(stanza)):
+            self._hold(number, stanza, entry, self._timers.seconds() + HOLD_ERRORS)
         elif outcome is Outcome.UNSURE:
             words = f"the home server says nothing: {delivery.text}; it may have it all the same"
             self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
@@ -115,7 +117,7 @@ class Deliveries:
 
     # -- links that broke --------------------------------------------------------------------------
 
-    def _hold(self, number: int, stanza: OutStanza, entry: LedgerEntry | None) -> None:
+    def _hold(self, number: int, stanza: OutStanza, entry: LedgerEntry | None, last: float) -> None:
         if len(self._held) >= HELD_LIMIT:
             words = "the home server went away with it; it may have it all the same"
             self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
@@ -123,7 +125,7 @@ class Deliveries:
         self._metrics.count("relay.held")
         if entry is not None:
             entry.detail = "the home link broke; it goes again when the link is back"
-        self._held.append((self._timers.seconds() + HOLD, number, stanza, entry))
+        self._held.append((self._timers.seconds() + HOLD, number, stanza, entry, last))
         if self._timer is None:
             self._timer = self._timers.after(HOLD, self._expire)
 
@@ -135,7 +137,7 @@ class Deliveries:
         if again:
             self._metrics.count("relay.sent_again", len(again))
             log.info("sent_again", "{count} messages go again to a home server", count=len(again))
-        for _, number, stanza, entry in again:
+        for _, number, stanza, entry, _ in again:
             self._send(number, stanza, entry)
 
     def _expire(self) -> None:
@@ -145,7 +147,10 @@ class Deliveries:
             "the home server went away with it, and is out of reach; it may have it all the same"
         )
         while self._held and self._held[0][0] <= now:
-            _, number, stanza, entry = self._held.popleft()
+            _, number, stanza, entry, last = self._held.popleft()
+            if _is_error(stanza) and now < last:
+                self._held.append((now + HOLD, number, stanza, entry, last))
+                continue
             self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
         if self._held:
             self._timer = self._timers.after(self._held[0][0] - now, self._expire)
@@ -174,3 +179,7 @@ class Deliveries:
             _, call, timer = settling.popleft()
             timer.cancel()
             call()
+
+
+def _is_error(stanza: OutStanza) -> bool:
+    return " type='error'" in stanza.xml[: stanza.xml.find(">")]

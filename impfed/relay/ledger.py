@@ -2,7 +2,7 @@
 
 What is known of a text on its way out ends at the foreign server: it has acknowledged the stanza
 (XEP-0198), or we have written it to a stream that acknowledges nothing.  An error that comes back for
-it is entered then.
+it is entered then.  A text that has to wait is written down, and outlives this process.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Protocol
 
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
-from impfed.store.api import Change, Done, Enter
-from impfed.store.records import LedgerEntry, Outcome
+from impfed.store.api import Change, Delete, Done, Enter, Put
+from impfed.store.records import LedgerEntry, Outcome, RelayedTextRecord
 from impfed.transport.s2s_api import Fate
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza, error_of
@@ -37,9 +37,13 @@ class Writes(Protocol):
 
 
 class NotedStanza(OutStanza):
-    """A text on its way out, with its line of the ledger."""
+    """A text on its way out, with its line of the ledger.
+
+    :ivar kept: whether it is in the store, in case this process dies.
+    """
 
     entry: LedgerEntry
+    kept: bool = False
 
 
 _Key = tuple[str, str, str, str]
@@ -94,10 +98,53 @@ class TextLedger:
         """Take what S2S tells of a stanza; see :data:`impfed.transport.s2s_api.FateTeller`."""
         if not isinstance(stanza, NotedStanza):
             return
+        if fate is Fate.WAITING:
+            self._keep(stanza)
+            return
         outcome: Outcome = "written" if fate is Fate.WRITTEN else "acknowledged"
         if fate is Fate.RETURNED:
             outcome = "bounced"
+        if stanza.kept:
+            stanza.kept = False
+            self._store.write([Delete(RelayedTextRecord, stanza.entry.id)], within=_GATHERED)
         self.end(stanza.entry, outcome, condition, words)
+
+    def _keep(self, stanza: NotedStanza) -> None:
+        entry = stanza.entry
+        entry.outcome, entry.detail = "queued", f"waiting for a stream to {stanza.to.domain}"
+        self._open[entry.id] = entry
+        if stanza.kept:
+            return
+        stanza.kept = True
+        record = RelayedTextRecord(
+            id=entry.id,
+            local=stanza.from_.text,
+            foreign=stanza.to.text,
+            stanza_id=stanza.id,
+            xml=stanza.xml,
+            received_at=entry.received_at,
+        )
+        self._store.write([Put(record)])
+
+    def restored(self, record: RelayedTextRecord) -> NotedStanza:
+        """Return a text that an earlier process has left behind, noted as before."""
+        local, foreign = JID.parse(record.local), JID.parse(record.foreign)
+        stanza = NotedStanza("message", foreign, local, record.stanza_id, record.xml)
+        stanza.kept = True
+        stanza.entry = self._noted(
+            LedgerEntry(
+                id=record.id,
+                direction="out",
+                local=local.bare.text,
+                foreign=foreign.bare.text,
+                stanza_id=record.stanza_id,
+                node=self._node,
+                received_at=record.received_at,
+                detail="left by the last process",
+                far="xmpp",
+            )
+        )
+        return stanza
 
     def refused(self, stanza: Stanza, condition: str, words: str) -> None:
         """A local user's message was refused here."""
@@ -153,9 +200,13 @@ class TextLedger:
             received_at=now,
             far="xmpp",
         )
+        return self._noted(entry)
+
+    def _noted(self, entry: LedgerEntry) -> LedgerEntry:
         self._open[entry.id] = entry
-        if stanza.id:
-            self._recent[direction, stanza.id, local.text, foreign.text] = entry
+        if entry.stanza_id:
+            key = (entry.direction, entry.stanza_id, entry.local, entry.foreign)
+            self._recent[key] = entry
             if len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)
         return entry

@@ -7,7 +7,7 @@ that policy refuses, and what cannot be delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from zope.interface import implementer
@@ -26,7 +26,7 @@ from impfed.relay.pairs import Answers, Pair, XmppPairs
 from impfed.relay.people import PeoplePolicy
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
-from impfed.store.records import LedgerEntry
+from impfed.store.records import LedgerEntry, RelayedTextRecord
 from impfed.transport.home import HomeLinks
 from impfed.transport.link_api import IForeignRelay
 from impfed.transport.rosters import RosterAnswer
@@ -38,6 +38,8 @@ log = EventLog("impfed.relay")
 
 #: Presences that wait for a home server to come back, altogether.
 MISSED_LIMIT = 10_000
+#: Seconds after which a text that an earlier process has left behind is old news.
+STALE = 300.0
 #: Domains of which is remembered whose they are.
 _DOMAINS = 10_000
 
@@ -170,13 +172,30 @@ class Relay:
             self.ledger.error_passed(stanza, inward=False)
         self.streams.send(self.departures.leaves(self.ledger.leaving(stanza, xml)))
 
+    def restore(self, records: Iterable[RelayedTextRecord], now: float) -> None:
+        """Send what an earlier process has left behind; what is old goes back to its sender."""
+        for record in sorted(records, key=lambda each: each.id):
+            stanza = self.ledger.restored(record)
+            if now - record.received_at <= STALE and not self._policy.refusal(
+                stanza.to.domain, False
+            ):
+                self._metrics.count("relay.restored")
+                self.streams.send(stanza)
+                continue
+            words = "this node was away while the message waited here"
+            self.ledger.fate(stanza, Fate.RETURNED, "remote-server-timeout", words)
+            error = bounced(stanza, "remote-server-timeout", words)
+            if error is not None:
+                self.stanza_arrived(error, None)
+
     def settle(self, call: Callable[[], None], local: str) -> None:
         """Call when all messages of foreign users so far have come to their end, or time is up."""
         self.deliveries.settle(call)
 
     def fate(self, stanza: OutStanza, fate: Fate, condition: str, words: str) -> None:
         """Take what S2S tells of a stanza; see :data:`impfed.transport.s2s_api.FateTeller`."""
-        self.departures.fate(stanza, fate)
+        if fate is not Fate.WAITING:
+            self.departures.fate(stanza, fate)
         self.ledger.fate(stanza, fate, condition, words)
 
     def _too_many_contacts(self, stanza: Stanza) -> str:

@@ -17,14 +17,14 @@ from impfed.core.trace import Tracer
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
 from impfed.relay.ledger import TextLedger, Writes
-from impfed.relay.opened import OpenRelay
 from impfed.relay.names import wanted_names
+from impfed.relay.opened import OpenRelay
 from impfed.relay.pairs import Totals
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Lists, Relay
 from impfed.routing.opened import OpenDomains
-from impfed.store.records import LedgerEntry
+from impfed.store.records import LedgerEntry, RelayedTextRecord
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
 from impfed.transport.s2s_settings import (
@@ -165,6 +165,11 @@ class XmppFederation:
         """
         if self.enabled:
             self._s2s.startService()
+
+    def restore(self, records: list[RelayedTextRecord]) -> None:
+        """Go on with texts that the last process has left behind."""
+        if self.enabled:
+            self._relay.restore(records, self._reactor.seconds())
 
     def stop(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned to its senders."""

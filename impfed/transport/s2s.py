@@ -425,17 +425,16 @@ class S2S(Service):
 
         self.settle(settled, connection.stream.local)
 
-    def written(self, stanza: OutStanza) -> None:
-        """A stanza goes by a stream whose peer acknowledges nothing."""
+    def tell(self, stanza: OutStanza, fate: Fate) -> None:
+        """Tell whoever wants to know how a stanza stands."""
         if self.fate is not None:
-            self.fate(stanza, Fate.WRITTEN, "", "")
+            self.fate(stanza, fate, "", "")
 
     def _acknowledged(self, connection: S2SConnection, event: Acknowledged) -> None:
         if self.watcher is not None and connection.stream.bidi:
             self.watcher.acknowledged(event.stanzas)
-        if self.fate is not None:
-            for stanza in event.stanzas:
-                self.fate(stanza, Fate.ACKNOWLEDGED, "", "")
+        for stanza in event.stanzas:
+            self.tell(stanza, Fate.ACKNOWLEDGED)
         self.stream_ready(connection)
 
     def stream_ready(self, connection: S2SConnection) -> None:

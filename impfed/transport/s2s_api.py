@@ -85,13 +85,14 @@ class IS2SUser(Interface):
 class Fate(Enum):
     """What became of a stanza, as far as it can be known here."""
 
+    WAITING = "waits for a stream"
     ACKNOWLEDGED = "the peer has taken it (XEP-0198)"
     WRITTEN = "written to a stream whose peer acknowledges nothing"
     RETURNED = "returned to its sender"
 
 
 #: Is told what became of a stanza, with the error's condition and words if it was returned.  After
-#: WRITTEN another word may follow: what the connection did not take goes again, by another stream.
+#: WAITING another word follows, and after WRITTEN one may: what the connection did not take goes again.
 FateTeller = Callable[[OutStanza, Fate, str, str], None]
 
 

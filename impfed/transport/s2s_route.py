@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.transport.backoff import Backoff
-from impfed.transport.s2s_api import S2SContext
+from impfed.transport.s2s_api import Fate, S2SContext
 from impfed.transport.s2s_connection import S2SConnection
 from impfed.transport.s2s_dial import Dialer
 from impfed.xmpp.s2s_parts import S2SEvent
@@ -49,8 +49,8 @@ class RouteOwner(Protocol):
     def stream_opened(self, connection: S2SConnection, events: list[S2SEvent]) -> None:
         """Take over an outgoing stream that is open."""
 
-    def written(self, stanza: OutStanza) -> None:
-        """A stanza goes by a stream whose peer acknowledges nothing."""
+    def tell(self, stanza: OutStanza, fate: Fate) -> None:
+        """Tell how a stanza stands."""
 
     def bounce(self, stanza: OutStanza, condition: str, words: str) -> None:
         """Return a stanza to its sender."""
@@ -116,6 +116,7 @@ class Route:
             return
         self._queue.append(Waiting(stanza, now + limits.patience, False))
         self._octets += len(stanza.xml)
+        self._owner.tell(stanza, Fate.WAITING)
         if self.state is RouteState.IDLE:
             self._dial()
         self._watch()
@@ -123,7 +124,7 @@ class Route:
     def _hand_over(self, carrier: S2SConnection, stanza: OutStanza) -> None:
         carrier.send(stanza)
         if not carrier.stream.acks.sending:
-            self._owner.written(stanza)
+            self._owner.tell(stanza, Fate.WRITTEN)
 
     def pump(self) -> None:
         """Hand what waits to the stream, as far as it takes it."""
@@ -180,6 +181,7 @@ class Route:
             if (stanza.from_.domain, stanza.to.domain) == (self.local, self.remote):
                 self._queue.appendleft(Waiting(stanza, now + patience, True))
                 self._octets += len(stanza.xml)
+                self._owner.tell(stanza, Fate.WAITING)
         if left:
             self._context.metrics.count("s2s.sent_again", len(left))
 

@@ -398,6 +398,28 @@ class RelayTests(SynchronousTestCase):
         prince.send("message", to=f"nurse@{HOME}", body="after it all")
         nurse.expect(event="message", body="after it all", seconds=60)
 
+    def test_node_dies_with_a_text(self) -> None:
+        """A text that waits for a foreign server is sent by the next process of a node that is killed."""
+        scene, server = self.scene, self.scene.verona.server
+        juliet, node = scene.local("juliet"), scene.stage.node
+        assert server.part is not None and node.part is not None
+        server.part.kill()
+        server.part.process.wait(10)
+        juliet.send("message", to=f"romeo@{VERONA}", body="and yet")
+        waiting = lambda: "waiting for a stream" in self.operator("where", f"romeo@{VERONA}")  # noqa: E731
+        self.assertTrue(wait_until(waiting, 10))
+        node.part.kill()
+        node.part.process.wait(10)
+        server.start()
+        for key in [key for key in scene.talkers if "@" in key]:
+            del scene.talkers[key]
+        romeo = scene.foreign("romeo")
+        node.start()
+        romeo.expect(event="message", body="and yet", seconds=60)
+        juliet.send("message", to=f"romeo@{VERONA}", body="and more")
+        romeo.expect(event="message", body="and more", seconds=60)
+        self.assertEqual(juliet.seen(event="refused", body="and yet"), [])
+
     def test_killed(self) -> None:
         """While the foreign server is down senders get errors; when it is back texts pass again."""
         juliet, server = self.scene.local("juliet"), self.scene.verona.server

@@ -119,6 +119,21 @@ class DeliveryTests(RelayCase):
         self.assertIn("type='error'", self.open_unread().take())
         self.assertEqual(self.streams.take(), [])
 
+    def test_error_waits_for_its_reader(self) -> None:
+        """That a text has not arrived is told when the home server is back, for ten minutes."""
+        self.up()
+        self.lose()
+        error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
+        self.relay.stanza_arrived(read(error), None)
+        self.reactor.advance(5 * HOLD + 1)
+        self.assertIn("id='m'", self.open_unread().take())
+        self.lose()
+        self.relay.stanza_arrived(read(error.replace("'m'", "'late'")), None)
+        for _ in range(25):
+            self.reactor.advance(HOLD)
+        self.assertNotIn("late", self.open_unread().take())
+        self.assertEqual(self.streams.take(), [])
+
     def test_settled(self) -> None:
         """A foreign server is told that we have a message when the home server has confirmed it."""
         self.up()

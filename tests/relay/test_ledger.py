@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from impfed.store.records import RelayedTextRecord
 from impfed.transport.s2s_api import Fate
 from impfed.xmpp.stanza import OutStanza
 from tests.relay.world import RelayCase
@@ -71,6 +72,50 @@ class OutTests(RelayCase):
         entry = self.store.last
         self.assertEqual((entry.outcome, entry.xmpp_condition), ("bounced", "not-allowed"))
         self.assertIn("spam.example", entry.detail)
+
+    def test_kept_while_it_waits(self) -> None:
+        """A text that waits for a stream is in the store until its end is known."""
+        for end in (Fate.WRITTEN, Fate.ACKNOWLEDGED, Fate.RETURNED):
+            stanza = self.sent() if not self.streams.stanzas else self.streams.stanzas[-1]
+            for _ in range(2):
+                self.relay.ledger.fate(stanza, Fate.WAITING, "", "")
+            (kept,) = self.store.texts.values()
+            self.assertEqual((kept.local, kept.foreign), (f"{JULIET}/b", ROMEO))
+            self.assertEqual(kept.xml, stanza.xml)
+            self.assertEqual(len(self.relay.ledger.find("m1")), 1)
+            self.relay.ledger.fate(stanza, end, "", "")
+            self.assertEqual(self.store.texts, {})
+            self.assertEqual(self.relay.ledger.find("m1"), [])
+
+    def left_behind(self) -> RelayedTextRecord:
+        self.relay.ledger.fate(self.sent(), Fate.WAITING, "", "")
+        (kept,) = self.store.texts.values()
+        self.streams.take()
+        self.streams.stanzas.clear()
+        return kept
+
+    def test_sent_by_the_next_process(self) -> None:
+        """What a killed process has left behind is sent as it was, and told of in the same line."""
+        kept = self.left_behind()
+        self.relay.restore([kept], kept.received_at + 10)
+        (stanza,) = self.streams.stanzas
+        self.assertEqual((stanza.xml, stanza.id), (kept.xml, "m1"))
+        self.relay.fate(stanza, Fate.ACKNOWLEDGED, "", "")
+        self.assertEqual((self.store.last.id, self.store.last.outcome), (kept.id, "acknowledged"))
+        self.assertEqual(self.store.texts, {})
+
+    def test_old_news(self) -> None:
+        """What has waited through a long absence of the node goes back to its sender."""
+        kept = self.left_behind()
+        self.wires[-1].take()
+        self.relay.restore([kept], kept.received_at + 301)
+        self.assertEqual(self.streams.stanzas, [])
+        told = self.turn()
+        self.assertIn("<remote-server-timeout ", told)
+        self.assertIn("this node was away", told)
+        self.assertIn("Ay me!", told)
+        self.assertEqual((self.store.last.id, self.store.last.outcome), (kept.id, "bounced"))
+        self.assertEqual(self.store.texts, {})
 
     def test_no_texts(self) -> None:
         """Typing notices, rooms and errors are none."""

@@ -18,8 +18,8 @@ from impfed.relay.ledger import TextLedger
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Lists, Relay
-from impfed.store.api import Enter
-from impfed.store.records import LedgerEntry
+from impfed.store.api import Delete, Enter
+from impfed.store.records import LedgerEntry, RelayedTextRecord
 from impfed.transport.home import HomeLinks
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.reader import StanzaReader
@@ -48,17 +48,22 @@ class Streams:
 
 
 class Ledger:
-    """A store that keeps nothing but the ledger's lines."""
+    """A store that keeps nothing but the ledger's lines, and texts that wait."""
 
     backlog = 0
 
     def __init__(self) -> None:
         self.entries: dict[str, LedgerEntry] = {}
+        self.texts: dict[str, RelayedTextRecord] = {}
 
     def write(self, changes: Any, done: Any = None, *, within: float = 0.0) -> None:
         for change in changes:
             if isinstance(change, Enter):
                 self.entries[change.entry.id] = structs.replace(change.entry)
+            elif isinstance(change, Delete):
+                self.texts.pop(change.key, None)
+            elif isinstance(change.record, RelayedTextRecord):
+                self.texts[change.record.key] = change.record
 
     @property
     def last(self) -> LedgerEntry:
