@@ -381,14 +381,21 @@ _MEDIA = re.compile(
 
 
 def parse_media_type(text: str) -> MediaType:
-    """Read a media type with its parameters.
+    """Read a media type with its parameters; the few that come again and again are read once.
 
     :raises SipParseError: 400.
     """
+    return _cached_media_type(text) if len(text) <= 256 else _read_media_type(text)
+
+
+def _read_media_type(text: str) -> MediaType:
     match = _MEDIA.fullmatch(text)
     if match is None:
         raise SipParseError("Malformed media type")
     return MediaType(match.group(1), match.group(2), parse_params(match.group(3)))
+
+
+_cached_media_type = lru_cache(maxsize=1024)(_read_media_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,8 +97,9 @@ def _screen_invite(request: SipRequest) -> RemoteError | None:
 
 def _screen_encoding(request: SipRequest) -> RemoteError | None:
     """Refuse a compressed body (section 8.2.3)."""
-    encodings = request.values("content-encoding")
-    if request.body and any(encoding.lower() != "identity" for encoding in encodings):
+    if not request.body or request.get("content-encoding") is None:
+        return None
+    if any(encoding.lower() != "identity" for encoding in request.values("content-encoding")):
         return _refusal(415, ("Accept-Encoding", "identity"))
     return None
 

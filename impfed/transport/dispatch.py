@@ -148,11 +148,12 @@ class Dispatch(Service, FlowOwner):
         :param to_tag: our tag, for answers that make a dialog; a stable one is used if empty.
         :raises LocalError: on line breaks in anything given.
         """
-        tag = to_tag or (transaction.fallback_tag if status > 100 else "")
+        request, tag = transaction.request, to_tag
+        if not tag and status > 100 and not request.to_tag:
+            tag = transaction.fallback_tag
         if headers and self.tokens is not None:
-            request = transaction.request
             headers = self._told(headers, request.call_id, request.to_tag or to_tag)
-        data = response_bytes(transaction.request, status, reason, tag, headers, body)
+        data = response_bytes(request, status, reason, tag, headers, body)
         self._perform(self.transactions.respond(transaction, status, data, self._reactor.seconds()))
 
     def advertised(self, transport: str, listener: str = "", domain: str = "") -> tuple[str, int]:
