@@ -150,6 +150,21 @@ class TextTests(StreamLinkCase):
         self.assertEqual(self.gateway.events[-1][0], "down")
 
 
+    @inlineCallbacks
+    def test_let_go_and_held_again(self) -> Steps:
+        """A link that was stopped can be started anew, as nodes of a cluster do with each other's."""
+        yield self.link(True)
+        assert self.links is not None
+        link = self.links.links[0]
+        yield link.stop()
+        self.assertFalse(link.up)
+        link.start()
+        yield self.until(lambda: link.up)
+        self.deliver("alice", "again")
+        yield self.until(lambda: self.deliveries)
+        self.assertEqual(self.outcomes, [Outcome.ACCEPTED])
+
+
 class TrustTests(StreamLinkCase):
     """Who may speak for whom, and when we say that we have something."""
 
