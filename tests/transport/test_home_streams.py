@@ -149,7 +149,6 @@ class TextTests(StreamLinkCase):
         self.assertEqual(self.outcomes[1:], [Outcome.NOT_SENT])
         self.assertEqual(self.gateway.events[-1][0], "down")
 
-
     @inlineCallbacks
     def test_let_go_and_held_again(self) -> Steps:
         """A link that was stopped can be started anew, as nodes of a cluster do with each other's."""
