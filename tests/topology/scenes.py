@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from demo.parts import PartFailed
 from tests.interop.balancer import Haproxy
 
 from .edge import ImpfedEdge, Inner
@@ -105,10 +106,18 @@ proxy_addresses = ["{self.at("balancer", "inside")}"]
             "/etc/haproxy/balancer.pem": str(self.authority.issue("balancer.company.example").both),
             "/etc/haproxy/partners-ca.pem": authority,
             "/etc/haproxy/nodes-ca.pem": authority,
-            "0.0.0.0:5061": f"{machine.at('inside')}:5061",
+            "0.0.0.0:5061": f"{bracketed(self.at('balancer', 'inside'))}:5061",
+            "10.0.0.1:5061": f"{bracketed(self.at('a1', 'inside'))}:5061",
+            "10.0.0.2:5061": f"{bracketed(self.at('a2', 'inside'))}:5061",
         }
         self.haproxy = Haproxy(self.directory / "haproxy", places, 5061, machine.netns)
         self.stack.callback(self.haproxy.stop)
+
+    def after(self) -> None:
+        """Wait until the balancer has seen that both nodes are up."""
+        for number in (1, 2):
+            if not self.haproxy.becomes(number, "UP", 60):
+                raise PartFailed(f"node{number} is {self.haproxy.state(number)} for the balancer")
 
 
 class BesideFirewall(Scene):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.topology import stories
-from tests.topology.scene import LOCAL
+from tests.topology.scene import LOCAL, Variant
 from tests.topology.scenes import Balanced
 
 
@@ -14,11 +14,6 @@ class BalancerTests(stories.BothWays):
 
     kind = Balanced
     scene: Balanced
-
-    def setUp(self) -> None:
-        super().setUp()
-        for number in (1, 2):
-            self.assertTrue(self.scene.haproxy.becomes(number, "UP", 30))
 
     def test_source(self) -> None:
         """A node is told where the partner is, past the firewall and the balancer, and who it is."""
@@ -45,3 +40,18 @@ class BalancerTests(stories.BothWays):
             first.part.kill(signal.SIGCONT)
         self.assertTrue(haproxy.becomes(1, "UP", 30), haproxy.state(1))
         self.far_writes("capulet@lync.example", LOCAL, "What noise is this?")
+
+
+class SixthVersionTests(stories.BothWays):
+    """The balancer over IPv6: the PROXY header carries such addresses, too."""
+
+    kind, variant = Balanced, Variant(version=6)
+    scene: Balanced
+
+    def test_source(self) -> None:
+        """A node is told where the partner is."""
+        self.far_writes("mercutio@lync.example", LOCAL, "A plague")
+        logs = self.scene.nodes["a1"].log + self.scene.nodes["a2"].log
+        self.assertRegex(
+            logs, r"connection from tls:\[2001:db8:b::20\]:\d+ is open: .* by the word of"
+        )
