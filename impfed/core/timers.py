@@ -1,11 +1,15 @@
-"""One heap of timers, driven from outside: a core says when it wants to be woken, and is woken."""
+"""One heap of timers, driven from outside: a core says when it wants to be woken, and is woken.
+
+Hundreds of thousands of things that sleep for an hour are noted in an :class:`Agenda` instead, where
+each costs a place in a list until its minute has come.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 
 class Timer:
@@ -89,3 +93,100 @@ class TimerHeap:
             timer.call, timer.arguments = None, ()
             if call is not None:
                 call(*arguments)
+
+
+class Sleeper(Protocol):
+    """What an agenda wakes.
+
+    :ivar alarm: the agenda's own note of it; None at first.
+    """
+
+    alarm: Page | Timer | None
+
+    @property
+    def due(self) -> float | None:
+        """When it wants to be woken; None for never."""
+        ...
+
+    def wake(self) -> None:
+        """Do what is due."""
+        ...
+
+
+class Page:
+    """Those who are due in the same minute; it is opened when the minute begins."""
+
+    __slots__ = ("_gone", "sleepers", "when")
+
+    def __init__(self, when: float) -> None:
+        self.when = when
+        self.sleepers: list[Sleeper] = []
+        self._gone = 0
+
+    def leave(self) -> None:
+        """Count one who has another alarm now; once they are half of the page they are struck."""
+        self._gone += 1
+        if self._gone > 64 and self._gone * 2 > len(self.sleepers):
+            there = (sleeper for sleeper in self.sleepers if sleeper.alarm is self)
+            self.sleepers = list(dict.fromkeys(there))
+            self._gone = 0
+
+
+class Agenda:
+    """Wakes each of many sleepers exactly when it is due.
+
+    :param heap: has a timer for each page, and for each sleeper of the present minute.
+    :param minute: length of a page, in seconds.
+    """
+
+    __slots__ = ("_heap", "_minute", "_pages")
+
+    def __init__(self, heap: TimerHeap, minute: float = 60.0) -> None:
+        self._heap = heap
+        self._minute = minute
+        self._pages: dict[float, Page] = {}
+
+    def note(self, sleeper: Sleeper, now: float) -> None:
+        """Have a sleeper woken when he is due; to be called whenever that may have changed."""
+        due, alarm = sleeper.due, sleeper.alarm
+        if due is not None and alarm is not None and alarm.when <= due:
+            if isinstance(alarm, Page):
+                return  # he is looked at in time, and noted anew
+            if due < now + self._minute:
+                alarm.postpone(due)
+                return
+        self.dismiss(sleeper)
+        if due is not None:
+            sleeper.alarm = self._alarm(sleeper, due, now)
+
+    @staticmethod
+    def dismiss(sleeper: Sleeper) -> None:
+        """Do not wake a sleeper any more."""
+        alarm, sleeper.alarm = sleeper.alarm, None
+        if isinstance(alarm, Timer):
+            alarm.cancel()
+        elif alarm is not None:
+            alarm.leave()
+
+    def _alarm(self, sleeper: Sleeper, due: float, now: float) -> Page | Timer:
+        begin = due // self._minute * self._minute
+        if begin <= now:
+            return self._heap.at(max(due, now), self._ring, sleeper)
+        page = self._pages.get(begin)
+        if page is None:
+            page = self._pages[begin] = Page(begin)
+            self._heap.at(begin, self._open, page)
+        page.sleepers.append(sleeper)
+        return page
+
+    def _open(self, page: Page) -> None:
+        del self._pages[page.when]
+        for sleeper in page.sleepers:
+            if sleeper.alarm is page:
+                sleeper.alarm = None
+                self.note(sleeper, page.when)
+
+    @staticmethod
+    def _ring(sleeper: Sleeper) -> None:
+        sleeper.alarm = None
+        sleeper.wake()

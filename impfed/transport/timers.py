@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from impfed.core.log import EventLog
-from impfed.core.timers import Timer, TimerHeap
+from impfed.core.timers import Agenda, Sleeper, Timer, TimerHeap
 
 log = EventLog("impfed.transport")
 
@@ -19,11 +19,12 @@ class ReactorTimers:
     :param reactor: provider of ``IReactorTime``; a ``Clock`` in tests.
     """
 
-    __slots__ = ("_call", "_due", "_heap", "_reactor")
+    __slots__ = ("_agenda", "_call", "_due", "_heap", "_reactor")
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
         self._heap = TimerHeap()
+        self._agenda = Agenda(self._heap)
         self._call: IDelayedCall | None = None
         self._due = 0.0  # what the call was made for; its own time is a little later
 
@@ -36,6 +37,15 @@ class ReactorTimers:
         timer = self._heap.at(self._reactor.seconds() + delay, call, *arguments)
         self._arm()
         return timer
+
+    def note(self, sleeper: Sleeper) -> None:
+        """Have a sleeper woken when he is due; to be called whenever that may have changed."""
+        self._agenda.note(sleeper, self._reactor.seconds())
+        self._arm()
+
+    def dismiss(self, sleeper: Sleeper) -> None:
+        """Do not wake a sleeper any more."""
+        self._agenda.dismiss(sleeper)
 
     def stop(self) -> None:
         """Drive the timers no longer."""
