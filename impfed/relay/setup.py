@@ -94,42 +94,10 @@ class XmppFederation:
         """
         if not self.enabled:
             return
-        config = self._config
-        own = _domains(config.local_domains)
-        others = _domains(domain.name for domain in config.domains) | home.own_domains
-        others |= _domains(config.own_domains) - own
-        relay = self._relay = Relay(
-            home,
-            self._policy,
-            own,
-            others,
-            lists,
-            config.presence,
-            self._rewriter(),
-            self.probe,
-            self._metrics,
-            self._timers,
-            config.im,
-            TextLedger(store, config.node.name, self._ids, self._reactor.seconds, self._metrics),
-            self._ids,
-        )
-        s2s = self._s2s = relay.streams = S2S(
-            self._reactor,
-            listeners_of(self._section),
-            sorted(own),
-            tls,
-            self._section.secret or self._ids.token(32),
-            ConfiguredTargets(
-                self._settings, DnsTargets(lookup, self._ids), resolver(self._reactor)
-            ),
-            self._ids,
-            self._metrics,
-            self._tracer,
-            self._settings,
-            limits_of(self._section),
-        )
-        s2s.names = wanted_names(config)
+        own = _domains(self._config.local_domains)
         self._home_writes = home.can_write_rosters
+        relay = self._relay = self._make_relay(home, lists, store, own)
+        s2s = self._s2s = relay.streams = self._make_streams(tls, lookup, own)
         s2s.user, s2s.fate, s2s.settle = relay, relay.fate, relay.settle
         home.relay = relay
         if opened is not None and opened.enabled:
@@ -144,6 +112,47 @@ class XmppFederation:
             )
         if own:
             self.probe.bind(min(own), s2s.send, self._policy.refusal)
+
+    def _make_relay(
+        self, home: HomeLinks, lists: Lists, store: Writes, own: frozenset[str]
+    ) -> Relay:
+        config = self._config
+        others = _domains(domain.name for domain in config.domains) | home.own_domains
+        others |= _domains(config.own_domains) - own
+        name, seconds = config.node.name, self._reactor.seconds
+        return Relay(
+            home,
+            self._policy,
+            own,
+            others,
+            lists,
+            config.presence,
+            self._rewriter(),
+            self.probe,
+            self._metrics,
+            self._timers,
+            config.im,
+            TextLedger(store, name, self._ids, seconds, self._metrics),
+            self._ids,
+        )
+
+    def _make_streams(self, tls: TlsStore, lookup: Lookup, own: frozenset[str]) -> S2S:
+        dns = DnsTargets(lookup, self._ids)
+        s2s = S2S(
+            self._reactor,
+            listeners_of(self._section),
+            sorted(own),
+            tls,
+            self._section.secret or self._ids.token(32),
+            ConfiguredTargets(self._settings, dns, resolver(self._reactor)),
+            self._ids,
+            self._metrics,
+            self._tracer,
+            self._settings,
+            limits_of(self._section),
+        )
+        s2s.names = wanted_names(self._config)
+        return s2s
 
     def _rewriter(self) -> PresenceRewriter:
         rows = {each.kind: each.rows for each in self._config.mappings if each.kind in XMPP_KINDS}
