@@ -40,10 +40,12 @@ class NotedStanza(OutStanza):
     """A text on its way out, with its line of the ledger.
 
     :ivar kept: whether it is in the store, in case this process dies.
+    :ivar handed: marks its hand-over by the home server; see :class:`.Stanza`.
     """
 
     entry: LedgerEntry
     kept: bool = False
+    handed: str = ""
 
 
 _Key = tuple[str, str, str, str]
@@ -90,7 +92,7 @@ class TextLedger:
         if entry is None:
             return OutStanza(*fields)
         noted = NotedStanza(*fields)
-        noted.entry = entry
+        noted.entry, noted.handed = entry, stanza.handed
         entry.detail = f"waiting for a stream to {stanza.to.domain}"
         return noted
 
@@ -123,6 +125,7 @@ class TextLedger:
             stanza_id=stanza.id,
             xml=stanza.xml,
             received_at=entry.received_at,
+            handed=stanza.handed,
         )
         self._store.write([Put(record)])
 
@@ -130,7 +133,7 @@ class TextLedger:
         """Return a text that an earlier process has left behind, noted as before."""
         local, foreign = JID.parse(record.local), JID.parse(record.foreign)
         stanza = NotedStanza("message", foreign, local, record.stanza_id, record.xml)
-        stanza.kept = True
+        stanza.kept, stanza.handed = True, record.handed
         stanza.entry = self._noted(
             LedgerEntry(
                 id=record.id,

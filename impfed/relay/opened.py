@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from zope.interface import implementer
@@ -11,7 +10,7 @@ from zope.interface import implementer
 from impfed.core.metrics import Metrics
 from impfed.routing.opened import OpenDomains
 from impfed.transport.link_api import IForeignRelay
-from impfed.transport.s2s_api import IS2SUser
+from impfed.transport.s2s_api import Fate, IS2SUser
 from impfed.xmpp.stanza import OutStanza, Stanza, error_reply
 
 #: Presence that asks nothing: not worth finding out how a domain is reached.
@@ -64,8 +63,17 @@ class OpenRelay:
         if quiet or not self._opened.unknown(domain) or self._opened.protocol(domain) == "xmpp":
             self._relay.from_home(stanza)
             return
-        decided = partial(self._decided, stanza)
+        # A home server that keeps the stanza must keep it until it is known whose it is.
+        departures = self._relay.departures
+        waiting = OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, "")
+
+        def decided(protocol: str | None, why: str) -> None:
+            self._decided(stanza, protocol, why)
+            departures.fate(waiting, Fate.RETURNED)
+
+        departures.leaves(waiting)
         if not self._opened.decide(stanza.from_.bare.text, stanza.to.bare.text, decided):
+            departures.fate(waiting, Fate.RETURNED)
             words = f"too much waits to find out how {domain} is reached"
             self._home(error_reply(stanza, "resource-constraint", "wait", words))
 

@@ -27,6 +27,7 @@ from impfed.relay.people import PeoplePolicy
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.store.records import LedgerEntry, RelayedTextRecord
+from impfed.transport.handover import HandedOver
 from impfed.transport.home import HomeLinks
 from impfed.transport.link_api import IForeignRelay
 from impfed.transport.rosters import RosterAnswer
@@ -110,6 +111,7 @@ class Relay:
         self._metrics = metrics
         self._discards = im.blocked_texts == "discard"
         self._taken: dict[str, bool] = {}
+        self._handed = HandedOver()
         self._missed: dict[tuple[str, str, bool], OutStanza] = {}
         self.ledger = ledger
         self.deliveries = Deliveries(home, ledger, self._return, ids, metrics, timers)
@@ -144,6 +146,9 @@ class Relay:
 
     def from_home(self, stanza: Stanza) -> None:
         """Take a stanza of a local user, or of a local service, for a foreign domain."""
+        if stanza.handed in self._handed:
+            self._metrics.count("relay.came_again")
+            return
         why = self._policy.refusal(stanza.to.domain, False)
         if why:
             self._metrics.count("relay.refused_out")
@@ -164,6 +169,8 @@ class Relay:
         else:
             xml = stanza.to_xml()
         self._metrics.count("relay.out")
+        if stanza.kind != "presence":
+            self._handed.add(stanza.handed)
         if stanza.kind != "message":
             self.streams.send(OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml))
             return
@@ -176,6 +183,7 @@ class Relay:
         """Send what an earlier process has left behind; what is old goes back to its sender."""
         for record in sorted(records, key=lambda each: each.id):
             stanza = self.ledger.restored(record)
+            self._handed.add(record.handed)
             if now - record.received_at <= STALE and not self._policy.refusal(
                 stanza.to.domain, False
             ):

@@ -137,6 +137,7 @@ class RelayedTextRecord(Record, gc=False):
     :ivar foreign: recipient, the same.
     :ivar stanza_id: the stanza's id, empty for none.
     :ivar xml: the stanza as S2S gets it.
+    :ivar handed: the mark of its hand-over, as of an :class:`OutboxRecord`.
     """
 
     kind: ClassVar[str] = "relayed_text"
@@ -147,6 +148,7 @@ class RelayedTextRecord(Record, gc=False):
     stanza_id: str
     xml: str
     received_at: float
+    handed: str = ""
 
     @property
     def key(self) -> str:

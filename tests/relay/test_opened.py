@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from impfed.core.metrics import Metrics
+from impfed.relay.departures import Departures
 from impfed.relay.opened import OpenRelay
 from impfed.routing.api import OverXmpp, Reject
 from impfed.sip.target import Hop
 from impfed.transport.link_api import IForeignRelay
 from impfed.transport.s2s_api import IS2SUser
+from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.stanza import OutStanza, Stanza
 from tests.relay.world import read
 from tests.routing.test_opened import OpenedCase
@@ -28,6 +31,7 @@ class Relay:
         self.taken: list[Stanza] = []
         self.arrived: list[Stanza] = []
         self.told: list[object] = []
+        self.departures = Departures(ReactorTimers(Clock()))
 
     def takes(self, domain: str) -> bool:
         return domain != "lync.example"
@@ -89,6 +93,16 @@ class OpenRelayTests(OpenedCase):
         for done in self.asked:
             done(HOP)
         self.assertEqual([each.to.local for each in self.to_sip], ["bob", "carol"])
+
+    def test_not_safe_before(self) -> None:
+        """A home server that keeps a text until it is safe keeps it until the decision."""
+        for answer in (HOP, OverXmpp(404, "there"), Reject(404, "nowhere")):
+            safe: list[bool] = []
+            self.writes()
+            self.relay.departures.settle("new.example", lambda safe=safe: safe.append(True))
+            self.assertEqual(safe, [])
+            self.asked.pop()(answer)
+            self.assertEqual(safe, [True])
 
     def test_over_xmpp(self) -> None:
         """What is reached over XMPP is the relay's."""

@@ -11,8 +11,9 @@ from xml.sax.saxutils import escape, quoteattr
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.simulation.history import History
+from tests.simulation.keeping import DIRECTORY, HANDOVER, Keeper
 from tests.simulation.loop import SimReactor
-from tests.simulation.process import PARTNER_DOMAIN, SECRET
+from tests.simulation.process import HOME_DOMAIN, PARTNER_DOMAIN, SECRET
 
 _NS = "{jabber:component:accept}"
 _STREAMS = "http://etherx.jabber.org/streams"
@@ -60,7 +61,7 @@ class _Link(Protocol):
             self.say("<handshake/>")
             self._server.link_up(self)
         elif self.up:
-            self._server.arrived(element)
+            self._server.arrived(element, self)
 
     def say(self, xml: str) -> None:
         """Send."""
@@ -73,13 +74,18 @@ class _Link(Protocol):
 class HomeServer:
     """An XMPP server as a component sees it.
 
+    :param kind: "prosody" with our module, which keeps stanzas until the node has them, or
+        "component" without.
     :ivar users: presence of each user, ("", "") for available without a text; None for offline.
     :ivar seen: presence that each user was last shown of each contact.
     :ivar contacts: whom each user may see, and who may see him, bare addresses.
     """
 
-    def __init__(self, reactor: SimReactor, history: History, users: list[str]) -> None:
+    def __init__(
+        self, reactor: SimReactor, history: History, users: list[str], kind: str = "component"
+    ) -> None:
         self.reactor = reactor
+        self._keeper = Keeper(reactor.loop, self._too_late) if kind == "prosody" else None
         self.history = history
         self.users: dict[str, tuple[str, str] | None] = dict.fromkeys(users, ("", ""))
         self.seen: dict[tuple[str, str], tuple[str, str] | None] = {}
@@ -89,6 +95,7 @@ class HomeServer:
         self._links: list[_Link] = []
         self._count = 0
         self._under_way: dict[str, tuple[str, _Link, float]] = {}
+        self._written: dict[str, str] = {}  # texts by their stanzas' ids
 
     def start(self) -> None:
         """Listen for components."""
@@ -109,6 +116,8 @@ class HomeServer:
 
     def link_down(self, link: _Link) -> None:
         """A component is gone, and what its connection held perhaps with it."""
+        if self._keeper is not None and link is self._link:
+            self._keeper.lost()
         if link in self._links:
             self._links.remove(link)
         now = self.reactor.loop.now
@@ -122,6 +131,9 @@ class HomeServer:
         return self._links[-1] if self._links else None
 
     def _say(self, xml: str) -> bool:
+        if self._keeper is not None:
+            self._keeper.hand_over(xml)
+            return True
         link = self._link
         if link is not None:
             link.say(xml)
@@ -139,6 +151,10 @@ class HomeServer:
             f"<body>{escape(text)}</body></message>"
         )
         link = self._link
+        if self._keeper is not None:
+            self._written[id] = text
+            self._keeper.hand_over(xml)
+            return
         if link is None:
             self.history.returned(text, "remote-server-timeout")
             return
@@ -182,8 +198,18 @@ class HomeServer:
 
     # -- what comes ------------------------------------------------------------------------------
 
-    def arrived(self, element: Any) -> None:
-        """A stanza of the component."""
+    def arrived(self, element: Any, link: _Link) -> None:
+        """A stanza of a component, or what it says of ours."""
+        if self._keeper is not None:
+            if link is self._link:
+                self._keeper.heard()
+            if element.tag == f"{{{HANDOVER}}}a":
+                self._keeper.acknowledged(element)
+                return
+            query = element.find(f"{{{DIRECTORY}}}query")
+            if query is not None:
+                self._asked(element, query, link, self._keeper)
+                return
         kind = element.tag.removeprefix(_NS)
         handle: dict[str, Callable[[Any, str, str], None]] = {
             "message": self._message,
@@ -198,8 +224,11 @@ class HomeServer:
         if element.get("type") == "error":
             known = self._under_way.pop(element.get("id", ""), None)
             words = "".join(child.tag.rpartition("}")[2] for child in element.iter())
+            written = self._written.get(element.get("id", ""))
             if known is not None:
                 self.history.returned(known[0], words)
+            elif written is not None:
+                self.history.returned(written, words)
             elif text:
                 self.history.returned(text, words)
             return
@@ -241,13 +270,40 @@ class HomeServer:
             return
         id = quoteattr(element.get("id", ""))
         if any(child.tag == "{urn:xmpp:ping}ping" for child in element):
-            self._say(f"<iq from='{to}' to='{sender}' id={id} type='result'/>")
+            self._answer(f"<iq from='{to}' to='{sender}' id={id} type='result'/>")
             return
         inner = "<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>"
-        self._say(
+        self._answer(
             f"<iq from='{to}' to='{sender}' id={id} type='error'>"
             f"<error type='cancel'>{inner}</error></iq>"
         )
+
+    def _answer(self, xml: str) -> None:
+        """Answer a question of the component's own; nobody else could use the answer."""
+        if self._link is not None:
+            self._link.say(xml)
+
+    def _asked(self, element: Any, query: Any, link: _Link, keeper: Keeper) -> None:
+        """A question to the module: who exists, and what else it can do."""
+        greeting = len(query) == 0
+        inner = f"<host name='{HOME_DOMAIN}'/>{keeper.ability}" if greeting else ""
+        for user in query:
+            jid = user.get("jid", "")
+            state = "exists" if jid in self.users else "absent"
+            inner += f"<user jid={quoteattr(jid)} state='{state}'/>"
+        to, sender = element.get("to", ""), element.get("from", "")
+        link.say(
+            f"<iq from='{to}' to='{sender}' id={quoteattr(element.get('id', ''))} type='result'>"
+            f"<query xmlns='{DIRECTORY}'>{inner}</query></iq>"
+        )
+        if greeting and link is self._link:
+            keeper.begin(link.say, link.transport.loseConnection)
+
+    def _too_late(self, xml: str) -> None:
+        """No node has come for a message."""
+        id = xml.partition(" id='")[2].partition("'")[0]
+        if id in self._written:
+            self.history.returned(self._written[id], "remote-server-timeout")
 
     def settled(self, text: str) -> None:
         """A text of a user has arrived: nothing of it is under way."""

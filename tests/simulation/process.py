@@ -105,8 +105,11 @@ def _snapshot(change: Change) -> Change:
 class NodeProcess:
     """One node, whatever becomes of it.
 
+    :ivar home_kind: the kind of the home server; to be set before the start.
     :ivar node: the living node; None while there is none.
     """
+
+    home_kind = "component"
 
     def __init__(self, loop: Loop, network: Network, name: str, host: str) -> None:
         self.loop = loop
@@ -128,7 +131,17 @@ class NodeProcess:
             tls=TlsConfig(),
             listeners=(ListenerConfig("sip", "tcp", self.host, 5060, self.host, 5060),),
             domains=(SipDomainConfig(PARTNER_DOMAIN, "microsoft", next_hop=hop, listed=True),),
-            homes=(HomeConfig("home", "component", (HOME_DOMAIN,), HOME, 5347, SECRET),),
+            homes=(
+                HomeConfig(
+                    "home",
+                    self.home_kind,
+                    (HOME_DOMAIN,),
+                    HOME,
+                    5347,
+                    SECRET,
+                    "gate.example" if self.home_kind == "prosody" else "",
+                ),
+            ),
         )
 
     def start(self) -> None:
@@ -137,10 +150,15 @@ class NodeProcess:
         skew = self.reactor.skew
         self.reactor = SimReactor(self.loop, self.network, self.host)
         self.reactor.skew = skew
-        random = self.loop.random
-        store = SimStore(self.reactor, self.disk)
-        self.node = Node(self.reactor, self.configuration, store, IdSource(random.randbytes))
+        ids = IdSource(self.loop.random.randbytes)
+        self.node = Node(
+            self.reactor, self.configuration, self.make_store(ids), ids, lambda: self.loop.now
+        )
         self.node.startService()
+
+    def make_store(self, ids: IdSource) -> Any:
+        """Return the store of a new process."""
+        return SimStore(self.reactor, self.disk)
 
     def kill(self, silent: bool = False) -> None:
         """Kill it: ``kill -9``, or the machine with it."""

@@ -73,26 +73,42 @@ class Faults:
 class World:
     """An installation of one node.
 
+    :cvar home_kinds: what the home server may be: Prosody with our module, or any with a component.
     :param faults: what befalls it; drawn from the seed if None.
     :param troubled: seconds of traffic and faults.
     """
 
+    home_kinds = ("component", "prosody")
+
     def __init__(self, seed: int, faults: Faults | None = None, troubled: float = TROUBLED) -> None:
         self.seed = seed
         self.troubled = troubled
+        self.home_kind = self.home_kinds[seed % len(self.home_kinds)]
         self.loop = Loop(seed)
         self.network = Network(self.loop)
         self.history = History()
         self.faults = Faults.draw(self.loop) if faults is None else faults
         self.home = HomeServer(
-            SimReactor(self.loop, self.network, HOME), self.history, list(_LOCALS)
+            SimReactor(self.loop, self.network, HOME), self.history, list(_LOCALS), self.home_kind
         )
+        self.nodes = self.make_nodes()
+        for node in self.nodes:
+            node.home_kind = self.home_kind
         reactor = SimReactor(self.loop, self.network, PARTNER)
-        self.partner = Partner(reactor, self.history, list(_FOREIGN), [NODE])
-        self.node = NodeProcess(self.loop, self.network, "node1", NODE)
+        hosts = [node.host for node in self.nodes]
+        self.partner = Partner(reactor, self.history, list(_FOREIGN), hosts)
         self._numbers = itertools.count(1)
         self._troubled = True
         self._settle_texts()
+
+    def make_nodes(self) -> list[NodeProcess]:
+        """Return the nodes, not yet started."""
+        return [NodeProcess(self.loop, self.network, "node1", NODE)]
+
+    @property
+    def node(self) -> NodeProcess:
+        """One of the nodes, drawn anew each time; the only one where there is one."""
+        return self.loop.random.choice(self.nodes) if len(self.nodes) > 1 else self.nodes[0]
 
     def _settle_texts(self) -> None:
         """What has arrived at the partner is under way at the home server no longer."""
@@ -110,7 +126,8 @@ class World:
         """Run it; returns what is wrong afterwards, in words."""
         self.home.start()
         self.partner.start()
-        self.node.start()
+        for node in self.nodes:
+            node.start()
         self.loop.after(2.0, self._subscribe)
         self._every(1.5, self._talk)
         self._every(7.0, self._change)
@@ -183,39 +200,43 @@ class World:
                 self._every(mean, call)
 
     def kill(self, silent: bool) -> None:
-        """Kill the node, or the machine with it; it is started again before long."""
-        if self.node.node is not None:
-            self.node.kill(silent)
-            self.loop.after(self.loop.random.uniform(0.2, 5.0), self._restart)
+        """Kill a node, or the machine with it; it is started again before long."""
+        node = self.node
+        if node.node is not None:
+            node.kill(silent)
+            self.loop.after(self.loop.random.uniform(0.2, 5.0), lambda: self._restart(node))
 
-    def _restart(self) -> None:
-        if self.node.node is None:
-            self.node.start()
+    @staticmethod
+    def _restart(node: NodeProcess) -> None:
+        if node.node is None:
+            node.start()
 
     def _pause(self) -> None:
         self.node.reactor.pause(self.loop.random.choice((0.1, 1.0, 10.0, 45.0)))
 
     def _cut(self) -> None:
-        self.network.cut(NODE, self.loop.random.choice((HOME, PARTNER)))
+        self.network.cut(self.node.host, self.loop.random.choice((HOME, PARTNER)))
 
     def _part(self) -> None:
-        other = self.loop.random.choice((HOME, PARTNER))
-        self.network.part(NODE, other)
+        host, other = self.node.host, self.loop.random.choice((HOME, PARTNER))
+        self.network.part(host, other)
         delay = self.loop.random.choice((1.0, 10.0, 40.0))
-        self.loop.after(delay, lambda: self.network.join(NODE, other))
+        self.loop.after(delay, lambda: self.network.join(host, other))
 
     def _store(self) -> None:
+        disk = self.node.disk
         if self.loop.random.random() < 0.5:
-            self.node.disk.slow = self.loop.random.uniform(0.1, 2.0)
+            disk.slow = self.loop.random.uniform(0.1, 2.0)
         else:
-            self.node.disk.trouble = self.loop.random.choice(
+            disk.trouble = self.loop.random.choice(
                 (StoreFault.FULL, StoreFault.READ_ONLY, StoreFault.LOCKED)
             )
         self.loop.after(self.loop.random.uniform(1.0, 20.0), self._store_well)
 
     def _store_well(self) -> None:
-        self.node.disk.slow = 0.01
-        self.node.disk.trouble = None
+        for node in self.nodes:
+            node.disk.slow = 0.01
+            node.disk.trouble = None
 
     def _jump(self) -> None:
         self.node.reactor.skew += self.loop.random.uniform(-5.0, 5.0)
@@ -225,7 +246,8 @@ class World:
         self.network.weather = Weather()
         self.network.join_all()
         self._store_well()
-        self._restart()
+        for node in self.nodes:
+            self._restart(node)
 
     # -- what must be true -------------------------------------------------------------------------
 
@@ -250,7 +272,7 @@ class World:
 
     def _excused(self, said: Said) -> bool:
         """Whether it was on a component link that broke: what the dead socket held is gone."""
-        return said.at_risk is not None
+        return self.home_kind == "component" and said.at_risk is not None
 
     def _order(self) -> list[str]:
         """Texts of one person to another are shown first in the order in which they were written."""
