@@ -50,6 +50,10 @@ class Model:
         self._streams: dict[str, Entries] = {}
         self._feed = self._epoch = self._generation = self._heard = 0
 
+    def rows(self, kind: str, owner: str) -> list[bytes]:
+        """Return the records of a kind that a node owns, as written."""
+        return list(self._place(kind, owner).values())
+
     # -- what the scripts share --------------------------------------------------------------------
 
     def _now(self) -> int:
@@ -198,7 +202,9 @@ class Model:
             return refusal
         if not self._free(owner):
             return [b"alive"]
-        return [b"adopted", *self._moved(kind, owner, node, keys)]
+        self._moved(kind, owner, node, keys)
+        mine = self._place(kind, node)
+        return [b"adopted", *(key for key in keys if key in mine)]
 
     def _do_give(self, node: str, epoch: int, kind: str, to: str, *keys: bytes) -> Answer:
         if refusal := self._guard(node, epoch):
@@ -209,7 +215,8 @@ class Model:
         if moved:
             names = {f"k{index}": key for index, key in enumerate(moved)}
             self._append(f"mail:{to}", given=kind.encode(), **names)
-        return [b"given", *moved]
+        there = self._place(kind, to)
+        return [b"given", *(key for key in keys if key in there)]
 
     def _do_join(self, node: str, instance: str, info: bytes, floor: int) -> Answer:
         row = self._nodes.get(node)
