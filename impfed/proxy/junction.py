@@ -23,6 +23,7 @@ from impfed.routing.neighbours import Neighbours, address_of
 from impfed.routing.router import Router
 from impfed.sip.message import SipRequest, SipResponse
 from impfed.sip.relay_token import RelayTokens
+from impfed.sip.target import Hop
 from impfed.sip.transaction import ServerTransaction
 from impfed.sip.uri import SipUri, parse_uri
 from impfed.transport.flow import Flow
@@ -89,6 +90,7 @@ class Junction:
             peers.reaches,
             self._refused,
         )
+        stack.inside = self._inside
         mark = "" if tokens is None else tokens.mark
         self._proxy = Proxy(self._ours, self._sent_by_us, policy, ids, _KNOWN, mark=mark)
         self._agent = ProxyAgent(
@@ -218,6 +220,12 @@ class Junction:
             return True
         # From a node of ours to a foreign domain; nobody else is passed on to one.
         return self._side(flow) is Side.INSIDE
+
+    def _inside(self, flow: Flow) -> Hop | None:
+        """Return the way to the neighbour that a connection was from; None for anybody else's."""
+        if self._side(flow) is not Side.INSIDE:
+            return None
+        return self._neighbours.named(self._neighbours.who(flow.peer.names))
 
     def _side(self, flow: Flow) -> Side:
         peer = flow.peer

@@ -76,6 +76,7 @@ class Dispatch(Service, FlowOwner):
     :ivar certificates: certificates of local domains that have one of their own.
     :ivar named: what the trace calls a connection.
     :ivar probed: sees every OPTIONS first, and says whether it has answered it.
+    :ivar inside: the way to the machine of ours that a connection was from; None for everybody else.
     """
 
     tokens: RelayTokens | None = None
@@ -83,6 +84,7 @@ class Dispatch(Service, FlowOwner):
     certificates: Mapping[str, str] = MappingProxyType({})
     probed: Callable[[ServerTransaction, SipRequest, Flow], bool] | None = None
     named: Callable[[Flow], str] = str
+    inside: Callable[[Flow], Hop | None] | None = None
 
     def __init__(
         self,
@@ -252,11 +254,15 @@ class Dispatch(Service, FlowOwner):
 
         A response goes over a new connection to the address that the request came from, port
         of its Via's sent-by (RFC 3261 section 18.2.2); an ACK or a CANCEL to where the INVITE went.
+        What a node of ours tells peers in its Via is a public address, which is of no use inside.
         """
         if not isinstance(flow, StreamFlow):
             return flow
         if isinstance(transaction, ServerTransaction):
             self._metrics.count("sip.responses_on_new_connection")
+            hop = None if self.inside is None else self.inside(flow)
+            if hop is not None:
+                return self._flow_to(hop)
             via = transaction.request.via
             port = via.port or _PORTS[flow.transport]
             names: tuple[str, ...] = ()

@@ -63,6 +63,7 @@ class OneStack:
         self.cancelled: list[object] = []
         self.forgiven: list[Target] = []
         self.pool = self
+        self.inside: Any = None
         self._listeners = config.listeners
 
     def advertised(self, transport: str, listener: str = "", domain: str = "") -> tuple[str, int]:
@@ -200,6 +201,14 @@ class JunctionTests(SynchronousTestCase):
         self.site.receive(request("sip:bob@second.example", method="SUBSCRIBE"), self.far)
         self.assertEqual(len(Pacer.forwarded), 1)
         self.assertEqual(len(self.site.stack.forwarded), 1)
+
+    def test_way_back(self) -> None:
+        """Who proves to be a neighbour is answered where it is; nobody else, whatever he says."""
+        inside = self.site.stack.inside
+        hop = inside(self.node2)
+        self.assertEqual((hop.host, hop.port), HOP2)
+        for flow in (self.far, flow_of(), flow_of("node2.company.example", transport="tcp")):
+            self.assertIsNone(inside(flow))
 
     def test_both_sides_addresses(self) -> None:
         """When the sides differ each is told the address on its own side (RFC 5658)."""

@@ -109,6 +109,25 @@ class RoutingNodeTests(stories.BothWays):
         (session,) = self.far.seen(self.begin, event="session", to="escalus@lync.example")
         self.assertEqual(session["sender"], f"{NAME}@{A2}")
 
+    def test_inner_connections_cut(self) -> None:
+        """With the connections between the nodes cut an answer still finds its way through them."""
+        who, domain = "benvolio@lync.example", "works.example"
+        self.far_writes(who, [domain], "Part, fools")
+        self.far.kill(signal.SIGSTOP)
+        try:
+            self.users[domain].send("message", to=who, body="Art thou drawn?")
+            self.assertTrue(wait_until(self._asked, 30))
+            for name in ("a1", "b1"):
+                self.scene.machine(name).cut("dst 10.0.0.3 or dst 10.0.0.4")
+        finally:
+            self.far.kill(signal.SIGCONT)
+        self.far.expect(self.begin, 60, event="im", text="Art thou drawn?")
+        begin = self.far.position
+        self.writes([domain], who, "Among these hinds")  # which waits for the answer to the first
+        (first,) = self.far.seen(self.begin, event="im", text="Art thou drawn?")
+        self.assertEqual(first["to"], who)
+        self.assertEqual(self.far.seen(begin, event="session"), [])
+
     def _asked(self) -> bool:
         """Return whether the partner's edge has handed something on to the server that sleeps."""
         unread = self.scene.machine("server").run("ss", "-Htn", "state", "established")

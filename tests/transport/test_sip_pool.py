@@ -311,6 +311,23 @@ class ResponseRouting(SynchronousTestCase):
         memory.stack.respond(memory.user.requests[0][0], 200)
         self.assertEqual(memory.reactor.tcpClients[0][0], "192.0.2.7")
 
+    def test_answer_to_a_node_of_ours(self) -> None:
+        """One of our own nodes is found where it is, not at the port that it tells peers."""
+        memory = MemoryStack()
+        ours, other = memory.accept("10.0.0.2", 40000), memory.accept("10.0.0.9", 40000)
+        hop = Hop("tcp", "10.0.0.2", 5062)
+        memory.stack.inside = lambda flow: hop if flow.remote[0] == "10.0.0.2" else None
+        for number, peer in enumerate((ours, other)):
+            data = request_bytes(
+                branch=f"z9hG4bK{number}", call_id=f"c{number}", sent_by="203.0.113.10:45062"
+            )
+            memory.receive(peer, data)
+            peer.drop()
+        for transaction, _, _ in memory.user.requests:
+            memory.stack.respond(transaction, 200)
+        places = [client[:2] for client in memory.reactor.tcpClients]
+        self.assertEqual(places, [("10.0.0.2", 5062), ("10.0.0.9", 45062)])
+
     def test_several_answers_share_the_new_connection(self) -> None:
         """Answers to several requests of one lost connection share the new one."""
         memory = MemoryStack()
