@@ -25,7 +25,7 @@ from impfed.cluster.membership import (
 from impfed.cluster.ownership import Pair, Placement
 from impfed.cluster.post import PostOffice
 from impfed.core.log import EventLog
-from impfed.store.api import Fenced, StoreError, StoreFault
+from impfed.store.api import Done, Fenced, StoreError, StoreFault
 from impfed.store.coordination import Beat, Coordination, NodeRow, Unknown
 from impfed.store.gather import Clock
 from impfed.store.records import KINDS, Record, RecordType
@@ -80,7 +80,8 @@ class ClusterService:
         self._info = info
         self._member = Membership()
         self._tick_call: IDelayedCall | None = None
-        self._beating = self._asking = self._joining = self._balancing = self._ready = False
+        self._beating = self._asking = self._joining = False
+        self._ready = self._balancing = self._doubtful = False
         self._settled = 0
         self._heard_at = 0.0
         self._seen: list[tuple[str, str]] = []
@@ -123,12 +124,7 @@ class ClusterService:
                 return row.state not in _LIVING or row.age + since > SUSPECTED_AFTER
         return True
 
-    def send(
-        self,
-        pair: Pair,
-        payload: bytes,
-        done: Callable[[BaseException | None], None] | None = None,
-    ) -> bool:
+    def send(self, pair: Pair, payload: bytes, done: Done | None = None) -> bool:
         """Bring a letter to the node that owns a pair; see :meth:`PostOffice.send`."""
         return self.post.send(pair, payload, done)
 
@@ -198,14 +194,20 @@ class ClusterService:
         Fails with a :class:`StoreError` in words.
         """
         self._store.observe(lambda _: self._pass_time())
-        [self._feed_id] = yield self.coordination.last("feed")
+        while True:
+            try:
+                [self._feed_id] = yield self.coordination.last("feed")
+                break
+            except StoreError as error:
+                if error.fault not in _PASSING:
+                    raise
+            yield self.post.sleep(BEAT_EVERY)
         self._do(self._member.happens(Event.JOIN))
         joined: Deferred[None] = Deferred()
         self._joined.append(joined)
         yield joined
         self._tick()
-        settled = self._wait_settled_view()
-        yield settled
+        yield self._wait_settled_view()
 
     def ready(self) -> None:
         """The records are loaded: take what is free, and read letters, from now on."""
@@ -449,6 +451,9 @@ class ClusterService:
     @inlineCallbacks
     def _rebalance(self) -> Any:
         placement = self.placement
+        if self._doubtful:  # records may be ours by an attempt whose answer was lost
+            yield self._adopt(self.name)
+            self._doubtful = False
         yield maybeDeferred(self._the_user.release, placement)
         gone = ["", *(row.name for row in self.nodes if row.state not in _LIVING)]
         for owner in gone:
@@ -482,6 +487,7 @@ class ClusterService:
                 yield maybeDeferred(self._the_user.adopt, records)
 
     def _not_balanced(self, failure: Failure) -> None:
+        self._doubtful = True
         error = failure.value
         if isinstance(error, StoreError):
             _log.warn("balance_failed", "cannot take over yet: {why}", why=error.text)

@@ -254,14 +254,14 @@ class SharedStore:
         return self.node, self._decoded(kind, key.encode(), answer[1])
 
     def adopt(self, kind: type[Record], owner: str, keys: Sequence[str]) -> Deferred[list[str]]:
-        """Take over records of a dead node, or unclaimed ones (""); returns the keys that were.
+        """Take over records of a dead node, or unclaimed ones (""); returns the keys that are ours now.
 
         Fails with :class:`Fenced`, also when the other node lives after all.
         """
         return self._move("adopt", kind, owner, keys)
 
     def give(self, kind: type[Record], to: str, keys: Sequence[str]) -> Deferred[list[str]]:
-        """Give records of this node to a live one; returns the keys that were its own to give.
+        """Give records of this node to a live one; returns the keys that the other has now.
 
         Fails with :class:`Fenced`, also when the other node is not live.
         """

@@ -71,6 +71,16 @@ class MembershipTests(ClusterCase):
         self.cluster.run(1.0)
         self.assertTrue(one.service.placement.settled)
 
+    def test_lost_answers_while_taking_over(self) -> None:
+        """What was taken without the answer having come is served all the same, sooner or later."""
+        one = self.nodes["n1"]
+        lose = iter([True] * 4)
+        one.link.afterwards = lambda operation: operation == "adopt" and next(lose, False)
+        self.nodes["n2"].kill()
+        self.nodes["n3"].kill()
+        self.cluster.run(30.0)
+        self.check()
+
     def test_adopt_on_touch(self) -> None:
         """Who is handed something of a suspected node takes that one record over."""
         dead, one = self.nodes["n2"], self.nodes["n1"]

@@ -16,7 +16,9 @@ for i = 5, #ARGV do
     answer[#answer + 1] = ARGV[i]
     word[#word + 1] = 'k' .. i
     word[#word + 1] = ARGV[i]
+  elseif call('HEXISTS', place(kind, to), ARGV[i]) == 1 then
+    answer[#answer + 1] = ARGV[i]  -- at an attempt whose answer was lost
   end
 end
-if #answer > 1 then call('XADD', P .. ':mail:' .. to, '*', unpack(word)) end
+if #word > 2 then call('XADD', P .. ':mail:' .. to, '*', unpack(word)) end
 return answer
