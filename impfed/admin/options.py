@@ -67,7 +67,7 @@ class NodeOptions:
     def overview(self, user: JID) -> Overview:
         """Return what the user's page shows."""
         records = self._presence.authorizations.of(user)
-        pairs = {pair.key[1]: pair for pair in self._presence.watched.pairs(user)}
+        pairs = {pair.foreign: pair for pair in self._presence.watched.pairs(user)}
         waiting, declined, contacts, watchers = [], [], [], []
         for record in records:
             foreign = JID.parse(record.foreign)

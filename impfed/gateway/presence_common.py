@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache, partial
 from sys import intern
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +24,8 @@ from impfed.xmpp.jid import JID
 from impfed.xmpp.xmltext import xml_text
 
 log = EventLog("impfed.gateway")
+
+Value = TypeVar("Value", bound=Hashable)
 
 _NICK = "http://jabber.org/protocol/nick"
 #: Answers after which the next hop in order is tried.
@@ -105,6 +108,16 @@ class Errand:
             self._send(self._hops.pop(0))
         else:
             self._user.request_failed(self, cause, text)
+
+
+@lru_cache(4096)
+def _shared(value: Hashable) -> Hashable:
+    return value
+
+
+def shared(value: Value) -> Value:
+    """Return the same object for equal values, such as the routes of a thousand dialogs."""
+    return _shared(value)  # type: ignore[return-value]
 
 
 def sip_user(uri: str) -> str:

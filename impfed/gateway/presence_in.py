@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from sys import intern
 
 from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
@@ -27,6 +26,7 @@ from impfed.gateway.presence_common import (
     contact_for,
     decode_state,
     encode_state,
+    shared,
 )
 from impfed.gateway.roster import IRosterWriter, NoRosterWriter
 from impfed.gateway.surroundings import Surroundings
@@ -38,7 +38,7 @@ from impfed.policy.users import PolicyChange, UserPolicies
 from impfed.routing.api import Existence
 from impfed.sip.headers import parse_number, readable
 from impfed.sip.message import SipRequest
-from impfed.sip.subscription import ExpiresLimits, Notifier, StateDocument
+from impfed.sip.subscription import ExpiresLimits, Notifier, StateDocument, Watch
 from impfed.sip.transaction import ServerTransaction
 from impfed.store.records import InboundSubscriptionRecord
 from impfed.transport.flow import Flow
@@ -80,13 +80,16 @@ class WatchedSide:
         policies.listen(self._policy_changed)
         config = around.config.presence
         self.limits = ExpiresLimits(minimum=config.minimum_expires, maximum=config.expires)
-        self._pairs: dict[Pair, WatchedPair] = {}
-        self._by_local: dict[JID, dict[JID, None]] = {}
+        self._pairs: dict[JID, dict[JID, WatchedPair]] = {}  # by local, then by foreign
         self._to_ask: deque[Pair] = deque()
         self._asking: Timer | None = None
 
+    def _known(self, key: Pair) -> WatchedPair | None:
+        pairs = self._pairs.get(key[0])
+        return None if pairs is None else pairs.get(key[1])
+
     def _watched(self, key: Pair) -> bool:
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         return pair is not None and bool(pair.watchers)
 
     def at_limit(self) -> dict[JID, int]:
@@ -94,24 +97,23 @@ class WatchedSide:
         limit = self.around.config.presence.watchers_per_user
         if limit is None:
             return {}
-        known = {*self._by_local, *self.authorizations.locals()}
+        known = {*self._pairs, *self.authorizations.locals()}
         return {who: count for who in known if (count := self.watchers(who)) >= limit}
 
     def end_all(self, local: JID) -> int:
         """End every subscription to a local user who is no more; returns how many."""
-        pairs = [self._pairs[local, foreign] for foreign in self._by_local.get(local, ())]
-        watchers = [watcher for pair in pairs for watcher in pair.watchers]
+        watchers = [watcher for pair in self.pairs(local) for watcher in pair.watchers]
         for watcher in watchers:
             watcher.end("noresource")
         return len(watchers)
 
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch a local one."""
-        return len(self._by_local.get(local, ())) + self.elsewhere(local)
+        return len(self._pairs.get(local, ())) + self.elsewhere(local)
 
     def pairs(self, local: JID) -> list[WatchedPair]:
         """Return a local user as each foreign user sees him who asks for it at present."""
-        return [self._pairs[local, foreign] for foreign in self._by_local.get(local, ())]
+        return list(self._pairs.get(local, {}).values())
 
     # -- SUBSCRIBE outside a dialog ----------------------------------------------------------------
 
@@ -220,7 +222,9 @@ class WatchedSide:
             if not pair.watchers:
                 self.forget(pair)
             return
-        watcher = Watcher(pair, notifier, flow, request.get("accept") or "")
+        dialog = notifier.dialog
+        dialog.route_set = shared(dialog.route_set)
+        watcher = Watcher(pair, notifier, flow, shared(request.get("accept") or ""))
         watcher.enter()
         visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
         watcher.shown = encode_state(visible) if approved and visible is not None else ""
@@ -235,23 +239,21 @@ class WatchedSide:
         )
 
     def _pair(self, key: Pair) -> WatchedPair:
-        pair = self._pairs.get(key)
+        local, foreign = key
+        pairs = self._pairs.setdefault(local, {})
+        pair = pairs.get(foreign)
         if pair is None:
-            local, foreign = key
-            self._by_local.setdefault(local, {})[foreign] = None
             kind = self.around.kind_of(foreign.domain)
-            pair = self._pairs[key] = WatchedPair(self, key, kind)
+            pair = pairs[foreign] = WatchedPair(self, local, foreign, kind)
         return pair
 
     def forget(self, pair: WatchedPair) -> None:
         """A pair has no watcher any more."""
-        local, foreign = pair.key
-        if self._pairs.get(pair.key) is pair:
-            del self._pairs[pair.key]
-            watchers = self._by_local.get(local, {})
-            watchers.pop(foreign, None)
-            if not watchers:
-                self._by_local.pop(local, None)
+        pairs = self._pairs.get(pair.local, {})
+        if pairs.get(pair.foreign) is pair:
+            del pairs[pair.foreign]
+            if not pairs:
+                del self._pairs[pair.local]
         for timer in (pair.patience, pair.settling):
             if timer is not None:
                 timer.cancel()
@@ -265,7 +267,7 @@ class WatchedSide:
 
     def declined(self, key: Pair) -> None:
         """The local user does not, or not any more: from now on he is offline for the other."""
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if self._meant_as_answer(key, pair):
             self.authorizations.decide_inbound(key, "declined")
         if pair is not None:
@@ -288,7 +290,7 @@ class WatchedSide:
         return not blocked or (answered == "pending" and pair.patience is None)
 
     def _decided(self, key: Pair) -> None:
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if pair is None:
             return
         if any(watcher.pending for watcher in pair.watchers):
@@ -300,18 +302,18 @@ class WatchedSide:
 
     @staticmethod
     def _approve(pair: WatchedPair) -> None:
-        for watcher in list(pair.watchers):
+        for watcher in pair.watchers:
             watcher.approve()
 
     def presence_arrived(self, key: Pair, resource: str, availability: Availability) -> None:
         """A presence of the local user, for this foreign user."""
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if pair is not None:
             pair.update(resource, availability)
 
     def error_arrived(self, key: Pair, condition: str) -> None:
         """The home server refused the question or the probe: there is nobody to ask."""
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if pair is None:
             return
         if condition in _NOT_FOR_YOU and pair.patience is not None:
@@ -320,12 +322,12 @@ class WatchedSide:
             return
         if self.authorizations.inbound(key) == "pending":
             self.authorizations.decide_inbound(key, "none")
-        for watcher in list(pair.watchers):
+        for watcher in pair.watchers:
             watcher.end("noresource")
 
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is reachable again: what was missed meanwhile is asked for."""
-        self._to_ask += [key for key in self._pairs if key[0].domain in domains]
+        self._to_ask += [pair.key for pair in self.all_pairs() if pair.local.domain in domains]
         self._ask_some()
 
     def _ask_some(self) -> None:
@@ -333,7 +335,7 @@ class WatchedSide:
         if self._asking is not None and self._asking.active:
             return
         for _ in range(min(ASKED_AT_ONCE, len(self._to_ask))):
-            pair = self._pairs.get(self._to_ask.popleft())
+            pair = self._known(self._to_ask.popleft())
             if pair is not None:
                 self._catch_up(pair)
         if self._to_ask:
@@ -363,13 +365,13 @@ class WatchedSide:
                 foreign = JID.parse(record.foreign)
                 if record.inbound == "declined" and change.concerns(foreign):
                     self.authorizations.decide_inbound((local, foreign), "none")
-        for foreign in list(self._by_local.get(local, ())):
+        for foreign in list(self._pairs.get(local, ())):
             if change.concerns(foreign):
                 self.reconsider((local, foreign))
 
     def reconsider(self, key: Pair) -> None:
         """What decides about a pair has changed: tell its watchers now, or ask the user."""
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if pair is None:
             return
         ruling = self.gates.standing(key).ruling
@@ -392,7 +394,7 @@ class WatchedSide:
         """
         answered = self.authorizations.inbound(key)
         self.authorizations.decide_inbound(key, "none")
-        pair = self._pairs.get(key)
+        pair = self._known(key)
         if pair is not None:
             pair.asked = False
         self.reconsider(key)
@@ -445,13 +447,13 @@ class WatchedSide:
             self.around.metrics.count("gate.user.approved")
             if self.authorizations.inbound(key) != "declined":  # in a client, meanwhile
                 self.authorizations.decide_inbound(key, "approved")
-            if self._pairs.get(key) is pair and pair.watchers:
+            if self._known(key) is pair and pair.watchers:
                 pair.ask_state()  # what a stranger was told counts no longer
                 self._decided(key)
                 pair.when_known(pair.show)
             return
         ruling = self._ask_instead(key, "the home server has refused it")
-        if ruling is Ruling.ASK and self._pairs.get(key) is pair:
+        if ruling is Ruling.ASK and self._known(key) is pair:
             pair.ask_user()
 
     # -- the store ---------------------------------------------------------------------------------
@@ -467,18 +469,16 @@ class WatchedSide:
             pair = self._pair(key)
             pair.last = pair.last or decode_state(record.last_state)
             pair.asked = self.authorizations.inbound(key) != "none"
-            event = f"presence;id={record.event_id}" if record.event_id else "presence"
-            values = {
-                "dialog": record.dialog,
-                "contact": "",
-                "event": event,
-                "expires_at": record.expires_at,
-                "state": record.state.upper(),
-            }
-            notifier = Notifier.restore(values, self.limits)
+            notifier = Notifier(
+                record.dialog,
+                contact="",
+                event=f"presence;id={record.event_id}" if record.event_id else "presence",
+                expires_at=record.expires_at,
+                limits=self.limits,
+                state=Watch.PENDING if record.state == "pending" else Watch.ACTIVE,
+            )
             notifier.dialog.skip_numbers(now)
-            watcher = Watcher(pair, notifier, None, record.accept)
-            watcher.shown = intern(record.last_state)
+            watcher = Watcher(pair, notifier, None, record.accept, record.last_state)
             watcher.enter()
             watcher.arm()
 
@@ -490,14 +490,14 @@ class WatchedSide:
 
     def all_pairs(self) -> list[WatchedPair]:
         """Return every pair that somebody watches."""
-        return list(self._pairs.values())
+        return [pair for pairs in self._pairs.values() for pair in pairs.values()]
 
     def resume(self) -> None:
         """The listeners stand: what was decided but perhaps not told is told now."""
-        for pair in self._pairs.values():
+        for pair in self.all_pairs():
             if pair.last not in (None, OFFLINE) and not self.gates.shows(pair.key):
                 pair.hide()
 
     def view(self) -> list[dict[str, object]]:
         """Return all subscriptions, for ``impfedctl subscriptions``."""
-        return [watcher.view() for pair in self._pairs.values() for watcher in pair.watchers]
+        return [watcher.view() for pair in self.all_pairs() for watcher in pair.watchers]

@@ -64,7 +64,7 @@ class PresenceMoves:
         """Return the subscriptions of foreign users that go to other nodes."""
         leaving: Leaving = {}
         for pair in self._watched.all_pairs():
-            owner = leaves((pair.key[0].text, pair.key[1].text))
+            owner = leaves((pair.local.text, pair.foreign.text))
             if owner:
                 found = leaving.setdefault(owner, {})
                 for watcher in pair.watchers:
@@ -100,9 +100,9 @@ class PresenceMoves:
             self._drop(contact)
 
     def _drop_pair(self, pair: WatchedPair) -> None:
-        for watcher in list(pair.watchers):
+        for watcher in pair.watchers:
             watcher.let_go()
-        pair.watchers.clear()
+        pair.watchers = ()
         self._watched.forget(pair)
 
     def _drop(self, contact: Contact) -> None:

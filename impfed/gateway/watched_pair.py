@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from impfed.core.timers import Timer
 from impfed.gateway.authorization import Pair
-from impfed.gateway.presence_common import encode_state, nick
+from impfed.gateway.presence_common import encode_state, nick, shared
 from impfed.gateway.watcher import Watcher
 from impfed.interwork.address import uri_of
 from impfed.interwork.availability import OFFLINE, Availability, Kind, combine
 from impfed.interwork.pidf import PIDF_TYPE, closed_pidf, write_pidf
 from impfed.sip.subscription import StateDocument
+from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import presence
 
 if TYPE_CHECKING:
@@ -24,8 +27,11 @@ PROBE_PATIENCE = 2.0
 #: How long the presences of several resources, sent in answer to one probe, are gathered.
 SETTLE = 0.05
 
+#: Presence by resource.
+Resources = tuple[tuple[str, Availability], ...]
 
-class WatchedPair:
+
+class WatchedPair(msgspec.Struct, eq=False):
     """One local user as one foreign user sees him.
 
     :ivar resources: presence by resource, as the home server sent it to this foreign user.
@@ -35,45 +41,32 @@ class WatchedPair:
     :ivar asked: whether the local user has been asked, as far as his server took the question.
     """
 
-    __slots__ = (
-        "approving",
-        "asked",
-        "fresh",
-        "key",
-        "kind",
-        "known",
-        "last",
-        "name",
-        "patience",
-        "probed",
-        "resources",
-        "settling",
-        "side",
-        "waiting",
-        "watchers",
-    )
+    side: WatchedSide
+    local: JID
+    foreign: JID
+    kind: Kind
+    resources: Resources = ()
+    watchers: tuple[Watcher, ...] = ()
+    known: bool = False
+    fresh: bool = True
+    last: Availability | None = None
+    asked: bool = False
+    approving: bool = False
+    probed: bool = False
+    name: str = ""
+    waiting: tuple[Callable[[], None], ...] = ()
+    patience: Timer | None = None
+    settling: Timer | None = None
 
-    def __init__(self, side: WatchedSide, key: Pair, kind: Kind) -> None:
-        self.side = side
-        self.key = key
-        self.kind = kind
-        self.resources: dict[str, Availability] = {}
-        self.watchers: list[Watcher] = []
-        self.known = False
-        self.fresh = True
-        self.last: Availability | None = None
-        self.asked = False
-        self.approving = False
-        self.probed = False
-        self.name = ""
-        self.waiting: list[Callable[[], None]] = []
-        self.patience: Timer | None = None
-        self.settling: Timer | None = None
+    @property
+    def key(self) -> Pair:
+        """Both bare addresses."""
+        return (self.local, self.foreign)
 
     @property
     def entity(self) -> str:
         """The local user's address of record, as the foreign user knows it."""
-        return uri_of(self.side.around.aliases.to_outside(self.key[0]))
+        return uri_of(self.side.around.aliases.to_outside(self.local))
 
     def visible(self) -> Availability | None:
         """What the foreign user may see now; None while that is not known."""
@@ -81,7 +74,7 @@ class WatchedPair:
             return self.last
         if not self.side.gates.shows(self.key):
             return OFFLINE
-        return combine(self.resources.values())
+        return combine(one for _, one in self.resources)
 
     def document(self) -> StateDocument | None:
         """The body of a NOTIFY that says so; a neutral one, or none, while it is not known."""
@@ -98,18 +91,20 @@ class WatchedPair:
         """Take the presence of one resource; of all of them if it is "" and unavailable."""
         if not self.fresh:
             self.fresh = True
-            self.resources.clear()
+            self.resources = ()
+        resources = dict(self.resources)
         if availability.available:
-            self.resources[resource] = availability
+            resources[resource] = availability
         elif resource:
-            self.resources.pop(resource, None)
+            resources.pop(resource, None)
         else:
-            self.resources.clear()
+            resources.clear()
+        self.resources = shared(tuple(resources.items()))
         self.learned()
 
     def refused(self) -> None:
         """The home server does not tell a stranger: the same as nobody being there."""
-        self.resources.clear()
+        self.resources = ()
         self.fresh = True
         self.learned()
 
@@ -135,10 +130,12 @@ class WatchedPair:
 
     def _is_there(self) -> bool:
         """Whether the foreign user is to see somebody who is available."""
-        return self.side.gates.shows(self.key) and combine(self.resources.values()).available
+        return (
+            self.side.gates.shows(self.key) and combine(one for _, one in self.resources).available
+        )
 
     def _release(self) -> None:
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, ()
         for call in waiting:
             call()
 
@@ -149,14 +146,14 @@ class WatchedPair:
         if visible is None:
             return
         state = encode_state(visible)
-        for watcher in list(self.watchers):
+        for watcher in self.watchers:
             watcher.show(state)
 
     def ask_state(self) -> None:
         """Ask the home server for the state; without an answer the user counts as offline."""
-        local, foreign = self.key
         self.known = self.fresh = False
-        self.probed = self.side.around.home.send(presence(local, foreign, type="probe"))
+        probe = presence(self.local, self.foreign, type="probe")
+        self.probed = self.side.around.home.send(probe)
         if self.patience is not None:
             self.patience.cancel()
         self.patience = self.side.around.timers.after(PROBE_PATIENCE, self._no_answer)
@@ -168,7 +165,7 @@ class WatchedPair:
             return
         if not self.fresh:
             self.fresh = True
-            self.resources.clear()
+            self.resources = ()
         self._settled()
 
     def hide(self) -> None:
@@ -182,14 +179,13 @@ class WatchedPair:
         if self.known:
             call()
             return
-        self.waiting.append(call)
+        self.waiting = (*self.waiting, call)
         if self.patience is None:
             self.ask_state()
 
     def ask_user(self) -> None:
         """Ask the local user whether the foreign one may see him; once, if the question goes out."""
-        local, foreign = self.key
-        question = presence(local, foreign, type="subscribe", payload=nick(self.name))
+        question = presence(self.local, self.foreign, type="subscribe", payload=nick(self.name))
         self.asked = self.side.around.home.send(question)
         if self.asked:
             self.side.authorizations.decide_inbound(self.key, "pending")

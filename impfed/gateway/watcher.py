@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sys import intern
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
-from impfed.core.timers import Timer
+from impfed.core.timers import Page, Timer
 from impfed.gateway.presence_common import (
     Errand,
     contact_for,
@@ -42,48 +43,45 @@ log = EventLog("impfed.gateway")
 _FIRST_RETRY, _LAST_RETRY = 15.0, 240.0
 
 
-class Watcher:
+class _Trouble(msgspec.Struct):
+    """NOTIFYs that the watcher did not get.
+
+    :ivar words: what happened to the last one.
+    :ivar failures: how many in a row.
+    :ivar retry: has it tried again.
+    """
+
+    words: str = ""
+    failures: int = 0
+    retry: Timer | None = None
+
+
+class Watcher(msgspec.Struct, eq=False):
     """Owner of one notifier; several of one foreign user share a :class:`WatchedPair`.
 
     :ivar path: the flow that its last SUBSCRIBE came by; None after a restart.
+    :ivar accept: the watcher's Accept header.
     :ivar shown: the state last sent, as text; "" when nothing was.
+    :ivar alarm: for its expiry.
     """
 
-    __slots__ = (
-        "_around",
-        "_failures",
-        "_held",
-        "_retry",
-        "_timer",
-        "_trouble",
-        "accept",
-        "notifier",
-        "pair",
-        "path",
-        "shown",
-    )
+    pair: WatchedPair
+    notifier: Notifier
+    path: Flow | None
+    accept: str
+    shown: str = ""
+    alarm: Page | Timer | None = None
+    _held: list[tuple[list[NotifierEffect], ServerTransaction | None]] | None = None
+    _trouble: _Trouble | None = None
 
-    def __init__(
-        self, pair: WatchedPair, notifier: Notifier, path: Flow | None, accept: str
-    ) -> None:
-        self.pair = pair
-        self.notifier = notifier
-        self.path = path
-        self.accept = intern(accept)
-        self.shown = ""
-        # One edge's routes and one client's Accept header are the same in thousands of dialogs.
-        notifier.dialog.route_set = tuple(intern(route) for route in notifier.dialog.route_set)
-        self._around = pair.side.around
-        self._timer: Timer | None = None
-        self._retry: Timer | None = None
-        self._failures = 0
-        self._trouble = ""
-        self._held: list[tuple[list[NotifierEffect], ServerTransaction | None]] | None = None
+    @property
+    def _around(self) -> Surroundings:
+        return self.pair.side.around
 
     @property
     def foreign(self) -> JID:
         """Who watches."""
-        return self.pair.key[1]
+        return self.pair.foreign
 
     @property
     def pending(self) -> bool:
@@ -92,7 +90,7 @@ class Watcher:
 
     def enter(self) -> None:
         """Make the dialog known."""
-        self.pair.watchers.append(self)
+        self.pair.watchers += (self,)
         self._around.dialogs.add(self.notifier.key, self)
 
     def begin(self, effects: list[NotifierEffect], transaction: ServerTransaction) -> None:
@@ -213,9 +211,14 @@ class Watcher:
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to a NOTIFY."""
         if 200 <= response.status < 300:
-            self._failures = 0
-            self._trouble = ""
+            self._got_through()
         self.perform(self.notifier.answered(response, self._around.timers.seconds()))
+
+    def _got_through(self) -> None:
+        trouble = self._trouble
+        if trouble is not None:
+            waits = trouble.retry is not None and trouble.retry.active
+            self._trouble = _Trouble(retry=trouble.retry) if waits else None
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A NOTIFY went unanswered."""
@@ -226,20 +229,21 @@ class Watcher:
 
     def _failed(self, failure: NotifyFailed) -> None:
         """The watcher has not seen the last state: once more, after a while."""
-        self._trouble = f"{failure.status or ''} {failure.reason}".strip()
+        trouble = self._trouble = self._trouble or _Trouble()
+        trouble.words = f"{failure.status or ''} {failure.reason}".strip()
         log.info(
             "notify_failed",
             "{foreign} was not told of {local}: {status} {why}",
             foreign=str(self.foreign),
-            local=str(self.pair.key[0]),
+            local=str(self.pair.local),
             status=failure.status,
             why=failure.reason,
             conversation=self.notifier.dialog.call_id,
         )
-        pause = min(_LAST_RETRY, _FIRST_RETRY * 2.0 ** min(self._failures, 8))
-        self._failures += 1
-        if self._retry is None or not self._retry.active:
-            self._retry = self._around.timers.after(pause, self._again)
+        pause = min(_LAST_RETRY, _FIRST_RETRY * 2.0 ** min(trouble.failures, 8))
+        trouble.failures += 1
+        if trouble.retry is None or not trouble.retry.active:
+            trouble.retry = self._around.timers.after(pause, self._again)
 
     def _again(self) -> None:
         if self.notifier.state is not Watch.ACTIVE or self.notifier.busy:
@@ -252,30 +256,24 @@ class Watcher:
 
     def arm(self) -> None:
         """Have the expiry noticed."""
-        due = self.notifier.due
-        timer = self._timer
-        if due is None:
-            if timer is not None:
-                timer.cancel()
-            return
-        if timer is not None and timer.active:
-            if due >= timer.when:
-                timer.postpone(due)
-                return
-            timer.cancel()
-        delay = max(0.0, due - self._around.timers.seconds())
-        self._timer = self._around.timers.after(delay, self._due)
+        self._around.timers.note(self)
 
-    def _due(self) -> None:
+    @property
+    def due(self) -> float | None:
+        """When it expires."""
+        return self.notifier.due
+
+    def wake(self) -> None:
+        """It may have expired."""
         self._prepare()
         self.perform(self.notifier.handle_timer(self._around.timers.seconds()))
         self.arm()
 
     def let_go(self) -> None:
         """Serve it no longer; it goes on elsewhere."""
-        for timer in (self._timer, self._retry):
-            if timer is not None:
-                timer.cancel()
+        self._around.timers.dismiss(self)
+        if self._trouble is not None and self._trouble.retry is not None:
+            self._trouble.retry.cancel()
         self._around.dialogs.remove(self.notifier.key)
 
     def _leave(self, reason: str) -> None:
@@ -284,15 +282,14 @@ class Watcher:
         record = self.record()
         self.forget_record(self._around, record)
         pair = self.pair
-        if self in pair.watchers:
-            pair.watchers.remove(self)
+        pair.watchers = tuple(watcher for watcher in pair.watchers if watcher is not self)
         if not pair.watchers:
             pair.side.forget(pair)
         log.info(
             "unwatched",
             "{foreign} watches {local} no more: {reason}",
             foreign=str(self.foreign),
-            local=str(pair.key[0]),
+            local=str(pair.local),
             reason=reason,
             conversation=self.notifier.dialog.call_id,
         )
@@ -330,12 +327,12 @@ class Watcher:
         """Return the subscription for ``impfedctl subscriptions``."""
         return {
             "direction": "in",
-            "local": str(self.pair.key[0]),
+            "local": str(self.pair.local),
             "foreign": str(self.foreign),
             "state": self.notifier.state.value.lower(),
             "decision": self.pair.side.authorizations.inbound(self.pair.key),
             "shown": in_words(decode_state(self.shown)),
             "expires_in": round(self.notifier.expires_at - self._around.timers.seconds()),
             "call_id": self.notifier.dialog.call_id,
-            "trouble": self._trouble,
+            "trouble": self._trouble.words if self._trouble is not None else "",
         }

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from impfed.core.errors import RemoteError
 from impfed.sip.dialog import Dialog
 from impfed.sip.headers import SubscriptionState, parse_event, parse_number
@@ -31,7 +33,7 @@ DEFAULT_LIMITS = ExpiresLimits()
 """From one minute to two hours."""
 
 
-class Notifier:
+class Notifier(msgspec.Struct, eq=False, gc=False):
     """One subscription of a watcher.
 
     :ivar dialog: its dialog.
@@ -39,42 +41,20 @@ class Notifier:
     :ivar contact: our Contact value; may be changed, the next message carries it.
     :ivar event: Event value, echoed with its id.
     :ivar expires_at: when it ends unless refreshed.
+    :ivar limits: how long we let others subscribe.
     """
 
-    __slots__ = (
-        "_outstanding",
-        "_reason",
-        "_retry_after",
-        "_waiting",
-        "_waiting_document",
-        "contact",
-        "dialog",
-        "event",
-        "expires_at",
-        "limits",
-        "state",
-    )
-
-    def __init__(
-        self,
-        dialog: Dialog,
-        *,
-        contact: str,
-        event: str = "presence",
-        expires_at: float,
-        limits: ExpiresLimits = DEFAULT_LIMITS,
-    ) -> None:
-        self.dialog = dialog
-        self.contact = contact
-        self.event = event
-        self.expires_at = expires_at
-        self.limits = limits
-        self.state = Watch.NEW
-        self._outstanding = 0  # CSeq of the NOTIFY under way; 0 for none
-        self._waiting = False
-        self._waiting_document: StateDocument | None = None
-        self._reason = ""
-        self._retry_after: int | None = None
+    dialog: Dialog
+    contact: str
+    expires_at: float
+    event: str = "presence"
+    limits: ExpiresLimits = DEFAULT_LIMITS
+    state: Watch = Watch.NEW
+    _outstanding: int = 0  # CSeq of the NOTIFY under way; 0 for none
+    _waiting: bool = False
+    _waiting_document: StateDocument | None = None
+    _reason: str = ""
+    _retry_after: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:
