@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from tests.interop.s2s_matrix import (
 from tests.transport.s2s_kit import Node, S2SCase, text
 
 Steps = Generator[Deferred[Any], Any, Any]
+#: Seconds that a stanza may wait for a stream, at the first try and at the second.
+PATIENCE = (2.0, 20.0)
 _RECORD = os.environ.get("IMPFED_RECORD")
 
 
@@ -122,15 +125,21 @@ class MatrixCase(S2SCase):
     ) -> Steps:
         """Play cases one after the other; fails at the end with what went wrong in each.
 
-        :param node: makes our side.
+        Stanzas are returned quickly, for most cases end so. On a busy machine that can be too quickly
+        for a stream that comes about, so a case that fails is played once more, with patience.
+
+        :param node: makes our side, of a domain and a patience in seconds.
         :param peer: returns the domain of the server that is as the case says.
         """
         problems = []
         for case in cases:
-            try:
-                yield self.play(stage, case, node, peer(case))
-            except AssertionError as problem:
-                problems.append(str(problem))
+            for patience in PATIENCE:
+                try:
+                    yield self.play(stage, case, partial(node, patience=patience), peer(case))
+                    break
+                except AssertionError as problem:
+                    if patience == PATIENCE[-1]:
+                        problems.append(str(problem))
         self.assertEqual(problems, [], f"{len(problems)} of {len(cases)}\n" + "\n\n".join(problems))
 
     @inlineCallbacks

@@ -37,9 +37,9 @@ class NetworkCase(S2SCase):
         self.world.targets = DnsTargets(client.lookup, IdSource())  # type: ignore[assignment]
         self.world.targets.table = {}  # type: ignore[attr-defined]
 
-    def ours(self, domain: str = OURS, **options: Any) -> Node:
+    def ours(self, domain: str = OURS, patience: float = 2.0, **options: Any) -> Node:
         # ejabberd's mod_s2s_dialback says "remote-server-not-found" of a certificate: tried again.
-        node = self.node(domain, limits=S2SLimits(patience=2.0), **options)
+        node = self.node(domain, limits=S2SLimits(patience=patience), **options)
         self.zone.domain(domain, node.s2s.ports[0])
         return node
 

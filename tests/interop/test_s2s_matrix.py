@@ -58,8 +58,8 @@ class MatrixTests(ProsodyCase, MatrixCase):
         optional = Security(Tls.OPTIONAL, certificates=False)
         stage = ProsodyStage(peer, self.ours("control.example", security=optional))
 
-        def node(domain: str, **options: Any) -> Node:
-            return self.ours(domain, limits=S2SLimits(patience=2.0), **options)
+        def node(domain: str, patience: float, **options: Any) -> Node:
+            return self.ours(domain, limits=S2SLimits(patience=patience), **options)
 
         yield self.play_all(stage, cases, node, lambda case: _domain(case.peer_certificate))
 
