@@ -81,5 +81,8 @@ class Others(Protocol):
     """Asks other nodes directly, by a way that does not lead over the store."""
 
     def sights(self, names: Sequence[str]) -> Deferred[list[Sight]]:
-        """Ask each node whether it sees the store; fires within a second, with one for each."""
+        """Ask each node whether it sees the store; fires within a second, with one for each.
+
+        Dead nodes are asked, too, for one may have come back.
+        """
         ...

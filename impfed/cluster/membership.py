@@ -6,7 +6,8 @@ acting one second earlier, counted from when it sent the last beat that was conf
 goes on while the process or the machine sleeps.
 
 While the store is gone for every node, all go on with what they own ("holding"): a node asks the others
-directly, and steps down as soon as one of them sees the store, or does not answer.
+directly, and steps down as soon as one of them sees the store, or does not answer though it lived when
+the store was last heard.
 
 Nothing here reads a clock: ``now`` is seconds on an axis that never jumps.
 """
@@ -212,7 +213,7 @@ class Membership:
         return self.standing in ACTING and now >= self._heard_at + DOUBT_AFTER
 
     def others_say(self, sights: list[Sight], now: float) -> None:
-        """The others have answered, all that were live when the store was last heard."""
+        """The others have answered: all that lived when the store was last heard, and who else did."""
         self._blind = all(sight.sees_store is False for sight in sights)
         self._answered_at = now
 

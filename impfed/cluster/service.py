@@ -254,18 +254,20 @@ class ClusterService:
         self._do(self._member.passes(now))
         if self._member.in_doubt(now) and not self._asking:
             self._asking = True
-            living = [row.name for row in self.nodes if row.state in _LIVING]
-            names = [name for name in living if name != self.name]
-            asked = maybeDeferred(self._others.sights, names)
-            asked.addCallbacks(self._sights, self._no_sights)
+            # A dead one, too: it may have come back since we last heard.
+            names = [
+                row.name for row in self.nodes if row.name != self.name and row.state != "left"
+            ]
+            maybeDeferred(self._others.sights, names).addBoth(self._sights)
 
-    def _sights(self, sights: list[Sight]) -> None:
+    def _sights(self, sights: list[Sight] | Failure) -> None:
         self._asking = False
-        self._member.others_say(sights, self._elapsed())
-
-    def _no_sights(self, failure: Failure) -> None:
-        self._asking = False
-        _log.failure("asking_failed", "asking the other nodes raised", failure)
+        if isinstance(sights, Failure):
+            _log.failure("asking_failed", "asking the other nodes raised", sights)
+            return
+        living = {row.name for row in self.nodes if row.state in _LIVING}
+        heard = [each for each in sights if each.sees_store is not None or each.name in living]
+        self._member.others_say(heard, self._elapsed())
 
     def _beat(self) -> None:
         if self._beating or self.standing not in _BEATING:

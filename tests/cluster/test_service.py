@@ -218,6 +218,24 @@ class StoreOutageTests(ClusterCase):
         self.check()
         self.assertEqual(lonely.user.told[:3], ["pause", "drop", "resume"])
 
+    def test_gone_for_one_while_a_dead_one_returns(self) -> None:
+        """A node that loses the store when it thinks itself alone hears of one that has just come back."""
+        last, back = self.nodes["n1"], self.nodes["n2"]
+        self.nodes["n3"].kill()
+        back.link.cut()
+        self.cluster.run(8.0)
+        self.assertEqual(last.service.placement.now.names, ("n1",))
+        last.link.cut()
+        back.link.heal()
+        for _ in range(100):
+            self.cluster.run(0.1)
+            taken = "adopt" in " ".join(back.user.told)
+            self.assertFalse(taken and last.service.may_act)
+        self.assertTrue(taken)
+        last.link.heal()
+        self.cluster.run(4.0)
+        self.check()
+
     def test_gone_for_one_that_nobody_answers(self) -> None:
         """A node cut off from the store and from the others steps down, too."""
         lonely = self.nodes["n2"]
