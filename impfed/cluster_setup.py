@@ -102,9 +102,16 @@ class ClusterSide:
         self.home.links.user = user
         gateway.search = user.search
         members = {each.name for each in self._config.neighbours if not each.domains}
-        neighbours.gone = lambda name: name in members and self.service.suspected(name)
+
+        def gone(name: str) -> bool:
+            # Who does not see the cluster himself cannot tell who else does.
+            return name in members and self.service.may_act and self.service.suspected(name)
+
+        neighbours.gone = gone
+        gateway.may_act = lambda: self.service.may_act
         if junction is not None:
             junction.relaying.placed = self._placed(admission, user)
+            gateway.pass_on = junction.pass_on
 
     @staticmethod
     def _placed(admission: Admission, user: Clustered) -> Callable[[SipRequest], str]:

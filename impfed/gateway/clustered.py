@@ -286,26 +286,28 @@ class Clustered(ClusterUser):
     def elsewhere(self, local: JID, foreign: JID) -> str:
         """Return the live node of a pair; "" when it is this one, or nobody's."""
         owner = self._cluster.owner((local.bare.text, foreign.bare.text))
-        if owner in ("", self._cluster.name) or self._cluster.suspected(owner):
+        if owner in ("", self._cluster.name):
             return ""
-        return owner
+        silent = self._cluster.may_act and self._cluster.suspected(owner)
+        return "" if silent else owner
 
-    def search(self, request: SipRequest, sender: Sender, done: Callable[[int], None]) -> None:
-        """Look for the dialog of a request among those of silent nodes, and take it over.
+    def search(self, request: SipRequest, sender: Sender, done: Callable[[int, str], None]) -> None:
+        """Look for the dialog of a request among those of other nodes; a silent one's is taken over.
 
-        :param done: called with the status to answer; 200 when the dialog is served here now.
+        :param done: called with the status to answer, 200 when the dialog is served here now, and
+            the live node that has it, "" for none.
         """
         if not self._cluster.may_act:
-            done(500)
+            done(500, "")
             return
         local = request.to.uri
         if not isinstance(local, SipUri) or request.method not in _OF_SUBSCRIPTIONS:
-            done(481)
+            done(481, "")
             return
         event = (request.get("event") or "").partition(";id=")[2]
         found = self._find(request.call_id, request.to_tag, event, jid_of(local), sender.jid.bare)
         found.addErrback(self._not_found, request.call_id)
-        found.addCallback(done)
+        found.addCallback(lambda answer: done(*answer))
 
     @inlineCallbacks
     def _find(self, call_id: str, tag: str, event: str, local: JID, foreign: JID) -> Any:
@@ -320,14 +322,14 @@ class Clustered(ClusterUser):
                 continue
             owner, record = found
             if owner != self._cluster.name or record is None:
-                return 500  # it lives: it will have moved, or be reached, before long
+                return 500, owner
             if record.dialog is not None and record.dialog.call_id == call_id:
                 self.adopt([record])
-                return 200
-        return 481
+                return 200, ""
+        return 481, ""
 
     @staticmethod
-    def _not_found(failure: Any, call_id: str) -> int:
+    def _not_found(failure: Any, call_id: str) -> tuple[int, str]:
         failure.trap(StoreError)
         log.warn(
             "search_failed",
@@ -335,4 +337,4 @@ class Clustered(ClusterUser):
             why=failure.value.text,
             conversation=call_id,
         )
-        return 500  # never 481: that would end a subscription that lives
+        return 500, ""  # never 481: that would end a subscription that lives

@@ -70,8 +70,12 @@ class Gateway:
         self._admission = admission
         self._im = im
         self._presence = presence
+        #: Says whether this node may act on what it owns.
+        self.may_act: Callable[[], bool] = lambda: True
         #: Looks for a dialog that nobody here knows among those of other nodes, and takes it over.
-        self.search: Callable[[SipRequest, Sender, Callable[[int], None]], None] | None = None
+        self.search: Callable[[SipRequest, Sender, Callable[[int, str], None]], None] | None = None
+        #: Has a live node answer a request: its owner, as a search has found.
+        self.pass_on: Callable[[ServerTransaction, SipRequest, Flow, str], bool] | None = None
 
     # -- SIP ---------------------------------------------------------------------------------------
 
@@ -104,6 +108,9 @@ class Gateway:
             self._around.stack.respond(transaction, 200, headers=headers)
             return
         sender = self._admission.sender(request, flow)
+        if not self.may_act():
+            status = 500 if request.to_tag else 480
+            raise RemoteError(status, REASONS[status], (("Retry-After", _LATER),))
         if request.to_tag:
             self._in_dialog(transaction, request, flow, sender)
             return
@@ -135,11 +142,15 @@ class Gateway:
         flow: Flow,
         sender: Sender,
         status: int,
+        node: str,
     ) -> None:
         """The other nodes have been asked for a dialog.
 
         :param status: what to answer; 200 when it has been taken over.
+        :param node: the live node that has it; "" for none.
         """
+        if node and self.pass_on is not None and self.pass_on(transaction, request, flow, node):
+            return
         owner = self._around.dialogs.owner(request.call_id, request.to_tag)
         try:
             if status != 200:

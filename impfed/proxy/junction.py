@@ -157,6 +157,18 @@ class Junction:
             self.destinations.came_by(flow)
         self._agent.request_arrived(transaction, request, flow)
 
+    def pass_on(
+        self, transaction: ServerTransaction, request: SipRequest, flow: Flow, name: str
+    ) -> bool:
+        """Have a node of the cluster answer a request of whose dialog it is known to be the owner.
+
+        :return: False when that node is no neighbour, or has itself sent the request here.
+        """
+        if not self.relaying.belongs(request, name, flow):
+            return False
+        self.request_arrived(transaction, request, flow)
+        return True
+
     def ack_arrived(
         self, request: SipRequest, transaction: ServerTransaction | None, flow: Flow
     ) -> None:

@@ -30,6 +30,9 @@ _SAY_AGAIN = 60.0
 #: Troubles remembered for that; a peer must not fill memory with new ones.
 _SAID_LIMIT = 200
 
+#: Dialogs of other nodes that are remembered; after so many all are looked for again.
+_FOUND_LIMIT = 10_000
+
 #: What is answered to a token that counts for nothing. 481 has a peer begin anew, at no cost; who
 #: makes tokens up, or takes those of other dialogs, is refused.
 _ANSWERS = {Flaw.FORGED: 403, Flaw.OTHER_DIALOG: 403, Flaw.EXPIRED: 481}
@@ -101,6 +104,7 @@ class Relaying:
         self._seconds = seconds
         self._metrics = metrics
         self._said: dict[tuple[str, ...], float] = {}
+        self._found: dict[tuple[str, str], str] = {}  # node by Call-ID and our tag
         self._misrouted: dict[tuple[str, str, str], Misrouted] = {}
 
     def by_token(self, request: SipRequest, way: Way, uri: SipUri, flow: Flow) -> Hop | None:
@@ -116,6 +120,9 @@ class Relaying:
         """
         if not request.to_tag:
             return None if way.routes else self.by_placement(request, flow)
+        if self._found and (name := self._found.get((request.call_id, request.to_tag))):
+            if not self._neighbours.gone(name) and not self._neighbours.who(flow.peer.names):
+                return self._neighbours.named(name)
         token = token_of(uri)
         if token is None or self._tokens is None or way.routes or not request.to_tag:
             return None
@@ -139,6 +146,15 @@ class Relaying:
             why = f"it names {found}, and no [[neighbour]] is called so"
             raise self._refused(request, flow, "relay.unknown_node", why, 481)
         return hop
+
+    def belongs(self, request: SipRequest, name: str, flow: Flow) -> bool:
+        """Remember whose a dialog is, as the cluster's store has said; False if that leads nowhere."""
+        if self._neighbours.named(name) is None or self._neighbours.who(flow.peer.names):
+            return False
+        if len(self._found) >= _FOUND_LIMIT:
+            self._found.clear()
+        self._found[request.call_id, request.to_tag] = name
+        return True
 
     def by_placement(self, request: SipRequest, flow: Flow) -> Hop | None:
         """Return the node of a cluster that a new request belongs to; None when it is this one's.
