@@ -96,6 +96,11 @@ class HandOver:
         """Whether the module numbers what it sends."""
         return bool(self._queue)
 
+    @property
+    def unacknowledged(self) -> int:
+        """How many stanzas have been handled and not acknowledged yet."""
+        return self._count + self._asked
+
     def begin(self, queue: str) -> None:
         """The module has said that it numbers what comes from now on.
 
@@ -169,7 +174,7 @@ class HandOver:
         self._maybe_closed()
 
     def _maybe_closed(self) -> None:
-        if not self._asked and not self._count:
+        if not self.unacknowledged:
             self._closed()
 
     def _closed(self) -> None:

@@ -379,6 +379,7 @@ class HomeLink(LinkBase):
         if self.carries_all or hosts is not None:
             status["module"] = "there" if hosts is not None else "no answer"
             status["hand_over"] = "acknowledged" if self._handover.on else "not acknowledged"
+            status["unacknowledged"] = self._handover.unacknowledged
         if self._retry is not None:
             status["retry_at"] = self._retry.when
         return status

@@ -25,8 +25,8 @@ from demo.story import ROMEO, STORY, Cast
 from tests.interop.scene import HOME, RUN
 
 #: Users of the home server beside those of the demo, one or more for each test.
-PEOPLE = ("abram", "balthasar", "benvolio", "gregory", "juliet", "lady", "mercutio", "nurse", "paris", "prince",
-          "rosaline", "sampson")  # fmt: skip
+PEOPLE = ("abram", "balthasar", "benvolio", "friar", "gregory", "juliet", "lady", "mercutio", "nurse", "paris",
+          "prince", "rosaline", "sampson")  # fmt: skip
 
 
 @functools.cache

@@ -65,7 +65,9 @@ class HandOverTests(HomeCase):
         self.say("".join(self.text(number) for number in (1, 2, 3)))
         self.say(self.text(7))
         self.assertEqual(self.acks(0), [])
+        self.assertEqual(self.links.status()[0]["unacknowledged"], 4)
         self.assertEqual(self.acks(), ["1-3 7"])
+        self.assertEqual(self.links.status()[0]["unacknowledged"], 0)
         self.assertEqual(self.acks(10), [])
         self.assertEqual(self.links.status()[0]["hand_over"], "acknowledged")
 
