@@ -109,8 +109,7 @@ class ClusterService:
     @property
     def sees_store(self) -> bool:
         """What to answer to :class:`~impfed.cluster.api.Others` of another node."""
-        beat_lately = self._elapsed() < self._heard_at + SUSPECTED_AFTER
-        return self._store.link.up and beat_lately
+        return self._store.link.up and self._elapsed() < self._heard_at + SUSPECTED_AFTER
 
     def owner(self, pair: Pair) -> str:
         """Return the node of a pair; "" when nobody is enabled."""
@@ -128,15 +127,14 @@ class ClusterService:
         """Bring a letter to the node that owns a pair; see :meth:`PostOffice.send`."""
         return self.post.send(pair, payload, done)
 
-    @inlineCallbacks
-    def touch(self, kind: type[RecordType], key: str) -> Any:
+    def touch(self, kind: type[RecordType], key: str) -> Deferred[Any]:
         """Find a record of which somebody has asked here, and take it over if its owner is silent.
 
         Returns (owner, record or None), or None when there is no such record.  When the owner is
         this node, the record is ours now: serve it as if it had been adopted.  Else the request is
         for the owner.
         """
-        return (yield self._store.take(kind, key))
+        return self._store.take(kind, key)
 
     def give(self, kind: type[Record], to: str, keys: Sequence[str]) -> Deferred[list[str]]:
         """Give records to another node; see :meth:`SharedStore.give`."""
