@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
-from impfed.core.timers import Timer
+from impfed.core.timers import Page, Timer
 from impfed.gateway.contact_ends import Verdict, condition_of, judge, words
 from impfed.gateway.presence_common import (
     Errand,
@@ -16,9 +18,11 @@ from impfed.gateway.presence_common import (
     encode_state,
     in_words,
     nick,
+    share,
 )
+from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import uri_of
-from impfed.interwork.availability import Availability
+from impfed.interwork.availability import Availability, Kind
 from impfed.interwork.errors import explain
 from impfed.interwork.pidf import PIDF_TYPE, read_pidf
 from impfed.sip.message import SipMessage, SipRequest, SipResponse
@@ -41,6 +45,7 @@ from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, presence
 
 if TYPE_CHECKING:
+    from impfed.gateway.partner import Partner
     from impfed.gateway.presence_out import WatchingSide
 
 log = EventLog("impfed.gateway")
@@ -54,60 +59,43 @@ _SIGN_KEPT = 600.0
 _SHOW_AGAIN = 15.0
 
 
-class Contact:
+class Contact(msgspec.Struct, eq=False):
     """Owner of one subscriber; answers are shown to its local user and to nobody else.
 
+    :ivar kind: of the foreign domain.
+    :ivar partner: what is known of the foreign domain.
+    :ivar alarm: for what the subscriber does next.
     :ivar missed: whether NOTIFYs may have been lost since the last one.
     :ivar shown: the presence last shown to the local user, None while there was none.
     """
 
-    __slots__ = (
-        "_around",
-        "_asked_at",
-        "_cut",
-        "_key",
-        "_partner",
-        "_question",
-        "_reach",
-        "_sign_kept",
-        "_stale",
-        "_timer",
-        "_unsent",
-        "foreign",
-        "kind",
-        "local",
-        "missed",
-        "shown",
-        "side",
-        "subscriber",
-    )
+    side: WatchingSide
+    local: JID
+    foreign: JID
+    kind: Kind
+    partner: Partner
+    subscriber: Subscriber
+    missed: bool = False
+    shown: Availability | None = None
+    alarm: Page | Timer | None = None
+    _call_id: str = ""  # of the dialog that is entered, and its tag
+    _tag: str = ""
+    _sign_kept: float = 0.0
+    _asked_at: float = 0.0  # when the local user last asked
+    _cut: bool = False
+    _question: str | None = None  # id of his request, until he was told of trouble with it
+    _reach: str = ""  # why the far side could not be reached, in words; "" while it can
+    _stale: Timer | None = None
+    _unsent: Timer | None = None
 
-    def __init__(self, side: WatchingSide, local: JID, foreign: JID) -> None:
-        self.side = side
-        self.local = local
-        self.foreign = foreign
-        self.shown: Availability | None = None
-        self._around = side.around
-        self._sign_kept = 0.0
-        self.kind = self._around.kind_of(foreign.domain)
-        target = uri_of(foreign)
-        self.subscriber = Subscriber(
-            side.watching(self.kind),
-            local=f"<{uri_of(self._around.aliases.to_outside(local))}>",
-            remote=f"<{target}>",
-            target=target,
-            contact="",
-        )
-        self._key = ("", "")
-        self.missed = False
-        self._timer: Timer | None = None
-        self._stale: Timer | None = None
-        self._unsent: Timer | None = None
-        self._reach = ""  # why the far side could not be reached, in words; "" while it can
-        self._partner = side.partner(foreign.domain)
-        self._cut = False
-        self._asked_at = 0.0  # when the local user last asked
-        self._question: str | None = None  # id of his request, until he was told of trouble with it
+    @property
+    def _around(self) -> Surroundings:
+        return self.side.around
+
+    @property
+    def dialog_key(self) -> tuple[str, str]:
+        """What the far side's requests find it by."""
+        return (self._call_id, self._tag)
 
     @property
     def live(self) -> bool:
@@ -168,7 +156,7 @@ class Contact:
         else:
             self._arm()
             if self.missed and not was_there:
-                self._partner.refresh_also(self)
+                self.partner.refresh_also(self)
             if self.last_used - self._sign_kept > _SIGN_KEPT:
                 self.keep()
         self.show_again()
@@ -198,7 +186,7 @@ class Contact:
         if request.method not in ("NOTIFY", "BENOTIFY"):
             raise RemoteError(405, "Method Not Allowed", (("Allow", "NOTIFY"),))
         self._reached()
-        self._partner.came_by(flow)
+        self.partner.came_by(flow)
         effects = self.subscriber.notify(request, self._around.timers.seconds())
         self.perform(effects, transaction)
 
@@ -223,7 +211,7 @@ class Contact:
             )
         else:
             self.perform(effects)
-        self._partner.answered(self, response.status)
+        self.partner.answered(self, response.status)
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A SUBSCRIBE went unanswered."""
@@ -233,9 +221,9 @@ class Contact:
         now = self._around.timers.seconds()
         self.perform(self.subscriber.failed(transaction.request, text, now))
         if cause is FailureCause.OVERLOAD:
-            self._partner.held_back(self)
+            self.partner.held_back(self)
         else:
-            self._partner.unanswered(self, text)
+            self.partner.unanswered(self, text)
 
     def _reached(self) -> None:
         self._reach = ""
@@ -297,21 +285,35 @@ class Contact:
             self.side.allowed(self)
 
     def prepare(self) -> None:
-        """Give the subscriber our Contact value; the listeners must be there."""
-        if not self.subscriber.contact:
-            contact = contact_for(self._around, self.local, self.foreign, "")
-            self.subscriber.contact = contact
+        """Give the subscriber the addresses that it needs; the listeners must be there."""
+        subscriber = self.subscriber
+        if not subscriber.contact:
+            subscriber.contact = contact_for(self._around, self.local, self.foreign, "")
+        if not subscriber.target and not self.live:
+            self.address()
+
+    def address(self) -> None:
+        """Tell the subscriber who subscribes to whom.
+
+        :raises RemoteError: when one of them has no SIP address.
+        """
+        subscriber = self.subscriber
+        subscriber.target = uri_of(self.foreign)
+        subscriber.remote = f"<{subscriber.target}>"
+        subscriber.local = f"<{uri_of(self._around.aliases.to_outside(self.local))}>"
 
     def _enter(self) -> None:
         """Have the requests of the present dialog find us."""
-        key = self.subscriber.key
-        if key == self._key:
-            return
-        if self._key[0]:
-            self._around.dialogs.remove(self._key)
-        self._key = key
-        if key[0]:
-            self._around.dialogs.add(key, self)
+        subscriber = self.subscriber
+        if subscriber.key != self.dialog_key:
+            if self._call_id:
+                self._around.dialogs.remove(self)
+            self._call_id, self._tag = subscriber.key
+            if self._call_id:
+                self._around.dialogs.add(self)
+        if self.live and subscriber.dialog is not None and subscriber.target:
+            subscriber.local = subscriber.remote = subscriber.target = ""
+            share(subscriber.dialog)
 
     def _document(self, message: SipMessage) -> None:
         media = message.content_type
@@ -409,17 +411,16 @@ class Contact:
         self._show(Availability(False, status=UNKNOWN_TEXT))
         self.keep()
 
-    def _arm(self) -> None:
-        due = self.subscriber.due
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            pause = max(0.0, due - self._around.timers.seconds())
-            self._timer = self._around.timers.after(pause, self._due)
+    @property
+    def due(self) -> float | None:
+        """When the subscriber wants to be called."""
+        return self.subscriber.due
 
-    def _due(self) -> None:
-        self._timer = None
+    def _arm(self) -> None:
+        self._around.timers.note(self)
+
+    def wake(self) -> None:
+        """Do what is due, unless the local user has gone."""
         now = self._around.timers.seconds()
         if self.wanted and self.side.logged_out(self, now):
             self.subscriber.refreshing = False
@@ -429,7 +430,7 @@ class Contact:
         if due is not None and due <= now:
             self.prepare()
             self.perform(self.subscriber.handle_timer(now))
-        if self._timer is None:
+        if self.alarm is None:
             self._arm()
 
     def leave(self) -> None:
@@ -440,13 +441,14 @@ class Contact:
 
     def let_go(self) -> None:
         """Serve it no longer; it may go on elsewhere."""
-        for timer in (self._timer, self._stale, self._unsent):
+        self._around.timers.dismiss(self)
+        for timer in (self._stale, self._unsent):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._stale = self._unsent = None
-        if self._key[0]:
-            self._around.dialogs.remove(self._key)
-            self._key = ("", "")
+        self._stale = self._unsent = None
+        if self._call_id:
+            self._around.dialogs.remove(self)
+            self._call_id = self._tag = ""
         self.side.forget(self)
 
     # -- the store ---------------------------------------------------------------------------------
@@ -468,22 +470,11 @@ class Contact:
         )
         self._around.store.write([Put(record)])
 
-    def restore(self, record: OutboundSubscriptionRecord) -> None:
+    def restore(self, record: OutboundSubscriptionRecord, now: float) -> None:
         """Stand as the store remembers; nothing is sent yet."""
-        now = self._around.timers.seconds()
-        values = {
-            "local": self.subscriber.local,
-            "remote": self.subscriber.remote,
-            "target": self.subscriber.target,
-            "contact": "",
-            "phase": record.state,
-            "expires_at": record.expires_at,
-            "retry_at": None,
-            "dialog": record.dialog,
-        }
-        self.subscriber = Subscriber.restore(self.subscriber.watching, values, now)
-        if self.subscriber.dialog is not None:
-            self.subscriber.dialog.skip_numbers(now)
+        self.subscriber.stand(Phase[record.state], record.dialog, record.expires_at, None, now)
+        if record.dialog is not None:
+            record.dialog.skip_numbers(now)
         self.subscriber.refreshing = record.wanted
         self.missed = True
         self._asked_at = record.asked_at or now

@@ -56,7 +56,7 @@ class ImDialog:
         self.held: HeldTextRecord | None = None
         self.held_timer: Timer | None = None
         self.shown = ""
-        session.around.dialogs.add(dialog.key, self)
+        session.around.dialogs.add(self)
 
     # -- requests from the peer --------------------------------------------------------------------
 
@@ -64,6 +64,11 @@ class ImDialog:
     def foreign(self) -> JID:
         """The peer; nobody else may speak in the dialog."""
         return self.session.foreign
+
+    @property
+    def dialog_key(self) -> tuple[str, str]:
+        """What the peer's requests find it by."""
+        return self.dialog.key
 
     def in_dialog(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
         """Answer a request inside this dialog.
@@ -190,7 +195,7 @@ class ImDialog:
     def drop(self) -> None:
         """Forget the dialog: the peer has ended it, or does not know it any more."""
         self.ended = True
-        self.session.around.dialogs.remove(self.dialog.key)
+        self.session.around.dialogs.remove(self)
 
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to our BYE or to a typing notice; a lost typing notice is no loss."""

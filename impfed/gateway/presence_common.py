@@ -16,6 +16,7 @@ from impfed.interwork.address import uri_of
 from impfed.interwork.availability import Availability
 from impfed.routing.api import Reject, RouteQuery
 from impfed.routing.router import Resolution
+from impfed.sip.dialog import Dialog
 from impfed.sip.message import OutgoingRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import FailureCause
@@ -118,6 +119,12 @@ def _shared(value: Hashable) -> Hashable:
 def shared(value: Value) -> Value:
     """Return the same object for equal values, such as the routes of a thousand dialogs."""
     return _shared(value)  # type: ignore[return-value]
+
+
+def share(dialog: Dialog) -> None:
+    """Let a dialog share what it has in common with others: our user, and the way."""
+    dialog.local = shared(dialog.local)
+    dialog.route_set = shared(dialog.route_set)
 
 
 def sip_user(uri: str) -> str:

@@ -26,6 +26,7 @@ from impfed.gateway.presence_common import (
     contact_for,
     decode_state,
     encode_state,
+    share,
     shared,
 )
 from impfed.gateway.roster import IRosterWriter, NoRosterWriter
@@ -222,8 +223,7 @@ class WatchedSide:
             if not pair.watchers:
                 self.forget(pair)
             return
-        dialog = notifier.dialog
-        dialog.route_set = shared(dialog.route_set)
+        share(notifier.dialog)
         watcher = Watcher(pair, notifier, flow, shared(request.get("accept") or ""))
         watcher.enter()
         visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)

@@ -11,7 +11,7 @@ from impfed.gateway.partner import Partner
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.availability import Kind
 from impfed.interwork.errors import Condition
-from impfed.sip.subscription import Phase, RetryPolicy, Watching
+from impfed.sip.subscription import Phase, RetryPolicy, Subscriber, Watching
 from impfed.store.api import Delete
 from impfed.store.records import OutboundSubscriptionRecord
 from impfed.transport.flow import Flow
@@ -34,8 +34,7 @@ class WatchingSide:
     def __init__(self, around: Surroundings, authorizations: Authorizations) -> None:
         self.around = around
         self.authorizations = authorizations
-        self._contacts: dict[Pair, Contact] = {}
-        self._by_local: dict[JID, dict[JID, Contact]] = {}
+        self._contacts: dict[JID, dict[JID, Contact]] = {}  # by local, then by foreign
         self._online: dict[JID, set[str]] = {}
         self._last_used: dict[JID, float] = {}
         self._watching: dict[str, Watching] = {}
@@ -72,14 +71,15 @@ class WatchingSide:
 
     def contact(self, key: Pair) -> Contact | None:
         """Return a pair's contact."""
-        return self._contacts.get(key)
+        contacts = self._contacts.get(key[0])
+        return None if contacts is None else contacts.get(key[1])
 
     # -- from the local user -----------------------------------------------------------------------
 
     def subscribe(self, stanza: Stanza) -> None:
         """The local user wants to see the foreign one."""
         key = (stanza.from_.bare, stanza.to.bare)
-        contact = self._contacts.get(key)
+        contact = self.contact(key)
         if contact is None:
             if self._full(key[0]):
                 count = self.contacts(key[0])
@@ -99,13 +99,13 @@ class WatchingSide:
     def unsubscribe(self, key: Pair) -> None:
         """The local user does not want to see the foreign one any more."""
         self.authorizations.decide_outbound(key, "none")
-        contact = self._contacts.get(key)
+        contact = self.contact(key)
         if contact is not None:
             contact.unsubscribe()
 
     def probe(self, key: Pair) -> None:
         """The local user logged in, and his server asks how the contact is."""
-        contact = self._contacts.get(key)
+        contact = self.contact(key)
         if contact is None:
             if self.authorizations.outbound(key) == "declined":
                 self._say(key, "unsubscribed")
@@ -121,7 +121,7 @@ class WatchingSide:
 
     def local_presence(self, local: JID, resource: str, available: bool) -> None:
         """A sign of the local user, or that one of his clients has gone."""
-        if local not in self._by_local:
+        if local not in self._contacts:
             return
         self.sign(local)
         online = self._online.setdefault(local, set())
@@ -133,12 +133,12 @@ class WatchingSide:
         if not resource:
             online.clear()
         if known and not online:
-            for contact in self._by_local[local].values():
+            for contact in self._contacts[local].values():
                 contact.rest()
 
     def sign(self, local: JID) -> None:
         """A local user has done something: he is there."""
-        if local in self._by_local:
+        if local in self._contacts:
             self._last_used[local] = self.around.timers.seconds()
 
     def last_used(self, local: JID) -> float:
@@ -193,7 +193,7 @@ class WatchingSide:
 
     def end_all(self, local: JID) -> list[JID]:
         """End every subscription of a local user who is no more; returns whom he watched."""
-        contacts = list(self._by_local.get(local, {}).values())
+        contacts = list(self._contacts.get(local, {}).values())
         for contact in contacts:
             contact.unsubscribe()
         return [contact.foreign for contact in contacts]
@@ -203,7 +203,7 @@ class WatchingSide:
         self._last_used[local] = self.around.timers.seconds()
         for each in foreign:
             key = (local, each)
-            if key not in self._contacts:
+            if self.contact(key) is None:
                 contact = self._make(key)
                 self.authorizations.decide_outbound(key, "pending")
                 contact.prepare()
@@ -211,14 +211,14 @@ class WatchingSide:
 
     def contacts(self, local: JID) -> int:
         """Return how many foreign contacts a local user watches."""
-        return len(self._by_local.get(local, ())) + self.elsewhere(local)
+        return len(self._contacts.get(local, ())) + self.elsewhere(local)
 
     def at_limit(self) -> dict[JID, int]:
         """Return the local users who may not watch one contact more, with their contacts."""
         limit = self.around.config.presence.contacts_per_user
         if limit is None:
             return {}
-        known = {*self._by_local, *self.authorizations.locals()}
+        known = {*self._contacts, *self.authorizations.locals()}
         return {who: count for who in known if (count := self.contacts(who)) >= limit}
 
     def _full(self, local: JID) -> bool:
@@ -231,35 +231,41 @@ class WatchingSide:
 
     def on_contact_list(self, key: Pair) -> bool:
         """Whether the local user of a pair watches the foreign one, or wants to."""
-        contact = self._contacts.get(key)
+        contact = self.contact(key)
         return contact is not None and contact.subscriber.phase is not Phase.ENDING
 
     # -- life --------------------------------------------------------------------------------------
 
     def _make(self, key: Pair) -> Contact:
-        local, foreign = key
-        contact = Contact(self, local, foreign)
-        self._contacts[key] = contact
-        self.partner(foreign.domain).add(contact)
-        self._by_local.setdefault(local, {})[foreign] = contact
+        contact = self._contact(*key)
+        contact.address()
+        self._enter(contact)
         return contact
+
+    def _contact(self, local: JID, foreign: JID) -> Contact:
+        kind = self.around.kind_of(foreign.domain)
+        subscriber = Subscriber(self.watching(kind))
+        return Contact(self, local, foreign, kind, self.partner(foreign.domain), subscriber)
+
+    def _enter(self, contact: Contact) -> None:
+        contact.partner.add(contact)
+        self._contacts.setdefault(contact.local, {})[contact.foreign] = contact
 
     def forget(self, contact: Contact) -> None:
         """A contact is done with."""
-        domain = contact.foreign.domain
-        if not self.partner(domain).forget(contact):
-            self._partners.pop(domain, None)
-        self._contacts.pop((contact.local, contact.foreign), None)
-        contacts = self._by_local.get(contact.local, {})
+        if not contact.partner.forget(contact):
+            self._partners.pop(contact.foreign.domain, None)
+        contacts = self._contacts.get(contact.local, {})
         contacts.pop(contact.foreign, None)
         if not contacts:
-            self._by_local.pop(contact.local, None)
+            self._contacts.pop(contact.local, None)
             self._online.pop(contact.local, None)
             self._last_used.pop(contact.local, None)
         self.contact_list_changed((contact.local, contact.foreign))
 
     def load(self, records: Iterable[OutboundSubscriptionRecord]) -> None:
         """Take in the subscriptions that stood, so that their dialogs are known at once."""
+        now = self.around.timers.seconds()
         for record in records:
             key = (JID.parse(record.local), JID.parse(record.foreign))
             gone = record.state == Phase.ENDING.name
@@ -269,7 +275,9 @@ class WatchingSide:
                 continue
             if record.last_used > self.last_used(key[0]):
                 self._last_used[key[0]] = record.last_used
-            self._make(key).restore(record)
+            contact = self._contact(*key)
+            contact.restore(record, now)
+            self._enter(contact)
 
     def take_in(self, records: Sequence[OutboundSubscriptionRecord]) -> None:
         """Serve subscriptions of another node from now on; their refreshes move them here."""
@@ -286,13 +294,13 @@ class WatchingSide:
 
     def contacts_now(self) -> list[Contact]:
         """Return every subscription."""
-        return list(self._contacts.values())
+        return [each for contacts in self._contacts.values() for each in contacts.values()]
 
     def resume(self) -> None:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""
         now = self.around.timers.seconds()
         there: dict[str, list[Contact]] = {}
-        for contact in self._contacts.values():
+        for contact in self.contacts_now():
             if not contact.wanted or self.logged_out(contact, now):
                 contact.rest()
             else:
@@ -311,11 +319,11 @@ class WatchingSide:
 
     def link_up(self, domains: frozenset[str]) -> None:
         """A home server is reachable again: its users are shown what they may have missed."""
-        for contact in list(self._contacts.values()):
+        for contact in self.contacts_now():
             if contact.local.domain in domains and contact.wanted:
                 contact.settle()
                 contact.show_again()
 
     def view(self) -> list[dict[str, object]]:
         """Return all subscriptions, for ``impfedctl subscriptions``."""
-        return [contact.view() for contact in self._contacts.values()]
+        return [contact.view() for contact in self.contacts_now()]

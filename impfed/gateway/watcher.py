@@ -84,6 +84,11 @@ class Watcher(msgspec.Struct, eq=False):
         return self.pair.foreign
 
     @property
+    def dialog_key(self) -> tuple[str, str]:
+        """What the watcher's requests find it by."""
+        return self.notifier.key
+
+    @property
     def pending(self) -> bool:
         """Whether the local user has not decided yet."""
         return self.notifier.state is Watch.PENDING
@@ -91,7 +96,7 @@ class Watcher(msgspec.Struct, eq=False):
     def enter(self) -> None:
         """Make the dialog known."""
         self.pair.watchers += (self,)
-        self._around.dialogs.add(self.notifier.key, self)
+        self._around.dialogs.add(self)
 
     def begin(self, effects: list[NotifierEffect], transaction: ServerTransaction) -> None:
         """Answer the first SUBSCRIBE, once the subscription would outlive the process.
@@ -274,7 +279,7 @@ class Watcher(msgspec.Struct, eq=False):
         self._around.timers.dismiss(self)
         if self._trouble is not None and self._trouble.retry is not None:
             self._trouble.retry.cancel()
-        self._around.dialogs.remove(self.notifier.key)
+        self._around.dialogs.remove(self)
 
     def _leave(self, reason: str) -> None:
         """The subscription is over: the dialog is forgotten, the authorization stays."""

@@ -236,11 +236,6 @@ class Dialog(msgspec.Struct, gc=False):
         dialog.route_set = tuple(dialog.route_set)
         return dialog
 
-    @classmethod
-    def restored(cls, values: Mapping[str, Any] | Dialog) -> Dialog:
-        """Return a dialog that is one already, or make it from a snapshot."""
-        return values if isinstance(values, Dialog) else cls.restore(values)
-
     def __repr__(self) -> str:
         return f"<Dialog {self.call_id} {self.local_tag} {self.remote_tag}>"
 

@@ -287,7 +287,7 @@ class Notifier(msgspec.Struct, eq=False, gc=False):
         if it is not sure that the watcher has it.
         """
         notifier = cls(
-            Dialog.restored(values["dialog"]),
+            Dialog.restore(values["dialog"]),
             contact=values["contact"],
             event=values["event"],
             expires_at=values["expires_at"],

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from impfed.core.errors import RemoteError
 from impfed.sip.dialog import Dialog, record_routes
 from impfed.sip.headers import (
@@ -48,68 +50,46 @@ LONGEST_EXPIRES = 86400
 _OURS = End(EndCause.UNSUBSCRIBED)
 
 
-class Subscriber:
+class Subscriber(msgspec.Struct, eq=False, gc=False):
     """One subscription of ours.
 
-    :param watching: what all subscriptions of this sort share.
-    :param local: our From value without tag, e.g. ``<sip:juliet@impfed.example>``.
-    :param remote: the To value.
-    :param target: Request-URI of the first SUBSCRIBE.
-    :param contact: our Contact value; may be changed, the next SUBSCRIBE carries it.
+    :ivar watching: what all subscriptions of this sort share.
+    :ivar local: our From value without tag, e.g. ``<sip:juliet@impfed.example>``.  This, ``remote``
+        and ``target`` are needed to begin a dialog; a dialog has its own.
+    :ivar remote: the To value.
+    :ivar target: Request-URI of the first SUBSCRIBE.
+    :ivar contact: our Contact value; may be changed, the next SUBSCRIBE carries it.
     :ivar phase: where it stands.
     :ivar dialog: its dialog, once a NOTIFY has come.
     :ivar refreshing: whether it refreshes and tries again by itself; may be changed.  Without that
         it lapses, until :meth:`subscribe`.
     """
 
-    __slots__ = (
-        "_answer_routes",
-        "_asked",
-        "_attempts",
-        "_cseq",
-        "_end",
-        "_expires_at",
-        "_granted",
-        "_n_at",
-        "_refresh_at",
-        "_retry_at",
-        "_told",
-        "call_id",
-        "contact",
-        "dialog",
-        "local",
-        "local_tag",
-        "phase",
-        "refreshing",
-        "remote",
-        "target",
-        "watching",
-    )
+    watching: Watching
+    local: str = ""
+    remote: str = ""
+    target: str = ""
+    contact: str = ""
+    phase: Phase = Phase.IDLE
+    refreshing: bool = True
+    dialog: Dialog | None = None
+    call_id: str = ""
+    local_tag: str = ""
+    _cseq: int = 0  # of the SUBSCRIBE last sent
+    _asked: int = 0
+    _answer_routes: tuple[str, ...] = ()  # Record-Route of the first 2xx, reversed
+    _told: Phase | None = None
+    _attempts: Attempts = msgspec.field(default_factory=Attempts)
+    _granted: int | None = None  # Expires of the first 2xx
+    _expires_at: float | None = None
+    _refresh_at: float | None = None
+    _n_at: float | None = None
+    _retry_at: float | None = None
+    _end: End = _OURS  # what the event at hand says, should it be the end
 
-    def __init__(
-        self, watching: Watching, *, local: str, remote: str, target: str, contact: str
-    ) -> None:
-        self.watching = watching
-        self.local = local
-        self.remote = remote
-        self.target = target
-        self.contact = contact
-        self.phase = Phase.IDLE
-        self.refreshing = True
-        self.dialog: Dialog | None = None
-        self.call_id = ""
-        self.local_tag = ""
-        self._cseq = 0  # of the SUBSCRIBE last sent
-        self._asked = watching.expires
-        self._answer_routes: tuple[str, ...] = ()  # Record-Route of the first 2xx, reversed
-        self._told: Phase | None = None
-        self._attempts = Attempts()
-        self._granted: int | None = None  # Expires of the first 2xx
-        self._expires_at: float | None = None
-        self._refresh_at: float | None = None
-        self._n_at: float | None = None
-        self._retry_at: float | None = None
-        self._end = _OURS  # what the event at hand says, should it be the end
+    def __post_init__(self) -> None:
+        """Ask for what all ask for."""
+        self._asked = self.watching.expires
 
     @property
     def key(self) -> tuple[str, str]:
@@ -443,11 +423,7 @@ class Subscriber:
 
     @classmethod
     def restore(cls, watching: Watching, values: Mapping[str, Any], now: float) -> Subscriber:
-        """Make a subscriber from what :meth:`snapshot` returned.
-
-        A standing subscription is refreshed when its time has come or by :meth:`subscribe`; one
-        that was being set up or has expired is due at once; a poll or an end is forgotten.
-        """
+        """Make a subscriber from what :meth:`snapshot` returned; see :meth:`stand`."""
         subscriber = cls(
             watching,
             local=values["local"],
@@ -455,20 +431,39 @@ class Subscriber:
             target=values["target"],
             contact=values["contact"],
         )
-        phase = Phase[values["phase"]]
-        expires_at = values["expires_at"]
-        if phase in (Phase.PENDING, Phase.ACTIVE) and values["dialog"] is not None:
-            dialog = subscriber.dialog = Dialog.restored(values["dialog"])
-            subscriber.call_id, subscriber.local_tag = dialog.key
-            subscriber._cseq = dialog.local_cseq
-            subscriber.phase = subscriber._told = phase
-            subscriber._attempts.since = now - watching.retry.lived
-            left = max(0.0, (expires_at or now) - now)
-            subscriber._schedule(now, left)
-        elif phase in (Phase.NOTIFY_WAIT, Phase.PENDING, Phase.ACTIVE, Phase.RETRY_WAIT):
-            subscriber.phase = Phase.RETRY_WAIT
-            subscriber._retry_at = values["retry_at"] or now
+        dialog = values["dialog"]
+        subscriber.stand(
+            Phase[values["phase"]],
+            None if dialog is None else Dialog.restore(dialog),
+            values["expires_at"],
+            values["retry_at"],
+            now,
+        )
         return subscriber
+
+    def stand(
+        self,
+        phase: Phase,
+        dialog: Dialog | None,
+        expires_at: float | None,
+        retry_at: float | None,
+        now: float,
+    ) -> None:
+        """Stand as a subscriber did that was ended by a restart; its values are given.
+
+        A standing subscription is refreshed when its time has come or by :meth:`subscribe`; one
+        that was being set up or has expired is due at once; a poll or an end is forgotten.
+        """
+        if phase in (Phase.PENDING, Phase.ACTIVE) and dialog is not None:
+            self.dialog = dialog
+            self.call_id, self.local_tag = dialog.call_id, dialog.local_tag
+            self._cseq = dialog.local_cseq
+            self.phase = self._told = phase
+            self._attempts.since = 0.0  # long enough ago
+            self._schedule(now, max(0.0, (expires_at or now) - now))
+        elif phase in (Phase.NOTIFY_WAIT, Phase.PENDING, Phase.ACTIVE, Phase.RETRY_WAIT):
+            self.phase = Phase.RETRY_WAIT
+            self._retry_at = retry_at or now
 
 
 def _whole(notified: tuple[str, ...], answered: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from impfed.core.ids import IdSource
 
 
@@ -85,18 +87,15 @@ class End:
     kind: RetryKind | None = None
 
 
-class Attempts:
+class Attempts(msgspec.Struct, eq=False, gc=False):
     """How the attempts at one subscription have gone, and so when the next one comes.
 
     :ivar failures: failed attempts in a row.
     :ivar since: when the present subscription was first confirmed by a NOTIFY; None before that.
     """
 
-    __slots__ = ("failures", "since")
-
-    def __init__(self, since: float | None = None) -> None:
-        self.failures = 0
-        self.since = since
+    failures: int = 0
+    since: float | None = None
 
     def lived(self, now: float, policy: RetryPolicy) -> bool:
         """Return whether the present subscription has stood long enough to forget old failures."""
