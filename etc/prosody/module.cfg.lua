@@ -21,3 +21,8 @@ Component "federation.home.example"
 	-- Only these foreign domains (default: every one), and never those:
 	-- impfed_domains = { "lync.example", "simple.example" }
 	-- impfed_except = { "jabber.example" }
+
+	-- What no node has safely yet is kept; without a node, messages bounce after so many seconds:
+	-- impfed_patience = 60
+	-- impfed_keep = 20000  -- stanzas
+	-- impfed_keep_octets = 33554432

@@ -176,6 +176,7 @@ class Prosody(Child):
         extra: str = "",
         components: str = "",
         level: str = "info",
+        plugins: str | Path = ROOT / "etc" / "prosody",
     ) -> None:
         super().__init__()
         self.base = base
@@ -194,7 +195,7 @@ class Prosody(Child):
             CONFIG.format(
                 root="run_as_root = true" if os.geteuid() == 0 else "",
                 base=base,
-                plugins=ROOT / "etc" / "prosody",
+                plugins=plugins,
                 c2s=self.c2s_port,
                 component=self.component_port,
                 level=level,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
+from demo.parts import ROOT
 from demo.story import ROMEO
 from impfed.transport.directory import DirectoryQueries
 from impfed.transport.home import Existence, LinkLimits
@@ -238,6 +240,49 @@ class LinkTests(LinkCase):
         await second
         self.assertEqual(self.texts(), [("1", ""), ("2", "")])
         self.assertEqual(self.links.status()[0]["hand_over"], "not acknowledged")
+
+    async def test_reload(self) -> None:
+        """A reload of the module forgets neither what waits nor the connection and its numbers."""
+        plugins = f'{ROOT}/etc/prosody", "{Path(__file__).with_name("prosody_modules")}'
+        await self.start(
+            plugins=plugins, components='Component "reload.home.example" "reload_test"\n'
+        )
+        alice = await self.log_in("alice")
+        alice.do("message", to=BOB, body="1")
+        await self.reload(alice)
+        self.links, self.gateway = self.make_links()
+        first = self.gateway.wait(text("1"))
+        self.links.startService()
+        await first
+        await self.reload(alice)
+        second = self.gateway.wait(text("2"))
+        alice.do("message", to=BOB, body="2")
+        await second
+        await self.acknowledged(alice)
+        queues = {mark.partition(":")[0] for _, mark in self.texts()}
+        self.assertEqual([body for body, _ in self.texts()], ["1", "2", "the last"])
+        self.assertEqual(len(queues), 1)
+        self.assertNotEqual(queues, {""})
+
+    async def reload(self, writer: Any) -> None:
+        """Have the module reloaded."""
+        done = self.prosody.line(lambda line: "reloaded: yes" in line)
+        writer.do("message", to="reload.home.example", body=self.prosody.address)
+        await done
+
+    async def test_server_stops(self) -> None:
+        """What waits for a node when Prosody is stopped goes back to its sender first."""
+        await self.start()
+        alice = await self.log_in("alice")
+        alice.do("message", to=BOB, body="1")
+        pong = alice.event(event="iq", id="p1")
+        alice.do(
+            "raw", xml="<iq type='get' id='p1' to='home.example'><ping xmlns='urn:xmpp:ping'/></iq>"
+        )
+        await pong
+        refused = alice.event(event="message", type="error", body="1")
+        await self.prosody.stop()
+        self.assertEqual((await refused)["condition"], "remote-server-timeout")
 
     async def test_forged_number(self) -> None:
         """A number that a client has put on his stanza goes no further."""
