@@ -87,6 +87,7 @@ class Clustered(ClusterUser):
         self._up: dict[str, float] = {}  # homes whose link is up here, and since when
         self._known_up: dict[str, tuple[str, float]] = {}
         self._timer: Timer | None = None
+        self._paused = False
         cluster.user = self
         home.post = cluster
 
@@ -224,11 +225,19 @@ class Clustered(ClusterUser):
 
     def pause(self) -> None:
         """The lease is over, or may be: everything asks ``may_act`` before it sends."""
+        self._paused = True
         log.warn("paused", "this node acts on nothing until it sees the cluster again")
 
     def resume(self) -> None:
         """Go on."""
         log.info("resumed", "this node is a member of the cluster")
+        if self._paused:
+            # What was refused meanwhile is asked for, and what changed is told.
+            self._presence.resume()
+            self._presence.link_up(
+                frozenset(domain for home in self._homes for domain in home.domains)
+            )
+        self._paused = False
 
     def drop(self) -> None:
         """Others have taken over everything."""

@@ -44,6 +44,10 @@ class PresenceMoves:
         """A home server with these local domains is reachable, from whichever node."""
         self._presence.link_up(domains)
 
+    def resume(self) -> None:
+        """Go on after a time in which requests of the far side were refused."""
+        self._presence.resume()
+
     # -- coming ------------------------------------------------------------------------------------
 
     def adopt(
