@@ -1,7 +1,7 @@
 """Local users' messages on their way to foreign servers, until those have them.
 
-A home server that asks what we have taken (XEP-0198) is told once the foreign server has it, or it was
-given back: so a message outlives the death of this node on the home server.
+A home server that asks what we have taken (XEP-0198, or our module) is told once the foreign server has
+it, or it was given back, or waits in the store: so a message outlives the death of this node.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Departures:
         return stanza
 
     def fate(self, stanza: OutStanza, fate: Fate) -> None:
-        """Take what S2S tells of a stanza; whatever it is, the message is not ours any more."""
+        """Take what S2S tells of a stanza: the message is not ours any more, or waits in the store."""
         if id(stanza) in self._open:
             self._ended(id(stanza))
 

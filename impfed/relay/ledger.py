@@ -56,7 +56,10 @@ class TextLedger:
 
     :param node: the node's name.
     :param seconds: the time, in seconds since the epoch.
+    :ivar kept: is told of each text that waits and would now survive this process.
     """
+
+    kept: Callable[[OutStanza], None] = staticmethod(lambda stanza: None)
 
     def __init__(
         self,
@@ -127,7 +130,12 @@ class TextLedger:
             received_at=entry.received_at,
             handed=stanza.handed,
         )
-        self._store.write([Put(record)])
+
+        def written(error: BaseException | None) -> None:
+            if error is None:
+                self.kept(stanza)
+
+        self._store.write([Put(record)], written)
 
     def restored(self, record: RelayedTextRecord) -> NotedStanza:
         """Return a text that an earlier process has left behind, noted as before."""

@@ -8,6 +8,7 @@ that policy refuses, and what cannot be delivered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from zope.interface import implementer
@@ -116,6 +117,7 @@ class Relay:
         self.ledger = ledger
         self.deliveries = Deliveries(home, ledger, self._return, ids, metrics, timers)
         self.departures = Departures(timers)
+        ledger.kept = partial(self.departures.fate, fate=Fate.WAITING)
         policies, answers, pace = lists
         self.pairs = XmppPairs(answers, self.takes, presence, pace, timers.seconds, metrics)
         self.people = PeoplePolicy(

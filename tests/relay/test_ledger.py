@@ -87,6 +87,23 @@ class OutTests(RelayCase):
             self.assertEqual(self.store.texts, {})
             self.assertEqual(self.relay.ledger.find("m1"), [])
 
+    def test_safe_while_it_waits(self) -> None:
+        """A home server that keeps a text until it is safe may forget it once it is in the store."""
+        told: list[str] = []
+        first = self.sent()
+        self.relay.departures.settle("verona.example", lambda: told.append("first"))
+        self.store.error = OSError("disk full")
+        self.relay.fate(first, Fate.WAITING, "", "")
+        self.assertEqual(told, [])
+        self.relay.fate(first, Fate.WRITTEN, "", "")
+        self.assertEqual(told, ["first"])
+        self.store.error = None
+        self.local(SAID)
+        self.relay.departures.settle("verona.example", lambda: told.append("second"))
+        self.assertEqual(told, ["first"])
+        self.relay.fate(self.streams.stanzas[-1], Fate.WAITING, "", "")
+        self.assertEqual(told, ["first", "second"])
+
     def left_behind(self) -> RelayedTextRecord:
         self.relay.ledger.fate(self.sent(), Fate.WAITING, "", "")
         (kept,) = self.store.texts.values()

@@ -54,6 +54,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: dict[str, LedgerEntry] = {}
+        self.error: Exception | None = None
         self.texts: dict[str, RelayedTextRecord] = {}
 
     def write(self, changes: Any, done: Any = None, *, within: float = 0.0) -> None:
@@ -64,6 +65,8 @@ class Ledger:
                 self.texts.pop(change.key, None)
             elif isinstance(change.record, RelayedTextRecord):
                 self.texts[change.record.key] = change.record
+        if done is not None:
+            done(self.error)
 
     @property
     def last(self) -> LedgerEntry:
