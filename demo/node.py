@@ -25,6 +25,9 @@ class Node:
     :ivar prefix: words before the command, such as a taskset.
     :ivar peer_name: name that the peer's certificate carries; "sip." and its domain when empty.
     :ivar netns: the network namespace that it runs in; "" for this one.
+    :ivar called: its ``[node] name``.
+    :ivar node: more lines for the section ``[node]``.
+    :ivar up: what its log says when it is ready.
     """
 
     directory: Path
@@ -43,6 +46,9 @@ class Node:
     prefix: tuple[str, ...] = ()
     peer_name: str = ""
     netns: str = ""
+    called: str = "demo"
+    node: str = ""
+    up: tuple[bytes, ...] = UP
     part: Part | None = field(default=None)
 
     @property
@@ -69,10 +75,11 @@ class Node:
         advertised = self.name if self.transport == "tls" else "127.0.0.1"
         self.configuration.write_text(f"""\
 [node]
-name = "demo"
+name = "{self.called}"
 state_directory = "{self.directory}/state"
 control_socket = "{self.socket}"
 trusted_upstreams = {list(self.upstreams)}
+{self.node}
 
 [tls]
 ca = "{self.certificate.ca}"
@@ -124,7 +131,7 @@ secret = "{home.secret}"
 
         def up() -> bool:
             said = log.read_bytes()[before:]
-            return not part.alive or all(word in said for word in UP)
+            return not part.alive or all(word in said for word in self.up)
 
         if not wait_until(up, 20) or not part.alive:
             part.stop()

@@ -1,0 +1,242 @@
+"""Three nodes that share a Redis, behind HAProxy, with one Prosody and one far side.
+
+All nodes tell partners the balancer's address.  What belongs to a dialog comes to any of them and is passed
+on to the owner by its relay token.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from demo.node import Node
+from demo.parts import (
+    Authority,
+    PartFailed,
+    Prosody,
+    Talker,
+    free_ports,
+    wait_until,
+    xmpp_user,
+)
+from impfed.cluster.ownership import Rendezvous
+from impfed.gateway.cluster_home import link_pair
+from tests.interop.balancer import BALANCER, NAME, PROXIED, Haproxy
+from tests.interop.scene import FOREIGN, HOME, RUN
+from tests.store.redis_server import RedisServer
+
+NAMES = ("node1", "node2", "node3")
+USERS = ("alice", "bob", "carol", "dave")
+FAR_USERS = tuple(f"u{number:02}" for number in range(30))
+MODULE = f"federation.{HOME}"
+
+#: The lines of one node that are not in the configuration of a single one.
+NODE = """
+relay_secret = "0123456789abcdef0123456789abcdef"
+"""
+CLUSTER = """
+[store]
+kind = "redis"
+socket = "{redis}"
+
+[[listener]]
+name = "nodes"
+transport = "tls"
+bind = "127.0.0.1:{port}"
+advertised = "{name}.{home}:{port}"
+"""
+NEIGHBOUR = """
+[[neighbour]]
+name = "{name}"
+address = "127.0.0.1:{port}"
+tls_name = "{name}.{home}"
+"""
+
+
+def host(name: str) -> str:
+    """Return the name in a node's certificate that is its own."""
+    return f"{name}.{HOME}"
+
+
+class Cluster:
+    """The cluster and all around it.
+
+    :param directory: where everything lies; a folder of the run when None.
+    :ivar nodes: by name.
+    """
+
+    def __init__(self, name: str = "cluster", far_users: Iterable[str] = FAR_USERS) -> None:
+        self.directory = directory = RUN / name
+        shutil.rmtree(directory, ignore_errors=True)
+        self.authority = authority = Authority(directory / "pki", "interop CA")
+        self.redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
+        self.port, self.far_port, *ports = free_ports(2 + 2 * len(NAMES))
+        users = {name: "secret" for name in USERS}
+        self.home = Prosody(directory / "prosody", users=users, module=MODULE)
+        self.inner = dict(zip(NAMES, ports[: len(NAMES)], strict=True))
+        outer = dict(zip(NAMES, ports[len(NAMES) :], strict=True))
+        self.nodes = {name: self._node(name, outer[name]) for name in NAMES}
+        self.far_users = tuple(far_users)
+        self.far_certificate = authority.issue(f"sip.{FOREIGN}", FOREIGN)
+        self.haproxy: Haproxy
+        self.far: Talker
+        self.users: dict[str, Talker] = {}
+
+    def _node(self, name: str, port: int) -> Node:
+        others = [other for other in NAMES if other != name]
+        extra = CLUSTER.format(redis=self.redis.socket, port=self.inner[name], name=name, home=HOME)
+        for other in others:
+            extra += NEIGHBOUR.format(name=other, port=self.inner[other], home=HOME)
+        return Node(
+            self.directory / name, self.home, self.authority.issue(host(name), NAME, HOME),
+            port, ("127.0.0.1", self.far_port), name=NAME, advertised=self.port,
+            upstreams=(BALANCER, *map(host, others)), listener=PROXIED, extra=extra,
+            called=name, node=NODE, up=(b"impfed.service.started",),
+        )  # fmt: skip
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> Cluster:
+        """Start everything; stops it again when a part fails."""
+        try:
+            self.redis.start()
+            self.home.start()
+            for node in self.nodes.values():
+                node.start()
+            self.haproxy = Haproxy(self.directory, self._places(), self.port)
+            self._far_side()
+            self.settle(60)
+            for name in USERS:
+                self.users[name] = xmpp_user(self.directory, self.home, name)
+        except PartFailed:
+            self.stop()
+            raise
+        return self
+
+    def _places(self) -> dict[str, str]:
+        authority = str(self.directory / "pki" / "ca.pem")
+        ports = [node.port for node in self.nodes.values()]
+        front = self.authority.issue(NAME, HOME)
+        third = "  server node2 10.0.0.2:5061"
+        return {
+            "/etc/haproxy/company.example.pem": str(front.both),
+            "/etc/haproxy/balancer.pem": str(self.authority.issue(BALANCER).both),
+            "/etc/haproxy/partners-ca.pem": authority,
+            "/etc/haproxy/nodes-ca.pem": authority,
+            "0.0.0.0:5061": f"127.0.0.1:{self.port}",
+            third: f"{third}\n  server node3 127.0.0.1:{ports[2]}",
+            "10.0.0.1:5061": f"127.0.0.1:{ports[0]}",
+            "10.0.0.2:5061": f"127.0.0.1:{ports[1]}",
+            "company.example": HOME,
+        }
+
+    def _far_side(self) -> None:
+        certificate = self.far_certificate
+        self.far = Talker(
+            "farside",
+            [
+                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
+                "--listen", f"127.0.0.1:{self.far_port}",
+                "--node", f"127.0.0.1:{self.port}", "--node-name", NAME,
+                "--certificate", certificate.certificate, "--key", certificate.key,
+                "--ca", certificate.ca, "--accept-delay", "0.1",
+                *(word for user in self.far_users for word in ("--user", user)),
+            ],
+            self.directory,
+        )  # fmt: skip
+        self.far.expect(event="ready")
+
+    def stop(self) -> None:
+        """Stop everything."""
+        for talker in (*self.users.values(), *([self.far] if hasattr(self, "far") else [])):
+            talker.stop()
+        if hasattr(self, "haproxy"):
+            self.haproxy.stop()
+        for node in self.nodes.values():
+            node.stop()
+        self.home.stop()
+        self.redis.stop()
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def status(self, name: str) -> dict[str, Any]:
+        """Return what ``impfedctl status`` says of a node; empty when it does not answer."""
+        command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
+        command += [self.nodes[name].socket, "status", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        return found
+
+    def membership(self, name: str) -> dict[str, Any]:
+        """Return what a node says of the cluster; empty when it does not answer."""
+        found: dict[str, Any] = self.status(name).get("cluster", {})
+        return found
+
+    def settled(self, names: Iterable[str]) -> bool:
+        """Whether these nodes, and no others, live, and each has taken what is its own."""
+        names = set(names)
+        found = [self.membership(name) for name in names]
+        return (
+            all(
+                view
+                and view["standing"] == "member"
+                and {each["name"] for each in view["nodes"] if each["state"] == "live"} == names
+                and view["settled"] == view["generation"]
+                for view in found
+            )
+            and len({view["generation"] for view in found}) == 1
+        )
+
+    def settle(self, seconds: float, names: Iterable[str] = NAMES) -> None:
+        """Wait until the cluster consists of these nodes, and one of them holds the home link."""
+        names = list(names)
+
+        def done() -> bool:
+            return self.settled(names) and self.link_holder(names) != ""
+
+        if not wait_until(done, seconds, 0.2):
+            views = {name: self.membership(name) for name in names}
+            raise PartFailed(f"the cluster is not settled: {views}")
+
+    def link_holder(self, names: Iterable[str] = NAMES) -> str:
+        """Return the node whose home link is up, "" for none."""
+        for name in names:
+            status = self.status(name)
+            if status and status["cluster"]["home_links_held"]:
+                if all(link["state"] == "up" for link in status["home_links"]):
+                    return name
+        return ""
+
+    def log(self, name: str) -> str:
+        """Return a node's log."""
+        return (self.nodes[name].directory / "node.log").read_text(errors="replace")
+
+    # -- who owns what -----------------------------------------------------------------------------
+
+    def owner(self, local: str, foreign: str, names: Iterable[str] = NAMES) -> str:
+        """Return the node that a pair belongs to, when these live."""
+        return Rendezvous(names).owner((f"{local}@{HOME}", f"{foreign}@{FOREIGN}"))
+
+    def far_user_of(self, local: str, owner: str, skip: int = 0) -> str:
+        """Return a far user whose pair with a local one belongs to a node."""
+        found = [user for user in self.far_users if self.owner(local, user) == owner]
+        return found[skip]
+
+    @staticmethod
+    def link_owner(names: Iterable[str] = NAMES) -> str:
+        """Return the node that the home link belongs to, when these live."""
+        return Rendezvous(names).owner(link_pair("home"))
+
+    # -- doing -------------------------------------------------------------------------------------
+
+    def kill(self, name: str) -> None:
+        """``kill -9``."""
+        part = self.nodes[name].part
+        assert part is not None
+        part.kill()
+        part.process.wait()
