@@ -82,6 +82,7 @@ class Proxy:
         # With the fingerprint after it a number is enough to be unique, and nobody can foresee it.
         self._life = ids.token(4)
         self._numbers = count()
+        self._asked: tuple[SipRequest | None, Way | None] = (None, None)  # the last, and its way
 
     def __len__(self) -> int:
         """Return how many requests are under way."""
@@ -96,6 +97,17 @@ class Proxy:
         return f"{self._life}{next(self._numbers):x}{self._mark}"
 
     # Requests
+
+    def way(self, request: SipRequest) -> Way:
+        """Return a request's way; asked for twice in a row it is found once.
+
+        :raises SipParseError: 400 when a Route value or the Request-URI cannot be read.
+        """
+        asked, way = self._asked
+        if way is None or asked is not request:
+            way = way_of(request, self._ours)
+            self._asked = (request, way)
+        return way
 
     def request(
         self, request: SipRequest, server: Any, source: Any, now: float, received: str = ""
@@ -232,7 +244,7 @@ class Proxy:
     def _question(self, request: SipRequest, source: Any) -> tuple[Question, str]:
         """Check a request and find out what to ask. :raises RemoteError: the refusal."""
         checks.syntax(request)
-        way = way_of(request, self._ours)
+        way = self.way(request)
         print_ = checks.fingerprint(request, way)
         checks.loops(request, print_, self._own_sent_by)
         checks.extensions(request, self._known)

@@ -145,6 +145,7 @@ class Lane:
             request.method not in METHODS
             or not isinstance(source, StreamFlow)
             or not request.to_tag
+            or not context.question.way.ours  # who comes without our Route is counted as misrouted
             or context.groups
             or branch.leg is not target.legs[0]
             or not target.lasting

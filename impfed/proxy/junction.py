@@ -18,7 +18,6 @@ from impfed.proxy.core import Proxy
 from impfed.proxy.destinations import Destinations
 from impfed.proxy.permission import PairPolicy, Side, unproven
 from impfed.proxy.relaying import Relaying
-from impfed.proxy.way import way_of
 from impfed.routing.neighbours import Neighbours, address_of
 from impfed.routing.router import Router
 from impfed.sip.message import SipRequest, SipResponse
@@ -215,7 +214,7 @@ class Junction:
             return False
         if not isinstance(request.uri, SipUri):
             return False
-        way = way_of(request, self._ours)
+        way = self._proxy.way(request)
         target = parse_uri(way.next)
         if not isinstance(target, SipUri):
             return False

@@ -16,8 +16,8 @@ from impfed.core.errors import RemoteError
 from impfed.proxy.splice import forwarded_response
 from impfed.sip.message import SipRequest, SipResponse, check_response, content_length, parse_head
 
-_BRANCH = re.compile(rb"[A-Za-z0-9.\-_]{1,128}")
-_NOT_BRANCH = re.compile(rb"[^A-Za-z0-9.\-_]")
+_BRANCH = re.compile(rb"[A-Za-z0-9\-.!%*_+`'~]{1,128}")
+_NOT_BRANCH = re.compile(rb"[^A-Za-z0-9\-.!%*_+`'~]")
 # Vias below the topmost: whole lines in the usual spelling, into which nobody looks.
 _LOWER = re.compile(rb"(?:Via: [!-~][^\r\n]*\r\n){1,30}")
 _VIA = b"Via: "

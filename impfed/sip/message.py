@@ -62,6 +62,7 @@ class SipMessage:
     """
 
     __slots__ = (
+        "_checked",
         "_contact",
         "_content_type",
         "_cseq",
@@ -87,6 +88,7 @@ class SipMessage:
         self._to: NameAddr | None = None
         self._cseq: CSeq | None = None
         self._via: Via | None = None
+        self._checked = False  # and found good, so that who passes it on need not check it again
 
     def get(self, name: str) -> str | None:
         """Return the value of the first header line of that name, or None."""
@@ -438,6 +440,8 @@ def check_request(request: SipRequest) -> None:
 
     :raises SipParseError: 400, 414 or 505, with ``head`` set if an answer can be built.
     """
+    if request._checked:
+        return
     if request.defect is not None:
         raise request.defect
     try:
@@ -456,6 +460,7 @@ def check_request(request: SipRequest) -> None:
             contact = request.contact
             if contact is not None:
                 contact.check()
+        request._checked = True
     except SipParseError as error:
         if error.head is None:
             error.head = answerable(request)

@@ -282,6 +282,16 @@ class ExpressTests(SynchronousTestCase):
                 self.world.answered(answer_to(request))
         self.assertFalse(self.world.callers[-1].disconnecting)
 
+    def test_without_our_route(self) -> None:
+        """A request that names a Contact without our Route is looked at each time, for it is counted."""
+        for number in (1, 2):
+            request = message(number, call_id=b"lost", branch=b"l%d" % number, route=b"")
+            self.assertFalse(self.express(request))
+
+    def test_branch_of_another_node(self) -> None:
+        """A branch may hold whatever a token may, such as the name of the node whose it is."""
+        self.assertTrue(self.express(message(2, branch=b"1f-abc-node%20two~.0123")))
+
     def test_full_memory(self) -> None:
         """No more templates are kept than a node can hold; what does not fit goes the long way."""
         self.patch(express, "LIMIT", 3)
