@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.defer import inlineCallbacks
 
-from impfed.cluster.membership import Sight
 from impfed.cluster.service import ClusterService
 from impfed.config.model import Config
 from impfed.core.errors import RemoteError
@@ -21,6 +20,7 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.presence_moves import PresenceMoves
+from impfed.gateway.sights import Sights
 from impfed.interwork.address import jid_of
 from impfed.proxy.junction import Junction
 from impfed.routing.neighbours import Neighbours
@@ -38,17 +38,10 @@ def awake() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class _Nobody:
-    """Nobody can be asked directly: then a node that alone loses the store steps down."""
-
-    def sights(self, names: Any) -> Deferred[list[Sight]]:
-        """Say that nobody has answered."""
-        return succeed([Sight(name, None) for name in names])
-
-
 class ClusterSide:
     """This node's place in its cluster.
 
+    :param sights: asks the other nodes directly.
     :param elapsed: see :func:`awake`.
     :ivar home: the home links, wherever they are.
     """
@@ -59,16 +52,18 @@ class ClusterSide:
         config: Config,
         store: SharedStore,
         home: ClusterHome,
+        sights: Sights,
         elapsed: Callable[[], float] = awake,
     ) -> None:
         self._reactor = reactor
+        self._sights = sights
         self._config = config
         self._store = store
         self.home = home
         instance = f"{socket.gethostname()}:{config.node.state_directory}"
         name = config.node.name
         self.service = ClusterService(
-            reactor, store, name, instance, _Nobody(), elapsed, lambda: self._info()
+            reactor, store, name, instance, sights, elapsed, lambda: self._info()
         )
         home.post = self.service
         self._user: Clustered | None = None
@@ -109,6 +104,7 @@ class ClusterSide:
 
         neighbours.gone = gone
         gateway.may_act = lambda: self.service.may_act
+        gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
             junction.relaying.placed = self._placed(admission, user)
             gateway.pass_on = junction.pass_on

@@ -36,6 +36,7 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.paced import PacedStack
 from impfed.gateway.people import People
 from impfed.gateway.presence import PresenceGateway
+from impfed.gateway.sights import Sights
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.interwork.availability import Kinds
@@ -172,7 +173,11 @@ class Node(MultiService):
         if isinstance(self.store, SharedStore):
             name, acceptance = config.node.name, config.im.acceptance_timeout
             home = ClusterHome(self.home, config.homes, self.timers, ids, acceptance, name)
-            self.cluster = ClusterSide(self.reactor, config, self.store, home, self._elapsed)
+            domain = min(config.own_domains, default="node.invalid")
+            sights = Sights(name, domain, self.stack, self.routing.neighbours, ids, self.timers)
+            self.cluster = ClusterSide(
+                self.reactor, config, self.store, home, sights, self._elapsed
+            )
         self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
         router = self.routing.build(peers.may_prove, self.federation.probe)
         directory = Directory(

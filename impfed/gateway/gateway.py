@@ -72,6 +72,8 @@ class Gateway:
         self._presence = presence
         #: Says whether this node may act on what it owns.
         self.may_act: Callable[[], bool] = lambda: True
+        #: Returns what is added to the answer to an OPTIONS.
+        self.tells: Callable[[Flow], tuple[tuple[str, str], ...]] = lambda flow: ()
         #: Looks for a dialog that nobody here knows among those of other nodes, and takes it over.
         self.search: Callable[[SipRequest, Sender, Callable[[int, str], None]], None] | None = None
         #: Has a live node answer a request: its owner, as a search has found.
@@ -104,7 +106,7 @@ class Gateway:
         if refusal is not None:
             raise refusal
         if request.method == "OPTIONS" and not request.to_tag:
-            headers = (("Allow", ALLOW), ("Accept", _ACCEPT))
+            headers = (("Allow", ALLOW), ("Accept", _ACCEPT), *self.tells(flow))
             self._around.stack.respond(transaction, 200, headers=headers)
             return
         sender = self._admission.sender(request, flow)

@@ -11,7 +11,7 @@ from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.timers import Timer
 from impfed.sip.message import SipResponse
-from impfed.sip.outgoing import OutgoingRequest
+from impfed.sip.outgoing import OutgoingRequest, options_request
 from impfed.sip.transaction import ClientTransaction, FailureCause
 from impfed.transport.flow import bracketed
 from impfed.transport.timers import ReactorTimers
@@ -172,17 +172,8 @@ class HealthChecks(Generic[_Target]):
         self._ask_target(watched.target, self._options(watched.target), check)
 
     def _options(self, target: _Target) -> OutgoingRequest:
-        # To the machine itself: a routing node has to answer, not to pass it on.
         uri = f"sip:{bracketed(target.host)}:{target.port};transport={target.transport}"
-        call_id = self._ids.call_id()
-        headers = [
-            ("Max-Forwards", "1"),
-            ("From", f"<sip:{self._rhythm.domain}>;tag={self._ids.tag()}"),
-            ("To", f"<{uri}>"),
-            ("Call-ID", call_id),
-            ("CSeq", "1 OPTIONS"),
-        ]
-        return OutgoingRequest("OPTIONS", uri, headers, b"", 1, call_id)
+        return options_request(uri, self._rhythm.domain, self._ids.call_id(), self._ids.tag())
 
     def _late(self, watched: _Watched[_Target], check: _Check[_Target]) -> None:
         self.told(watched, check, f"no answer to OPTIONS within {self._rhythm.timeout:g} s")

@@ -171,6 +171,21 @@ class OutgoingRequest:
         return f"<OutgoingRequest {self.method} {self.uri}>"
 
 
+def options_request(uri: str, domain: str, call_id: str, tag: str) -> OutgoingRequest:
+    """Return an OPTIONS that asks a machine itself whether it is there.
+
+    :param domain: in whose name is asked.
+    """
+    headers = [
+        ("Max-Forwards", "1"),  # a routing node has to answer, not to pass it on
+        ("From", f"<sip:{domain}>;tag={tag}"),
+        ("To", f"<{uri}>"),
+        ("Call-ID", call_id),
+        ("CSeq", "1 OPTIONS"),
+    ]
+    return OutgoingRequest("OPTIONS", uri, headers, b"", 1, call_id)
+
+
 def response_bytes(
     request: SipRequest,
     status: int,
