@@ -28,9 +28,10 @@ class Authorizations:
     def load(self, records: Iterable[AuthorizationRecord]) -> None:
         """Take in what the store kept."""
         for record in records:
-            pair = (JID.parse(record.local), JID.parse(record.foreign))
-            self._records.setdefault(pair[0], {})[pair[1]] = record
-            self._note_pending(pair, record)
+            local, foreign = JID.parse(record.local), JID.parse(record.foreign)
+            record.local, record.foreign = local.text, foreign.text  # one copy of each
+            self._records.setdefault(local, {})[foreign] = record
+            self._note_pending((local, foreign), record)
 
     def gone(self, key: str) -> None:
         """Another node has removed a record.

@@ -128,11 +128,11 @@ class PresenceGateway:
                 gc.enable()
 
     def _load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
-        self.authorizations.load((yield store.load(AuthorizationRecord)))
+        yield store.each(AuthorizationRecord, self.authorizations.load)
         entries = yield store.load(PolicyEntryRecord)
         self.policies.load(entries, (yield store.load(PolicyDefaultRecord)))
-        self.watched.load((yield store.load(InboundSubscriptionRecord)))
-        self.watching.load((yield store.load(OutboundSubscriptionRecord)))
+        yield store.each(InboundSubscriptionRecord, self.watched.load)
+        yield store.each(OutboundSubscriptionRecord, self.watching.load)
 
     def resume(self) -> None:
         """Go on where the last run stopped; the listeners stand."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -213,7 +214,7 @@ class Dialog(msgspec.Struct, gc=False):
 
         :param now: seconds since the epoch.
         """
-        by_clock = min(int((now - _NUMBERS_SINCE) * _NUMBERS_A_SECOND), _HIGHEST_BY_CLOCK)
+        by_clock = _number_at(now)
         if self.local_cseq < by_clock:
             self.local_cseq = by_clock
         else:
@@ -238,6 +239,12 @@ class Dialog(msgspec.Struct, gc=False):
 
     def __repr__(self) -> str:
         return f"<Dialog {self.call_id} {self.local_tag} {self.remote_tag}>"
+
+
+@lru_cache(1)
+def _number_at(now: float) -> int:
+    """Return the number that the clock gives; the same object for all dialogs of one moment."""
+    return min(int((now - _NUMBERS_SINCE) * _NUMBERS_A_SECOND), _HIGHEST_BY_CLOCK)
 
 
 def without_tag(value: NameAddr) -> str:

@@ -153,6 +153,12 @@ class IStore(Interface):
         A shared store gives, of the kinds that have an owner, only those of this node.
         """
 
+    def each(kind: type[RecordType], take: Callable[[list[RecordType]], None]) -> Deferred[None]:
+        """Call ``take`` with what :meth:`load` returns, a portion at a time.
+
+        So not all of a kind are in memory at once when something else is made of each.
+        """
+
     def ledger(
         *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100
     ) -> Deferred[list[LedgerEntry]]:

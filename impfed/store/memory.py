@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
@@ -102,6 +102,12 @@ class MemoryStore:
             return fail(_stopped())
         rows = self._records.get(kind.kind, {})
         return succeed([decode(kind, rows[key]) for key in sorted(rows)])
+
+    def each(
+        self, kind: type[RecordType], take: Callable[[list[RecordType]], None]
+    ) -> Deferred[None]:
+        """Call ``take`` with every record of a kind."""
+        return self.load(kind).addCallback(take)
 
     def ledger(
         self, *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100

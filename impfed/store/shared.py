@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -165,6 +165,12 @@ class SharedStore:
     def load(self, kind: type[RecordType]) -> Deferred[list[RecordType]]:
         """Return the records of a kind; of those with owners, this node's."""
         return self._load(kind, self.node if kind.owned else None)
+
+    def each(
+        self, kind: type[RecordType], take: Callable[[list[RecordType]], None]
+    ) -> Deferred[None]:
+        """Call ``take`` with them all; they come in no order, so all are read before."""
+        return self.load(kind).addCallback(take)
 
     def load_of(self, owner: str, kind: type[RecordType]) -> Deferred[list[RecordType]]:
         """Return the records of a kind that a node owns, "" for those that nobody has claimed."""

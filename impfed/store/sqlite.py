@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,6 +36,8 @@ from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, 
 DATABASE_NAME = "impfed.sqlite"
 
 _PURGE_CHUNK = 2000
+#: Records that are read at one time.
+_PORTION = 2000
 
 _log = EventLog("impfed.store")
 _Result = TypeVar("_Result")
@@ -149,7 +152,26 @@ class SqliteStore:
         if file is None:
             return fail(_stopped(self._path))
         self._queue.flush_all()
-        return self._ask(_load, file, kind).addCallback(self._loaded, kind)
+        return self._ask(_load, file, kind, {}).addCallback(self._loaded, kind)
+
+    @inlineCallbacks
+    def each(
+        self, kind: type[RecordType], take: Callable[[list[RecordType]], None]
+    ) -> Generator[Deferred[Any], Any, None]:
+        """Call ``take`` with every record of a kind; the next portion is read meanwhile."""
+        file = self._file
+        if file is None:
+            raise _stopped(self._path)
+        self._queue.flush_all()
+        memo: Memo = {}
+        asked = self._ask(_load, file, kind, memo, "", _PORTION)
+        while True:
+            loaded = yield asked
+            if loaded.last:
+                asked = self._ask(_load, file, kind, memo, loaded.last, _PORTION)
+            take(self._loaded(loaded, kind))
+            if not loaded.last:
+                return
 
     def ledger(
         self, *, id: str = "", address: str = "", since: float = 0.0, limit: int = 100
@@ -215,11 +237,8 @@ class SqliteStore:
         else:
             _log.info("write_recovered", "store {path} can be written again", path=self._path)
 
-    def _loaded(
-        self, result: tuple[list[RecordType], list[tuple[str, str]]], kind: type[RecordType]
-    ) -> list[RecordType]:
-        records, unreadable = result
-        for key, problem in unreadable:
+    def _loaded(self, loaded: _Loaded[RecordType], kind: type[RecordType]) -> list[RecordType]:
+        for key, problem in loaded.unreadable:
             _log.error(
                 "record_unreadable",
                 "a {kind} record in {path} cannot be read and is left out: {problem} (key {key})",
@@ -228,7 +247,7 @@ class SqliteStore:
                 key=key,
                 problem=problem,
             )
-        return records
+        return loaded.records
 
     def _opened(self, _: None) -> None:
         self._teller.become(StoreState.UP)
@@ -280,13 +299,22 @@ def _prepared(changes: Sequence[Change]) -> Write:
     return records, rows
 
 
+@dataclass(slots=True)
+class _Loaded(Generic[RecordType]):
+    """Records, the others' keys with what is wrong, and the last key; "" if that was all."""
+
+    records: list[RecordType]
+    unreadable: list[tuple[str, str]]
+    last: str
+
+
 def _load(
-    file: SqliteFile, kind: type[RecordType]
-) -> tuple[list[RecordType], list[tuple[str, str]]]:
+    file: SqliteFile, kind: type[RecordType], memo: Memo, after: str = "", limit: int = -1
+) -> _Loaded[RecordType]:
     records: list[RecordType] = []
     unreadable: list[tuple[str, str]] = []
-    memo: Memo = {}
-    for key, data in file.rows(kind.kind):
+    rows = file.rows(kind.kind, after, limit)
+    for key, data in rows:
         try:
             record = decode(kind, data)
         except msgspec.MsgspecError as error:
@@ -294,7 +322,7 @@ def _load(
             continue
         record.share(memo)
         records.append(record)
-    return records, unreadable
+    return _Loaded(records, unreadable, rows[-1][0] if len(rows) == limit else "")
 
 
 def _stopped(path: Path) -> StoreError:

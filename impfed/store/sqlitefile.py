@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -169,13 +169,14 @@ class SqliteFile:
             return [self._refusal(error)] * len(writes)
         return [None] * len(writes)
 
-    def rows(self, kind: str) -> Iterator[tuple[str, bytes]]:
-        """Yield key and octets of every record of a kind, in order of keys."""
-        statement = "SELECT key, value FROM records WHERE kind = ? ORDER BY key"
-        try:
-            yield from self._connection.execute(statement, (kind,))
-        except sqlite3.Error as error:
-            raise in_words(self._path, error) from error
+    def rows(self, kind: str, after: str = "", limit: int = -1) -> list[tuple[str, bytes]]:
+        """Return key and octets of records of a kind, in order of keys.
+
+        :param after: only of keys behind this one.
+        :param limit: at most so many; all of them if it is negative.
+        """
+        statement = "SELECT key, value FROM records WHERE kind = ? AND key > ? ORDER BY key LIMIT ?"
+        return self._read(statement, (kind, after, limit))
 
     def ledger(self, id: str, address: str, since: float, limit: int) -> list[LedgerEntry]:
         """Return ledger entries, newest first; parameters as in ``IStore.ledger``."""

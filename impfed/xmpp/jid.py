@@ -115,7 +115,7 @@ class JID:
     :ivar attribute: the whole address, escaped for an XML attribute.
     """
 
-    __slots__ = ("_bare", "_hash", "attribute", "domain", "local", "resource", "text")
+    __slots__ = ("_bare", "attribute", "domain", "local", "resource", "text")
 
     local: str
     domain: str
@@ -135,7 +135,6 @@ class JID:
         self.resource = resource
         self.text = text
         self.attribute = xml_attr(text)
-        self._hash = hash(text)
         self._bare: JID | None = None
 
     @classmethod
@@ -218,7 +217,7 @@ class JID:
         return f"JID({self.text!r})"
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self.text)  # which a string remembers
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -204,6 +204,29 @@ class StoreContract:
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)  # type: ignore[attr-defined]
 
     @inlineCallbacks
+    def test_each(self) -> Any:
+        """Many records come in portions, all of them once, and in the order of their keys."""
+        count = 4500
+        texts = [OutboxRecord(f"{number:05}", CAROL, BOB, "x") for number in range(count)]
+        for begin in range(0, count, 500):
+            yield self.written(*map(Put, texts[begin : begin + 500]))
+        found: list[OutboxRecord] = []
+        yield self.store.each(OutboxRecord, found.extend)
+        self.assertEqual(found, texts)
+        yield self.store.each(AuthorizationRecord, found.extend)
+        self.assertEqual(len(found), count)
+
+    @inlineCallbacks
+    def test_each_fails_with_who_takes(self) -> Any:
+        """What the taker raises comes back, and he gets nothing more."""
+        yield self.written(Put(OutboxRecord("a", CAROL, BOB, "x")))
+
+        def refuse(records: list[OutboxRecord]) -> None:
+            raise ValueError(len(records))
+
+        yield self.assertFailure(self.store.each(OutboxRecord, refuse), ValueError)  # type: ignore[attr-defined]
+
+    @inlineCallbacks
     def test_octets_that_are_no_utf8_survive(self) -> Any:
         """A dialog with undecodable octets in its headers comes back with the same octets."""
         odd = subscription(
