@@ -132,6 +132,8 @@ class NeighbourTests(LoadCase):
         """The two nodes of the documentation are configured rightly, and know each other."""
         page = Path(__file__).parents[2] / "docs" / "topologies.md"
         blocks = [each.partition("```")[0] for each in page.read_text().split("```toml\n")[1:]]
+        blocks = [each for each in blocks if "[[listener]]" in each and "[[neighbour]]" in each]
+        self.assertEqual(len(blocks), 2)
         rest = GOOD[: GOOD.index("[[listener]]")] + GOOD[GOOD.index("[[domain]]") :]
         first = self.shop.load(blocks[0] + rest)
         second = self.shop.load(blocks[1] + rest.replace("company.example", "second.example"))
