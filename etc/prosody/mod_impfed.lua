@@ -211,10 +211,11 @@ module:hook("component-authenticated", function (event)
 	if conn and conn.setoption then
 		conn:setoption("tcp-nodelay", true);
 	end
-	session.impfed_heard = now();
-	function session.data(self, ...)
-		self.impfed_heard = now();
-		return data(self, ...);
+	local connected = session;
+	connected.impfed_heard = now();
+	function connected.data(...) -- called with the connection, not with the session
+		connected.impfed_heard = now();
+		return data(...);
 	end
 end);
 

@@ -190,6 +190,20 @@ class LinkTests(LinkCase):
         await self.links.stopService()
         self.assertEqual((await refused)["condition"], "remote-server-timeout")
 
+    async def test_busy(self) -> None:
+        """A node that goes on acknowledging is kept, however long there is something on its way."""
+        self.settle_after(0.3)
+        await self.start_with(impfed_patience=1)
+        await self.start_links()
+        alice = await self.log_in("alice")
+        connection = self.links.links[0]._connection
+        end = reactor.seconds() + 4
+        while reactor.seconds() < end:
+            came = self.gateway.wait(text("one more"))
+            alice.do("message", to=BOB, body="one more")
+            await came
+        self.assertIs(self.links.links[0]._connection, connection)
+
     async def test_too_much(self) -> None:
         """More than is kept comes back at once; what is kept arrives."""
         await self.start_with(impfed_keep=4)
