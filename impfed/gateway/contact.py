@@ -192,8 +192,8 @@ class Contact(msgspec.Struct, eq=False):
 
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to a SUBSCRIBE."""
-        if response.status < 200:
-            return
+        if response.status < 200 or self.side.contact((self.local, self.foreign)) is not self:
+            return  # nothing yet; or it is over, or goes on elsewhere
         self._cut = False
         if response.status < 300:
             self._reached()
@@ -215,6 +215,8 @@ class Contact(msgspec.Struct, eq=False):
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A SUBSCRIBE went unanswered."""
+        if self.side.contact((self.local, self.foreign)) is not self:
+            return
         assert isinstance(transaction, Errand)
         self._reach = text
         self._cut = True

@@ -215,6 +215,8 @@ class Watcher(msgspec.Struct, eq=False):
 
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to a NOTIFY."""
+        if self not in self.pair.watchers:
+            return  # it is over, or goes on elsewhere
         if 200 <= response.status < 300:
             self._got_through()
         self.perform(self.notifier.answered(response, self._around.timers.seconds()))
@@ -227,6 +229,8 @@ class Watcher(msgspec.Struct, eq=False):
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A NOTIFY went unanswered."""
+        if self not in self.pair.watchers:
+            return
         assert isinstance(transaction, Errand)
         timeout = cause is FailureCause.TIMEOUT
         now = self._around.timers.seconds()

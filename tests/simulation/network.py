@@ -16,6 +16,8 @@ from zope.interface import implementer
 from tests.simulation.loop import Loop, SimReactor
 
 _FIRST_PORT = 40000
+#: Seconds after which a system gives up a connection on which nothing is acknowledged.
+UNACKNOWLEDGED = 30.0
 #: Octets that a writer may have under way before its producer is paused.
 _HIGH_WATER = 65536
 
@@ -280,7 +282,10 @@ class End:
             self.mute = True  # what TCP would send again comes too late for anybody
             self._under_way += len(data)
             self._press()
+            self._unacknowledged()
             return
+        if self.peer.mute:
+            self._unacknowledged()  # it arrives, but its acknowledgement does not
         if weather.reset and loop.random.random() < weather.reset:
             keep = loop.random.randrange(len(data) + 1)
             data, broken = data[:keep], True
@@ -290,6 +295,12 @@ class End:
             self._send(piece)
         if broken:
             self.break_off()
+
+    def _unacknowledged(self) -> None:
+        """The system gives the connection up after a while (Linux: TCP_USER_TIMEOUT)."""
+        self.network.loop.after(
+            UNACKNOWLEDGED, lambda: self.arrive_end(error.TimeoutError("nothing was acknowledged"))
+        )
 
     def _pieces(self, data: bytes) -> list[bytes]:
         random, weather = self.network.loop.random, self.network.weather
