@@ -33,7 +33,7 @@ class Certified(Streams, StreamCase):
         self.assertNotIn(", 0 of them acknowledged", link["streams"])
 
     def test_node_killed_with_texts_that_wait(self) -> None:
-        """A text that waited in the node for a foreign server is given back by the home server."""
+        """A text that waits in the node for a foreign server arrives once both are back, and once only."""
         stage, server = self.scene.stage, self.scene.verona.server
         nurse = self.scene.local("nurse")
         # Prosody counts only what follows the text that opens a stream.
@@ -42,13 +42,20 @@ class Certified(Streams, StreamCase):
         self.kill(server.part)
         nurse.send("message", to=f"tybalt@{VERONA}", body="Peter!", id="waits")
         self.assertTrue(wait_until(lambda: self.waiting() == 1, 10))
+        self.assertTrue(wait_until(lambda: self.status()["store_backlog"] == 0, 10))
         self.kill(stage.node.part)
-        nurse.expect(event="refused", id="waits")
-        with self.scene.network.entered():
-            server.start()
-            stage.node.start()
         for name in [name for name in self.scene.talkers if VERONA in name]:
             self.scene.talkers.pop(name).stop()
+        with self.scene.network.entered():
+            server.start()
+        tybalt = self.scene.foreign("tybalt")
+        with self.scene.network.entered():
+            stage.node.start()
+        tybalt.expect(0, 60, event="message", body="Peter!")
+        nurse.send("message", to=f"tybalt@{VERONA}", body="And now?")
+        tybalt.expect(0, 60, event="message", body="And now?")
+        self.assertEqual(len(tybalt.seen(event="message", body="Peter!")), 1)
+        self.assertEqual(nurse.seen(event="refused", id="waits"), [])
 
     def waiting(self) -> int:
         """Return how many stanzas wait for the foreign server."""
