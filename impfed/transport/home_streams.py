@@ -97,6 +97,7 @@ class StreamLink(LinkBase):
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._backoff = Backoff(context.ids)
         self._unsure: list[AcceptanceBarrier] = []  # of streams that are gone
+        self._grace: Timer | None = None  # for the end of their being unsure
         self._probe = ""  # id of the ping whose answer is waited for
         self._timer: Timer | None = None  # for the next ping, or the end of waiting
         self._alarm: Timer | None = None
@@ -213,6 +214,9 @@ class StreamLink(LinkBase):
 
     def _give_up(self, reason: str) -> None:
         unsure, self._unsure = self._unsure, []
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
         for barrier in unsure:
             barrier.lost(reason)
 
@@ -260,10 +264,10 @@ class StreamLink(LinkBase):
         if self._stopping:
             self._give_up(words)
             return
-        if self._unsure:
+        if self._unsure and self._grace is None:
             # Who hears that a text is unsure asks whether the link still stands, so that is to be
             # known first: where the home server has died its streams end one after the other.
-            self._context.timers.after(UNSURE_AFTER, self._give_up, words)
+            self._grace = self._context.timers.after(UNSURE_AFTER, self._give_up, words)
         if local == self._own.domain and (self.up or self._probe):
             self._down(words, False)  # it may have been started anew, and remember nothing
         elif self.up and not self._probe:

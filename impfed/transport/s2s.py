@@ -107,6 +107,7 @@ class S2S(Service):
     :ivar settle: calls a function once what came so far for a domain of ours would survive this
         process, before which no count of stanzas is told; None to tell it at once.
     :ivar ports: ports that the listeners are bound to, in their order.
+    :ivar stopping: whether no new stream is opened any more.
     """
 
     user: Any = None
@@ -167,6 +168,7 @@ class S2S(Service):
         self._bounces: list[Stanza] = []
         self._open_ports: list[Any] = []
         self._paused = False
+        self.stopping = False
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -178,6 +180,7 @@ class S2S(Service):
         if self.user is None:
             raise LocalError("S2S.user must be set before the start")
         Service.startService(self)
+        self.stopping = False
         for problem in self.missing_names().values():
             log.warn("name_missing", "{problem}", problem=problem)
         for listener in self._listeners:
@@ -197,6 +200,7 @@ class S2S(Service):
     def stopService(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned."""
         Service.stopService(self)
+        self.stopping = True
         words = "this node is stopping"
         waits = [port.stopListening() for port in self._open_ports]
         self._open_ports.clear()

@@ -41,7 +41,12 @@ class Waiting(NamedTuple):
 
 
 class RouteOwner(Protocol):
-    """What a way needs of the service."""
+    """What a way needs of the service.
+
+    :ivar stopping: whether nothing new is begun any more.
+    """
+
+    stopping: bool
 
     def flush_later(self, connection: S2SConnection) -> None:
         """Write a stream's output at the end of this reactor turn."""
@@ -186,6 +191,8 @@ class Route:
             self._context.metrics.count("s2s.sent_again", len(left))
 
     def _dial(self) -> None:
+        if self._owner.stopping:
+            return
         self._set_state(RouteState.DIALLING, self.reason)
         dialer = self._dialer = Dialer(self, self._context, self.local, self.remote)
         dialer.start()
@@ -231,7 +238,7 @@ class Route:
                 return
             self._timer.cancel()
             self._timer = None
-        if due:
+        if due and not self._owner.stopping:
             delay = max(0.0, min(due) - self._context.timers.seconds())
             self._timer = self._context.timers.after(delay, self._wake)
 

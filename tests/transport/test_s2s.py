@@ -93,6 +93,22 @@ class PairTests(S2SCase):
         self.assertEqual(error.text("body"), "lost?")
 
 
+class StopTests(S2SCase):
+    """The end of a service."""
+
+    @inlineCallbacks
+    def test_nothing_new(self) -> Steps:
+        """What a service is given to send when it has stopped makes it connect to nobody."""
+        a, b = self.node("a.example"), self.node("b.example")
+        a.s2s.send(text("x@a.example", "y@b.example", "there"))
+        yield self.until(lambda: b.user.bodies == ["there"])
+        self.nodes.remove(b)
+        yield b.stop()
+        for domain in ("a.example", "c.example"):
+            b.s2s.send(text("y@b.example", f"x@{domain}", "too late"))
+        self.assertEqual({one["state"] for one in b.s2s.status()}, {"no stream, none wanted"})
+
+
 class CertificateTests(S2SCase):
     """Which certificate is shown and trusted."""
 
