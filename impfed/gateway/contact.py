@@ -62,7 +62,6 @@ _SHOW_AGAIN = 15.0
 class Contact(msgspec.Struct, eq=False):
     """Owner of one subscriber; answers are shown to its local user and to nobody else.
 
-    :ivar kind: of the foreign domain.
     :ivar partner: what is known of the foreign domain.
     :ivar alarm: for what the subscriber does next.
     :ivar missed: whether NOTIFYs may have been lost since the last one.
@@ -72,7 +71,6 @@ class Contact(msgspec.Struct, eq=False):
     side: WatchingSide
     local: JID
     foreign: JID
-    kind: Kind
     partner: Partner
     subscriber: Subscriber
     missed: bool = False
@@ -91,6 +89,10 @@ class Contact(msgspec.Struct, eq=False):
     @property
     def _around(self) -> Surroundings:
         return self.side.around
+
+    @property
+    def _kind(self) -> Kind:
+        return self._around.kind_of(self.foreign.domain)
 
     @property
     def dialog_key(self) -> tuple[str, str]:
@@ -237,7 +239,7 @@ class Contact(msgspec.Struct, eq=False):
     def _refused(self, response: SipResponse) -> None:
         self._reach = explain(response)
         self._around.metrics.count(f"presence.out.refused.{response.status}")
-        if response.status == 403 and self.kind.refuses_by_403:
+        if response.status == 403 and self._kind.refuses_by_403:
             log.warn(
                 "not_allowed_by_partner",
                 "{domain} refuses our SUBSCRIBE with 403: its administrator has to allow"
@@ -333,7 +335,7 @@ class Contact(msgspec.Struct, eq=False):
                 conversation=message.call_id,
             )
             return
-        self._show(replace(document.availability(self.kind), priority=0))
+        self._show(replace(document.availability(self._kind), priority=0))
 
     def _show(self, availability: Availability) -> None:
         if availability != self.shown:

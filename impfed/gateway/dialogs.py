@@ -52,9 +52,11 @@ class DialogTable:
         self._count += 1
         call_id = owner.dialog_key[0]
         there = self._owners.setdefault(call_id, owner)
+        if there is owner:
+            return
         if isinstance(there, list):
             there.append(owner)
-        elif there is not owner:
+        else:
             self._owners[call_id] = [there, owner]
 
     def remove(self, owner: DialogOwner) -> None:

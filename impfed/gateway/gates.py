@@ -264,9 +264,8 @@ class Gates:
 
     def shows(self, pair: Pair) -> bool:
         """Whether the foreign user of a pair may see the real state."""
-        if self.authorizations.inbound(pair) != "approved":
-            return False
-        return self.judge(pair).verdict is Verdict.ALLOW
+        approved = self.authorizations.inbound(pair) == "approved"
+        return approved and not self.policies.blocks(*pair)
 
     def explain(self, pair: Pair) -> Iterator[Finding]:
         """Yield what each gate would say, up to the one that settles it; nothing is changed."""

@@ -243,9 +243,8 @@ class WatchingSide:
         return contact
 
     def _contact(self, local: JID, foreign: JID) -> Contact:
-        kind = self.around.kind_of(foreign.domain)
-        subscriber = Subscriber(self.watching(kind))
-        return Contact(self, local, foreign, kind, self.partner(foreign.domain), subscriber)
+        subscriber = Subscriber(self.watching(self.around.kind_of(foreign.domain)))
+        return Contact(self, local, foreign, self.partner(foreign.domain), subscriber)
 
     def _enter(self, contact: Contact) -> None:
         contact.partner.add(contact)

@@ -221,6 +221,11 @@ class UserPolicies:
         """Decide by a user's list; see :func:`judge`."""
         return judge(self._policies.get(local, _NOTHING), foreign, answered, on_contact_list)
 
+    def blocks(self, local: JID, foreign: JID) -> bool:
+        """Whether a user's list hides him from somebody whom he has once approved."""
+        policy = self._policies.get(local)
+        return policy is not None and judge(policy, foreign, "approved").verdict is Verdict.BLOCK
+
     def entries(self, local: JID) -> list[Entry]:
         """Return a user's list: domains first, each part in order."""
         policy = self._policies.get(local, _NOTHING)

@@ -35,6 +35,8 @@ from impfed.sip.subscription_parts import (
     Watching,
 )
 from impfed.sip.subscription_retry import (
+    LONG_STANDING,
+    NO_ATTEMPTS,
     TERMINATED_REASONS,
     Attempts,
     End,
@@ -79,7 +81,7 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
     _asked: int = 0
     _answer_routes: tuple[str, ...] = ()  # Record-Route of the first 2xx, reversed
     _told: Phase | None = None
-    _attempts: Attempts = msgspec.field(default_factory=Attempts)
+    _attempts: Attempts = NO_ATTEMPTS
     _granted: int | None = None  # Expires of the first 2xx
     _expires_at: float | None = None
     _refresh_at: float | None = None
@@ -195,7 +197,7 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
         )
         self.dialog = Dialog.uac_from_notify(sent, request, self.local_tag)
         self.dialog.route_set = _whole(self.dialog.route_set, self._answer_routes)
-        self._attempts.since = now
+        self._attempts = msgspec.structs.replace(self._attempts, since=now)
 
     def _classify(self, state: SubscriptionState) -> Event:
         if state.state == "pending":
@@ -376,7 +378,8 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
         self._refresh_at = now + min(expires * share, expires - lead)
 
     def _tell_state(self, now: float, effects: list[SubscriberEffect], *_: Any) -> None:
-        self._attempts.lived(now, self.watching.retry)
+        if self._attempts.lived(now, self.watching.retry):
+            self._attempts = LONG_STANDING
         if self._told is not self.phase:
             self._told = self.phase
             effects.append(StateChanged(self.phase))
@@ -403,7 +406,8 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
 
     def _plan_retry(self, now: float, effects: list[SubscriberEffect], *_: Any) -> None:
         watching = self.watching
-        pause = self._attempts.pause(now, self._end, watching.retry, watching.ids)
+        retry, ids = watching.retry, watching.ids
+        pause, self._attempts = self._attempts.over(now, self._end, retry, ids)
         self._retry_at = now + pause if self.refreshing else None
 
     # The store
@@ -459,7 +463,7 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
             self.call_id, self.local_tag = dialog.call_id, dialog.local_tag
             self._cseq = dialog.local_cseq
             self.phase = self._told = phase
-            self._attempts.since = 0.0  # long enough ago
+            self._attempts = LONG_STANDING
             self._schedule(now, max(0.0, (expires_at or now) - now))
         elif phase in (Phase.NOTIFY_WAIT, Phase.PENDING, Phase.ACTIVE, Phase.RETRY_WAIT):
             self.phase = Phase.RETRY_WAIT

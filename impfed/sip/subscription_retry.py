@@ -87,7 +87,7 @@ class End:
     kind: RetryKind | None = None
 
 
-class Attempts(msgspec.Struct, eq=False, gc=False):
+class Attempts(msgspec.Struct, frozen=True, gc=False):
     """How the attempts at one subscription have gone, and so when the next one comes.
 
     :ivar failures: failed attempts in a row.
@@ -99,26 +99,30 @@ class Attempts(msgspec.Struct, eq=False, gc=False):
 
     def lived(self, now: float, policy: RetryPolicy) -> bool:
         """Return whether the present subscription has stood long enough to forget old failures."""
-        if self.since is None or now - self.since < policy.lived:
-            return False
-        self.failures = 0
-        return True
+        return self.since is not None and now - self.since >= policy.lived
 
-    def pause(self, now: float, end: End, policy: RetryPolicy, ids: IdSource) -> float:
-        """Count an end and return the seconds until the next attempt."""
+    def over(
+        self, now: float, end: End, policy: RetryPolicy, ids: IdSource
+    ) -> tuple[float, Attempts]:
+        """Return the seconds from an end to the next attempt, and how it all has gone then."""
         lived = self.lived(now, policy)
-        self.since = None
+        failures = 0 if lived else self.failures
         at_once = end.kind is RetryKind.AT_ONCE or end.status == 481
         if lived and (at_once or end.cause in (EndCause.EXPIRED, EndCause.SILENT)):
-            return ids.uniform(0.0, 1.0)
-        if at_once and self.failures == 0:
-            self.failures = 1  # but not again and again
-            return ids.uniform(0.0, 1.0)
+            return ids.uniform(0.0, 1.0), Attempts(failures)
+        if at_once and failures == 0:
+            return ids.uniform(0.0, 1.0), Attempts(1)  # but not again and again
         if end.kind is RetryKind.LATER and end.retry_after is None:
-            return policy.later * ids.uniform(1.0, 1.25)
+            return policy.later * ids.uniform(1.0, 1.25), Attempts(failures)
         if end.status in policy.slow_statuses:
             pause = policy.cap * ids.uniform(0.9, 1.1)
         else:
-            pause = policy.back_off(self.failures, ids)
-        self.failures += 1
-        return max(pause, float(end.retry_after or 0))
+            pause = policy.back_off(failures, ids)
+        return max(pause, float(end.retry_after or 0)), Attempts(failures + 1)
+
+
+NO_ATTEMPTS = Attempts()
+"""Of a subscription that is new."""
+
+LONG_STANDING = Attempts(since=0.0)
+"""Of one that has stood for long; so do all of a node, so it is one object."""

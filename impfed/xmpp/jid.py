@@ -108,16 +108,14 @@ class JID:
     Made by :meth:`parse` or :meth:`of`, both of which prepare; the constructor takes parts that
     have been prepared already.
 
-    :ivar local: local part, escaped as on the wire; empty if there is none.
     :ivar domain: domain part, lower case, Unicode labels.
     :ivar resource: resource part; empty if there is none.
     :ivar text: the whole address.
     :ivar attribute: the whole address, escaped for an XML attribute.
     """
 
-    __slots__ = ("_bare", "attribute", "domain", "local", "resource", "text")
+    __slots__ = ("_bare", "_local_end", "attribute", "domain", "resource", "text")
 
-    local: str
     domain: str
     resource: str
     text: str
@@ -130,12 +128,17 @@ class JID:
         text = f"{local}@{domain}" if local else domain
         if resource:
             text = f"{text}/{resource}"
-        self.local = local
+        self._local_end = len(local)
         self.domain = intern(domain)
         self.resource = resource
         self.text = text
         self.attribute = xml_attr(text)
         self._bare: JID | None = None
+
+    @property
+    def local(self) -> str:
+        """The local part, escaped as on the wire; empty if there is none."""
+        return self.text[: self._local_end]
 
     @classmethod
     def parse(cls, text: str) -> JID:
