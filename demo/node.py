@@ -133,7 +133,7 @@ secret = "{home.secret}"
             said = log.read_bytes()[before:]
             return not part.alive or all(word in said for word in self.up)
 
-        if not wait_until(up, 20) or not part.alive:
+        if not wait_until(up) or not part.alive:
             part.stop()
             raise PartFailed(f"the node did not start\n{part.tail()}")
         return self

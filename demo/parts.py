@@ -23,6 +23,10 @@ from typing import Any, Protocol
 ROOT = Path(__file__).resolve().parent.parent
 Event = dict[str, Any]
 
+#: Seconds that a part may take for anything, on a machine that does much else. Only what fails waits
+#: so long.
+PATIENCE = 60.0
+
 
 class PartFailed(Exception):
     """A part did not start, or ended when it should not; the text has the tail of its log."""
@@ -68,7 +72,7 @@ def _bindable(port: int) -> bool:
     return True
 
 
-def wait_until(true: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:
+def wait_until(true: Callable[[], bool], seconds: float = PATIENCE, step: float = 0.05) -> bool:
     """Poll until a condition holds; False when it did not in time."""
     end = time.monotonic() + seconds
     while not true():
@@ -215,7 +219,7 @@ class Part:
         text = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"    {self.name}: {line}" for line in text[-lines:])
 
-    def await_port(self, port: int, seconds: float = 15.0) -> None:
+    def await_port(self, port: int, seconds: float = PATIENCE) -> None:
         """Wait until the process listens; ends it and raises PartFailed when it does not."""
 
         def up() -> bool:
@@ -305,7 +309,7 @@ class Talker(Part):
         """How many events there were until now."""
         return len(self.events)
 
-    def expect(self, since: int = 0, seconds: float = 15.0, **wanted: Any) -> Event:
+    def expect(self, since: int = 0, seconds: float = PATIENCE, **wanted: Any) -> Event:
         """Return the first event with these values, waiting for it; raises PartFailed.
 
         A value may be a function, which then decides.

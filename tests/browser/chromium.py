@@ -82,7 +82,7 @@ class Chromium:
 
     def wait_for(self, text: str) -> None:
         """Wait until a text is to be read."""
-        WebDriverWait(self.driver, 20).until(lambda _: text in self.text, f"{text!r} not seen")
+        WebDriverWait(self.driver, 60).until(lambda _: text in self.text, f"{text!r} not seen")
 
     # -- doing -------------------------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class Chromium:
         page = self.find("html")
         self._scroll_to(button)
         button.click()
-        WebDriverWait(self.driver, 20).until(lambda _: _gone(page), f"nothing came of {name!r}")
+        WebDriverWait(self.driver, 60).until(lambda _: _gone(page), f"nothing came of {name!r}")
 
     def fill(self, form: str, **values: str) -> None:
         """Fill in the form with this action: texts, and the values of radio buttons."""

@@ -134,7 +134,7 @@ class StoreCommandTests(TestCase):
 
         def command(*words: str) -> subprocess.CompletedProcess[str]:
             line = [sys.executable, "-m", "impfed.ctl.main", "store", *words]
-            return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+            return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
         done = yield deferToThread(command, "export", str(self.path("file")), "outbox")
         self.assertEqual((done.returncode, done.stderr), (0, "1 records\n"))

@@ -181,7 +181,7 @@ class Balanced:
         command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
         command += [self.nodes[number - 1].socket]
         return subprocess.run(
-            [*command, "status", "--json"], capture_output=True, text=True, timeout=30, check=True
+            [*command, "status", "--json"], capture_output=True, text=True, timeout=120, check=True
         ).stdout
 
 

@@ -6,12 +6,9 @@ on to the owner by its relay token.
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from demo.node import Node
@@ -25,6 +22,8 @@ from demo.parts import (
     xmpp_user,
 )
 from impfed.cluster.ownership import Rendezvous
+from impfed.ctl.api import ControlError
+from impfed.ctl.client import ControlClient
 from impfed.gateway.cluster_home import link_pair
 from tests.interop.balancer import BALANCER, NAME, PROXIED, Haproxy
 from tests.interop.scene import FOREIGN, HOME, RUN
@@ -76,7 +75,7 @@ class Cluster:
         self.authority = authority = Authority(directory / "pki", "interop CA")
         self.redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
         self.port, self.far_port, *ports = free_ports(2 + 2 * len(NAMES))
-        users = {name: "secret" for name in USERS}
+        users = dict.fromkeys(USERS, "secret")
         self.home = Prosody(directory / "prosody", users=users, module=MODULE)
         self.inner = dict(zip(NAMES, ports[: len(NAMES)], strict=True))
         outer = dict(zip(NAMES, ports[len(NAMES) :], strict=True))
@@ -166,11 +165,18 @@ class Cluster:
 
     def status(self, name: str) -> dict[str, Any]:
         """Return what ``impfedctl status`` says of a node; empty when it does not answer."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
-        command += [self.nodes[name].socket, "status", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        return found
+        try:
+            client = ControlClient(self.nodes[name].socket, timeout=5.0)
+        except ControlError:
+            return {}
+        try:
+            (found,) = client.ask("status")
+        except ControlError:
+            return {}
+        finally:
+            client.close()
+        status: dict[str, Any] = found
+        return status
 
     def membership(self, name: str) -> dict[str, Any]:
         """Return what a node says of the cluster; empty when it does not answer."""
@@ -207,9 +213,9 @@ class Cluster:
         """Return the node whose home link is up, "" for none."""
         for name in names:
             status = self.status(name)
-            if status and status["cluster"]["home_links_held"]:
-                if all(link["state"] == "up" for link in status["home_links"]):
-                    return name
+            held = status["cluster"]["home_links_held"] if status else []
+            if held and all(link["state"] == "up" for link in status["home_links"]):
+                return name
         return ""
 
     def log(self, name: str) -> str:

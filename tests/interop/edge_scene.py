@@ -42,7 +42,7 @@ FAR_USERS = (
 def operator(socket: Path, *words: str, code: int = 0) -> str:
     """Run impfedctl; return what it says."""
     command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode != code:
         raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
     return done.stdout + done.stderr
@@ -182,7 +182,7 @@ tls_name = "sip.{FOREIGN}"
 
     def await_state(self, target: str, state: str) -> None:
         """Wait until a target is up, or down."""
-        if not wait_until(lambda: self.state(target) == state, 30):
+        if not wait_until(lambda: self.state(target) == state):
             raise PartFailed(f"{target} is not {state}: {self.status()['targets']}")
 
 
@@ -258,7 +258,7 @@ class Bordered:
                 return False
             return True
 
-        if not wait_until(found, 30):
+        if not wait_until(found):
             raise PartFailed("the node does not find the edge")
 
     def stop(self) -> None:

@@ -80,7 +80,7 @@ class NodeCase(SynchronousTestCase):
 
     def kill(self) -> None:
         """Kill the node, once what it was told last is on the disk: some milliseconds later."""
-        self.assertTrue(wait_until(lambda: self._backlog() == 0, 10))
+        self.assertTrue(wait_until(lambda: self._backlog() == 0))
         part = self.stage.node.part
         assert part is not None
         part.kill()
@@ -98,7 +98,7 @@ class NodeCase(SynchronousTestCase):
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
         command = [Path(sys.executable).with_name("impfedctl"), "--socket", self.stage.node.socket]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout
 

@@ -90,7 +90,7 @@ class PeerJabberd:
                 if name == "router":
                     self.parts[0].await_port(router)
             self.parts[-1].await_port(self.port)
-            if not wait_until(lambda: f"[{self.domain}] online" in self.log, 10):
+            if not wait_until(lambda: f"[{self.domain}] online" in self.log):
                 raise PartFailed(f"jabberd2 did not start\n{self.log}")
         except PartFailed:
             self.stop()

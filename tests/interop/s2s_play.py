@@ -179,10 +179,10 @@ class MatrixCase(S2SCase):
         alice, bob, user = f"alice@{domain}", f"bob@{peer}", ours.user
         ours.s2s.send(text(alice, bob))
         failed = lambda: stage.failure(case, domain)  # noqa: E731
-        yield self.until(lambda: user.stanzas or failed(), 30)
+        yield self.until(lambda: user.stanzas or failed())
         # What the server cannot send back it had got; but an answer may yet be under way to us.
         if not user.stanzas and "out" not in diary.proven:
-            yield self.until(lambda: user.stanzas, 30)
+            yield self.until(lambda: user.stanzas)
         error = error_of(user.errors[0]) if user.errors else None
         words = f"{error.condition}: {error.text}" if error is not None else ""
         out = Seen("" if user.errors else diary.proven["out"], _plain(words, domain, peer))
@@ -192,7 +192,7 @@ class MatrixCase(S2SCase):
             # The other direction by itself: somebody else asks bob to write.
             before = len(user.bodies)
             stage.order(case, bob, alice)
-            yield self.until(lambda: len(user.bodies) > before or failed(), 30)
+            yield self.until(lambda: len(user.bodies) > before or failed())
             if len(user.bodies) > before:
                 return {Direction.OUT: out, Direction.IN: Seen(diary.proven["in"])}
         ours_say = diary.refused or diary.ended

@@ -128,7 +128,7 @@ class Sametime:
     def expect(self, true: Callable[[ET.Element], Any]) -> ET.Element:
         """Wait for a stanza."""
         found = lambda: [each for each in list(self.received) if true(each)]  # noqa: E731
-        if not wait_until(lambda: bool(found()), 20):
+        if not wait_until(lambda: bool(found())):
             seen = "\n".join(ET.tostring(each, "unicode") for each in self.received)
             raise AssertionError(f"{self.domain} waits in vain; it has got\n{seen}")
         return found()[0]

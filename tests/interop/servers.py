@@ -100,7 +100,7 @@ class Child:
         """Write to its standard input."""
         self._process.write(text.encode())
 
-    def line(self, wanted: Callable[[str], bool], timeout: float = 20.0) -> Deferred[str]:
+    def line(self, wanted: Callable[[str], bool], timeout: float = 60.0) -> Deferred[str]:
         """Return the next line that is wanted; fails with the last lines if none comes."""
         found: Deferred[str] = Deferred()
         entry = (wanted, found)
@@ -262,7 +262,7 @@ class XmppClient(Child):
         """Have it do something: a function of ``client.py``."""
         self.write(json.dumps({"do": command, **arguments}) + "\n")
 
-    def event(self, timeout: float = 20.0, **wanted: Any) -> Deferred[dict[str, Any]]:
+    def event(self, timeout: float = 60.0, **wanted: Any) -> Deferred[dict[str, Any]]:
         """Return the next event that has these values."""
 
         def matches(line: str) -> bool:

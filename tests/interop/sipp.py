@@ -63,7 +63,7 @@ class Sipp:
         mode: str = "t1",
         calls: int = 1,
         keys: Mapping[str, str] | None = None,
-        timeout: int = 40,
+        timeout: int = 90,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port = port or free_ports(1)[0]
@@ -91,9 +91,9 @@ class Sipp:
                 command, cwd=directory, stdin=subprocess.DEVNULL, stdout=screen, stderr=screen
             )
         if remote is None and mode.startswith("t"):
-            wait_until(lambda: self.process.poll() is not None or listening(self.port), 5)
+            wait_until(lambda: self.process.poll() is not None or listening(self.port))
 
-    def finish(self, seconds: float = 60) -> Outcome:
+    def finish(self, seconds: float = 120) -> Outcome:
         """Wait for the end of the run and return what came of it."""
         try:
             code = self.process.wait(seconds)

@@ -67,7 +67,7 @@ class StreamCase(SynchronousTestCase):
         before = log.read_bytes().count(b"impfed.home.link_up")
         with self.scene.network.entered():
             stage.home.start()
-        if not wait_until(lambda: log.read_bytes().count(b"impfed.home.link_up") > before, 40):
+        if not wait_until(lambda: log.read_bytes().count(b"impfed.home.link_up") > before):
             raise PartFailed("the node is not linked to the home server")
         for name in [name for name in self.scene.talkers if "@" not in name]:
             self.again(name)
@@ -205,5 +205,5 @@ class Streams(Rooms):
             seen |= {event["id"] for event in sender.seen(event="refused")}
             return [text for text in texts if text not in seen]
 
-        wait_until(lambda: not lost(), 40)
+        wait_until(lambda: not lost())
         self.assertEqual(lost(), [])

@@ -93,7 +93,7 @@ class BalancerTests(SynchronousTestCase):
             with contextlib.suppress(ConnectionResetError):  # an abrupt end is an end
                 self.assertEqual(wire.recv(100), b"")
         line = "closed: there is no PROXY header"
-        self.assertTrue(wait_until(lambda: line in self.scene.log(1), 5))
+        self.assertTrue(wait_until(lambda: line in self.scene.log(1)))
 
     def test_dead_node(self) -> None:
         """A node that answers no check is out within three seconds, and texts go to the other one."""

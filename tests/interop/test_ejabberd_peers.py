@@ -145,7 +145,7 @@ class EjabberdPeers(StreamCase):
         alice.send("subscribe", to=f"tybalt@{VERONA}")
         # The way that it would have taken is open: to a domain that is no component it goes.
         alice.send("message", to=f"tybalt@{MANTUA}", body="by oneself")
-        self.assertTrue(wait_until(lambda: len(self.scene.connections) > len(before), 20))
+        self.assertTrue(wait_until(lambda: len(self.scene.connections) > len(before)))
         self.assertNotIn(VERONA, "".join(self.scene.connections[len(before) :]))
         self.assertEqual(tybalt.seen(event="message", body="Who is there?"), [])
         self.assertEqual(tybalt.seen(event="asked"), [])

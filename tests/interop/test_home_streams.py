@@ -41,8 +41,8 @@ class Certified(Streams, StreamCase):
         self.scene.foreign("tybalt").expect(event="message", body="My fan, Peter")
         self.kill(server.part)
         nurse.send("message", to=f"tybalt@{VERONA}", body="Peter!", id="waits")
-        self.assertTrue(wait_until(lambda: self.waiting() == 1, 10))
-        self.assertTrue(wait_until(lambda: self.status()["store_backlog"] == 0, 10))
+        self.assertTrue(wait_until(lambda: self.waiting() == 1))
+        self.assertTrue(wait_until(lambda: self.status()["store_backlog"] == 0))
         self.kill(stage.node.part)
         for name in [name for name in self.scene.talkers if VERONA in name]:
             self.scene.talkers.pop(name).stop()

@@ -126,7 +126,7 @@ class LdapTests(TestCase):
             "dc=company,dc=example",
             bind_dn="cn=admin,dc=company,dc=example",
             password_file=self.slapd.password,
-            timeout=2.0,
+            timeout=20.0,
             cache=0.0,
         )
 

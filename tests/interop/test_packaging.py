@@ -78,7 +78,7 @@ class PackagingTests(SynchronousTestCase):
             self.assertIn("node1", shown.stdout)
         finally:
             node.send_signal(signal.SIGTERM)
-            rest, _ = node.communicate(timeout=30)
+            rest, _ = node.communicate(timeout=120)
         # twistd stops in order and then ends by the signal that it was sent.
         self.assertEqual(node.returncode, -signal.SIGTERM, rest)
         self.assertIn("impfed.service.stopped", rest)

@@ -122,7 +122,7 @@ class ProfileCase(SynchronousTestCase):
         """Run impfedctl; return what it says."""
         command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
         command.append(self.scene.stage.node.socket)
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout
 

@@ -202,7 +202,7 @@ class ProxyNodeTests(SynchronousTestCase):
         self.bob.send("presence", show="")
         self.sees("capulet", "available", since)
         connected = re.compile(rf"node2 +{SECOND} .*open")
-        reached = wait_until(lambda: connected.search(self.neighbours()) is not None, 20)
+        reached = wait_until(lambda: connected.search(self.neighbours()) is not None)
         self.assertTrue(reached, self.neighbours())
         self.opened_session("escalus", "Enemies to peace")
 

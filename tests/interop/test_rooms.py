@@ -159,5 +159,5 @@ class RoomTests(Rooms, SynchronousTestCase):
         self.assertNotIn("domains_not_hosted", log)
         socket = self.scene.node.socket
         command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket, "status"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         self.assertIn(OURS, done.stdout)

@@ -37,7 +37,7 @@ class NetworkCase(S2SCase):
         self.world.targets = DnsTargets(client.lookup, IdSource())  # type: ignore[assignment]
         self.world.targets.table = {}  # type: ignore[attr-defined]
 
-    def ours(self, domain: str = OURS, patience: float = 2.0, **options: Any) -> Node:
+    def ours(self, domain: str = OURS, patience: float = 20.0, **options: Any) -> Node:
         # ejabberd's mod_s2s_dialback says "remote-server-not-found" of a certificate: tried again.
         node = self.node(domain, limits=S2SLimits(patience=patience), **options)
         self.zone.domain(domain, node.s2s.ports[0])
@@ -67,7 +67,7 @@ class EjabberdCase(NetworkCase):
         """Send a text and wait for its echo."""
         before = len(node.user.stanzas)
         node.s2s.send(text(f"alice@{from_}", f"bob@echo.{to}.example"))
-        yield self.until(lambda: len(node.user.stanzas) > before, 20)
+        yield self.until(lambda: len(node.user.stanzas) > before)
         stanza = node.user.stanzas[-1]
         self.assertEqual((stanza.type, stanza.text("body")), ("chat", "hi"), self.words(node))
 
@@ -76,7 +76,7 @@ class EjabberdCase(NetworkCase):
         """Send a text and wait for its return, with words."""
         before = len(node.user.stanzas)
         node.s2s.send(text(f"alice@{from_}", f"bob@echo.{to}.example"))
-        yield self.until(lambda: len(node.user.stanzas) > before, 20)
+        yield self.until(lambda: len(node.user.stanzas) > before)
         self.assertEqual(len(node.user.errors), len(node.user.stanzas), self.words(node))
         for word in words:
             self.assertIn(word, node.user.errors[-1].to_xml())
@@ -134,13 +134,13 @@ class EjabberdTests(EjabberdCase):
             strict=(STRICT, self.world.issue("echo.strict.example")),
             clear=(("false", "all"), None),
         )
-        node = self.ours()
+        node = self.ours(patience=5.0)
         yield self.refused(node, "expired", "remote-server-timeout", "it expired on 20")
         yield self.refused(node, "wrong", "not for echo.wrong.example")
         yield self.refused(node, "unknown", "Unknown CA")
         yield self.refused(node, "own", "self-signed")
         yield self.refused(node, "clear", "TLS is required here")
-        bare = self.ours("bare.example", certificate=self.world.self_signed("bare.example"))
+        bare = self.ours("bare.example", 5.0, certificate=self.world.self_signed("bare.example"))
         yield self.refused(bare, "strict", "certificate", from_="bare.example")
 
 
@@ -166,7 +166,7 @@ class EjabberdStage:
 class MatrixTests(EjabberdCase, MatrixCase):
     """A pairwise selection of settings and certificates; all of them in a soak."""
 
-    timeout = 7200 if SOAK else 240
+    timeout = 7200 if SOAK else 1200
 
     @inlineCallbacks
     def test_matrix(self) -> Steps:

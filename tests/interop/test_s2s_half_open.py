@@ -47,7 +47,7 @@ class HalfOpenTests(S2SCase):
         yield self.until(lambda: not stands(), 60)
         self.network("up")
         a.s2s.send(text("x@a.example", "y@b.example", "2"))
-        yield self.until(lambda: b.user.bodies[-1:] == ["2"], 30)
+        yield self.until(lambda: b.user.bodies[-1:] == ["2"])
         self.assertEqual(b.user.bodies, ["0", "1", "2"] if write else ["0", "2"])
         self.assertEqual(a.user.errors, [])
 

@@ -20,7 +20,7 @@ THEIRS = "jabberd.example"
 class JabberdTests(NetworkCase):
     """A jabberd2 as the foreign domain."""
 
-    timeout = 60
+    timeout = 120
 
     def jabberd(self, certificate: Issued | None, required: bool = False) -> None:
         folder = self.world.directory / "jabberd"
@@ -33,7 +33,7 @@ class JabberdTests(NetworkCase):
     def echo(self, node: Node) -> Steps:
         """Send a text and wait for its echo."""
         node.s2s.send(text(f"alice@{OURS}", f"{THEIRS}/echo"))
-        yield self.until(lambda: node.user.stanzas, 20)
+        yield self.until(lambda: node.user.stanzas)
         stanza = node.user.stanzas[-1]
         words = f"{node.s2s.status()}\n{self.peer.log[-3000:]}"
         self.assertEqual((stanza.type, stanza.text("body")), ("chat", "hi"), words)

@@ -45,7 +45,7 @@ class ProsodyStage:
 class MatrixTests(ProsodyCase, MatrixCase):
     """A pairwise selection of settings and certificates; all of them in a soak."""
 
-    timeout = 7200 if SOAK else 240
+    timeout = 7200 if SOAK else 1200
 
     @inlineCallbacks
     def play_with(self, theirs: str) -> Steps:

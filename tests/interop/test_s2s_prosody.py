@@ -28,7 +28,7 @@ CLEAR = Security(Tls.NONE, certificates=False)
 class ProsodyCase(S2SCase):
     """A Prosody as the foreign domain."""
 
-    timeout = 40
+    timeout = 120
 
     def setUp(self) -> None:
         super().setUp()
@@ -82,7 +82,7 @@ class ProsodyCase(S2SCase):
         """Send a text and wait for its echo, or for an error."""
         before = len(node.user.stanzas)
         node.s2s.send(text(f"alice@{from_}", f"bob@{to}", body))
-        yield self.until(lambda: len(node.user.stanzas) > before, 20)
+        yield self.until(lambda: len(node.user.stanzas) > before)
         stanza = node.user.stanzas[-1]
         self.assertEqual(stanza.text("body"), f"echo: {body}", self.words(node))
         self.assertEqual(stanza.from_.domain, to)
@@ -91,7 +91,7 @@ class ProsodyCase(S2SCase):
     def refused(self, node: Node, *words: str) -> Steps:
         """Send a text and wait for its return, with words."""
         node.s2s.send(text(f"alice@{OURS}", f"bob@{THEIRS}", "hi"))
-        yield self.until(lambda: node.user.stanzas, 20)
+        yield self.until(lambda: node.user.stanzas)
         self.assertEqual(len(node.user.errors), 1, self.words(node))
         xml = node.user.errors[0].to_xml()
         for word in words:

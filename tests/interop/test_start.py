@@ -29,7 +29,7 @@ class StartTests(SynchronousTestCase):
         twistd = Path(sys.executable).with_name("twistd")
         done = subprocess.run(
             [twistd, "-n", "--pidfile=", "impfed", "--config", self.configuration],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         said = done.stdout + done.stderr
         self.assertEqual(done.returncode, 1, said)

@@ -147,7 +147,7 @@ class Enterprise:
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
         command = [Path(sys.executable).with_name("impfedctl"), "--socket", self.node.socket]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
         return done.stdout + done.stderr
 
 

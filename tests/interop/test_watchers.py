@@ -49,7 +49,7 @@ class MicrosoftWatchers(SippCase):
         """Who says yes after the watcher has refreshed shows the state at once."""
         who = f"hermia.{self.name}@lync.example"
         watcher = self.begin("watcher_late", who)
-        refreshed = wait_until(lambda: len(watcher.lines("Expires")) == 2, 20)
+        refreshed = wait_until(lambda: len(watcher.lines("Expires")) == 2)
         self.assertTrue(refreshed)
         self.alice.send("approve", to=who)
         outcome = watcher.finish()

@@ -121,7 +121,7 @@ class TwoNodes:
     def operator(self, node: Node, *words: str, code: int = 0) -> str:
         """Run impfedctl at a node; return what it says."""
         command = [Path(sys.executable).with_name("impfedctl"), "--socket", node.socket, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode != code:
             raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
         return done.stdout

@@ -167,7 +167,7 @@ class RealWorld(World):
 class BadRoutes(TestCase):
     """Alice writes to romeo@lync.example, and something is wrong with the way there."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())

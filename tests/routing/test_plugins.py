@@ -354,7 +354,7 @@ class ExamplePackageTests(TestCase):
         done = subprocess.run(
             [sys.executable, str(script), str(config)],
             cwd=place, env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)
         return dict(json.loads(done.stdout))

@@ -33,7 +33,7 @@ class RedisServer:
             "--dir", self.directory, "--enable-debug-command", "yes", *self.options, *more,
         ]  # fmt: skip
         self.part = Part("redis", command, self.directory)
-        if not wait_until(lambda: not self.alive or self.command("PING") == "+PONG", 20):
+        if not wait_until(lambda: not self.alive or self.command("PING") == "+PONG"):
             raise PartFailed(f"redis does not answer\n{self.part.tail()}")
         if not self.alive:
             raise PartFailed(f"redis has ended\n{self.part.tail()}")

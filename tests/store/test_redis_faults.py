@@ -312,7 +312,7 @@ class SentinelTests(TestCase):
         self.addCleanup(sentinel.stop)
         second.command("REPLICAOF", "127.0.0.1", str(ports[0]))
         self.assertTrue(
-            wait_until(lambda: "master_link_status:up" in second.answer("INFO", "replication"), 30)
+            wait_until(lambda: "master_link_status:up" in second.answer("INFO", "replication"))
         )
         place = (("127.0.0.1", ports[2]),)
         store = make_store(self, first, "t", socket=None, addresses=place, sentinel="main")
@@ -357,5 +357,5 @@ class SentinelTests(TestCase):
             "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
         )
         part = Part("sentinel", ["redis-sentinel", config.resolve()], directory)
-        self.assertTrue(wait_until(lambda: listening(port), 20))
+        self.assertTrue(wait_until(lambda: listening(port)))
         return part

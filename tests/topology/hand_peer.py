@@ -20,7 +20,7 @@ from demo.parts import Certificate
 
 _NETWORK = 0x40000000  # CLONE_NEWNET
 _libc = ctypes.CDLL(None, use_errno=True)
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Machine:
 
 def call(*command: str, feed: str = "", check: bool = True) -> str:
     """Run a command, return what it says; raises PartFailed when it fails."""
-    done = subprocess.run(command, input=feed, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, input=feed, capture_output=True, text=True, timeout=120)
     if check and done.returncode:
         raise PartFailed(f"{' '.join(command)}: {done.stdout}{done.stderr}\n{feed}")
     return done.stdout

@@ -75,7 +75,7 @@ address = "{self.home.module}"
         """Run impfedctl, return what it says."""
         command: list[str | Path] = [Path(sys.executable).with_name("impfedctl"), "--socket"]
         command += [self.socket, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode != code:
             raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
         return done.stdout

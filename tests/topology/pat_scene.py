@@ -122,7 +122,7 @@ class PatScene:
                 self.stack.callback(node.home.stop)
                 node.start()
                 self.stack.callback(node.stop)
-            if not wait_until(lambda: all(map(self.knows_the_other, self.nodes)), 30):
+            if not wait_until(lambda: all(map(self.knows_the_other, self.nodes))):
                 raise PartFailed("the nodes have not found each other")
             node2 = self.nodes["node2"]
             self.bob = xmpp_user(self.directory, node2.home, "bob", netns=node2.netns)

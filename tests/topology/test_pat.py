@@ -246,7 +246,7 @@ class NameTests(PatCase):
         node1 = self.scene.nodes["node1"]
         node1.stop()
         node1.start()
-        self.assertTrue(wait_until(lambda: self.scene.knows_the_other("node1"), 30))
+        self.assertTrue(wait_until(lambda: self.scene.knows_the_other("node1")))
         entrance = self.scene.connect(5061)
         answer = self.scene.write(entrance, invite, "tybalt1", "After all")
         self.assertEqual(answer.start, "SIP/2.0 200 OK")

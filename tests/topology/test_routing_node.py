@@ -100,7 +100,7 @@ class RoutingNodeTests(stories.BothWays):
         try:
             before = a2.log.count("connection from tls:198.51.100.20:")
             self.users[A2].send("message", to="escalus@lync.example", body="Rebellious subjects")
-            self.assertTrue(wait_until(self._asked, 30))
+            self.assertTrue(wait_until(self._asked))
             self.scene.machine("border").cut("src 198.51.100.20")
         finally:
             server.kill(signal.SIGCONT)
@@ -116,7 +116,7 @@ class RoutingNodeTests(stories.BothWays):
         self.far.kill(signal.SIGSTOP)
         try:
             self.users[domain].send("message", to=who, body="Art thou drawn?")
-            self.assertTrue(wait_until(self._asked, 30))
+            self.assertTrue(wait_until(self._asked))
             for name in ("a1", "b1"):
                 self.scene.machine(name).cut("dst 10.0.0.3 or dst 10.0.0.4")
         finally:

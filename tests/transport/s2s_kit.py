@@ -128,7 +128,7 @@ class Node:
 class S2SCase(unittest.TestCase):
     """Tests with services that are stopped at the end."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.world = World(Path(self.mktemp()))
@@ -142,7 +142,7 @@ class S2SCase(unittest.TestCase):
         self.nodes.append(node)
         return node
 
-    def until(self, true: Callable[[], Any], seconds: float = 8.0) -> Deferred[Any]:
+    def until(self, true: Callable[[], Any], seconds: float = 60.0) -> Deferred[Any]:
         """Wait until a condition holds."""
         end = reactor.seconds() + seconds
         done: Deferred[Any] = Deferred()

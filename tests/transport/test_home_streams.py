@@ -42,7 +42,7 @@ class StreamLinkCase(S2SCase):
         security = CLEAR if clear else Security(Tls.OPTIONAL, certificates=False)
         self.home = self.node(
             HOME, security=security, certificate=None if clear else True,
-            limits=S2SLimits(patience=3.0),
+            limits=S2SLimits(patience=30.0),
         )  # fmt: skip
         self.home.user.hook = self.answer
         return self.connect(clear, settle)
@@ -57,7 +57,7 @@ class StreamLinkCase(S2SCase):
         issued = () if clear else (self.world.issue("fed.home.example"),)
         links = self.links = HomeLinks(
             reactor, [home], [FOREIGN], IdSource(), Metrics(), Tracer(),
-            limits=LinkLimits(acceptance=5.0), tls=tls_store(self.world, issued),
+            limits=LinkLimits(acceptance=30.0), tls=tls_store(self.world, issued),
             settle=settle or (lambda done, foreign: done()),
         )  # fmt: skip
         links.user = self.gateway

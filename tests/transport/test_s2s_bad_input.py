@@ -63,7 +63,7 @@ def chunks(case: dict[str, Any]) -> Any:
 class BadStreamTests(S2SCase):
     """Every case of the vectors ends as it should, at once, and costs little."""
 
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
         super().setUp()

@@ -158,7 +158,7 @@ class Datagrams(SynchronousTestCase):
 class RealUdp(TestCase):
     """One exchange over a real socket."""
 
-    timeout = 20
+    timeout = 120
 
     async def test_exchange(self) -> None:
         """A MESSAGE over loopback UDP is answered."""

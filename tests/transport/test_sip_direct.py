@@ -87,7 +87,7 @@ class Choice(SynchronousTestCase):
 class RealTransport(TestCase):
     """The attributes are there in the Twisted that is installed, and order holds on a real socket."""
 
-    timeout = 20
+    timeout = 120
 
     async def test_order_over_a_full_socket(self) -> None:
         """Many small and large pieces arrive in order, though the socket is full at times."""

@@ -65,7 +65,7 @@ async def plain_client(server: SipStack, context: SSL.Context, name: bytes = b""
 class Loopback(TestCase):
     """Stacks, certificates and the log of one test."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
