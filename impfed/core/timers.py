@@ -149,13 +149,14 @@ class Agenda:
     def note(self, sleeper: Sleeper, now: float) -> None:
         """Have a sleeper woken when he is due; to be called whenever that may have changed."""
         due, alarm = sleeper.due, sleeper.alarm
-        if due is not None and alarm is not None and alarm.when <= due:
-            if isinstance(alarm, Page):
-                return  # he is looked at in time, and noted anew
-            if due < now + self._minute:
-                alarm.postpone(due)
-                return
-        self.dismiss(sleeper)
+        if alarm is not None:
+            if due is not None and alarm.when <= due:
+                if isinstance(alarm, Page):
+                    return  # he is looked at in time, and noted anew
+                if due < now + self._minute:
+                    alarm.postpone(due)
+                    return
+            self.dismiss(sleeper)
         if due is not None:
             sleeper.alarm = self._alarm(sleeper, due, now)
 
