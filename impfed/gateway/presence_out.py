@@ -35,6 +35,8 @@ class WatchingSide:
         self.around = around
         self.authorizations = authorizations
         self._contacts: dict[JID, dict[JID, Contact]] = {}  # by local, then by foreign
+        #: Whether a pair stays with this node of a cluster.
+        self.mine: Callable[[JID, JID], bool] = lambda local, foreign: True
         self._online: dict[JID, set[str]] = {}
         self._last_used: dict[JID, float] = {}
         self._watching: dict[str, Watching] = {}
@@ -300,6 +302,8 @@ class WatchingSide:
         now = self.around.timers.seconds()
         there: dict[str, list[Contact]] = {}
         for contact in self.contacts_now():
+            if not self.mine(contact.local, contact.foreign):
+                continue  # the node that it goes to sees to it
             if not contact.wanted or self.logged_out(contact, now):
                 contact.rest()
             else:

@@ -26,7 +26,7 @@ _LOOSE = re.compile(r"[^?]*;[Ll][Rr](?:[=;?]|$)")
 _TARGET = re.compile(r"[Ss][Ii][Pp][Ss]?:[^\x00-\x20\x7f]+")
 _METHOD_PARAM = re.compile(r";method=[^;?]*", re.IGNORECASE)
 #: How far numbers skip where the clock does not help.
-_GAP = 1000
+_GAP = 200
 #: The clock as a number: faster than any dialog uses numbers up, and good until 2040.
 _NUMBERS_SINCE = 1_700_000_000.0
 _NUMBERS_A_SECOND = 4.0
