@@ -45,8 +45,8 @@ class PackagingTests(SynchronousTestCase):
 
     def install(self, *options: str) -> None:
         command = [sys.executable, "-m", "pip", "--python", self.python, "install", "--quiet"]
-        command += ["--no-deps", *options, str(self.source)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command += ["--no-deps", "--no-build-isolation", *options, str(self.source)]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def runs(self) -> None:

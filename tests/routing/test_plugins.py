@@ -322,7 +322,7 @@ class ExamplePackageTests(TestCase):
         target = place / "installed"
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
-             "--disable-pip-version-check", "--target", str(target), str(source)],
+             "--no-build-isolation", "--disable-pip-version-check", "--target", str(target), str(source)],
             check=True, capture_output=True, timeout=120, cwd=place,
         )  # fmt: skip
         self.assertTrue((target / "twisted" / "plugins" / "phonebook_plugin.py").exists())
