@@ -54,8 +54,8 @@ class PortTests(PatCase):
         via = invite.get("Via")
         self.assertTrue(via.startswith(f"SIP/2.0/TLS {TLS2};branch="), via)
         self.assertIn(f"@{TLS2};transport=tls;relay=", invite.contact)
-        wire.break_off()
         back = self.scene.connect(45062)
+        wire.break_off()  # from now on the node waits five seconds for the answer
         self.scene.accept(back, invite, "romeo1")
         again = self.scene.far.accept()  # the node connects anew
         self.assertTrue(again.read().start.startswith("ACK"))
@@ -137,8 +137,8 @@ class PortTests(PatCase):
         before = self.counted("node1", "proxy.answers_relayed")
         self.bob_writes("paris", "Happily met")
         wire, invite = self.scene.invited()
-        wire.break_off()
         wrong = self.scene.connect(45062)
+        wire.break_off()
         self.scene.accept(wrong, invite, "paris1")
         again = self.scene.far.accept()
         self.assertTrue(again.read().start.startswith("ACK"))
