@@ -19,10 +19,11 @@ from impfed.gateway.presence_common import (
     in_words,
     nick,
     share,
+    shared,
 )
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import uri_of
-from impfed.interwork.availability import Availability, Kind
+from impfed.interwork.availability import Availability
 from impfed.interwork.errors import explain
 from impfed.interwork.pidf import PIDF_TYPE, read_pidf
 from impfed.sip.message import SipMessage, SipRequest, SipResponse
@@ -91,10 +92,6 @@ class Contact(msgspec.Struct, eq=False):
         return self.side.around
 
     @property
-    def _kind(self) -> Kind:
-        return self._around.kind_of(self.foreign.domain)
-
-    @property
     def dialog_key(self) -> tuple[str, str]:
         """What the far side's requests find it by."""
         return (self._call_id, self._tag)
@@ -156,7 +153,7 @@ class Contact(msgspec.Struct, eq=False):
         if subscriber.phase is Phase.IDLE or waiting:
             self.subscribe()
         else:
-            self._arm()
+            self._around.timers.note(self)
             if self.missed and not was_there:
                 self.partner.refresh_also(self)
             if self.last_used - self._sign_kept > _SIGN_KEPT:
@@ -166,7 +163,7 @@ class Contact(msgspec.Struct, eq=False):
     def rest(self) -> None:
         """The local user has gone: nothing is refreshed, nothing is ended."""
         self.subscriber.refreshing = False
-        self._arm()
+        self._around.timers.note(self)
         self.keep()
 
     def show_again(self) -> None:
@@ -239,7 +236,7 @@ class Contact(msgspec.Struct, eq=False):
     def _refused(self, response: SipResponse) -> None:
         self._reach = explain(response)
         self._around.metrics.count(f"presence.out.refused.{response.status}")
-        if response.status == 403 and self._kind.refuses_by_403:
+        if response.status == 403 and self._around.kind_of(self.foreign.domain).refuses_by_403:
             log.warn(
                 "not_allowed_by_partner",
                 "{domain} refuses our SUBSCRIBE with 403: its administrator has to allow"
@@ -280,7 +277,7 @@ class Contact(msgspec.Struct, eq=False):
         elif effects:
             self.settle()
             self._enter()
-            self._arm()
+            self._around.timers.note(self)
             self.keep()
 
     def settle(self) -> None:
@@ -335,11 +332,12 @@ class Contact(msgspec.Struct, eq=False):
                 conversation=message.call_id,
             )
             return
-        self._show(replace(document.availability(self._kind), priority=0))
+        kind = self._around.kind_of(self.foreign.domain)
+        self._show(replace(document.availability(kind), priority=0))
 
     def _show(self, availability: Availability) -> None:
         if availability != self.shown:
-            self.shown = availability
+            self.shown = shared(availability)
             self.show_again()
 
     def _stanza(self, availability: Availability) -> OutStanza:
@@ -420,9 +418,6 @@ class Contact(msgspec.Struct, eq=False):
         """When the subscriber wants to be called."""
         return self.subscriber.due
 
-    def _arm(self) -> None:
-        self._around.timers.note(self)
-
     def wake(self) -> None:
         """Do what is due, unless the local user has gone."""
         now = self._around.timers.seconds()
@@ -435,7 +430,7 @@ class Contact(msgspec.Struct, eq=False):
             self.prepare()
             self.perform(self.subscriber.handle_timer(now))
         if self.alarm is None:
-            self._arm()
+            self._around.timers.note(self)
 
     def leave(self) -> None:
         """Forget everything but the authorization."""

@@ -152,6 +152,7 @@ def contact_for(around: Surroundings, local: JID, foreign: JID, transport: str) 
     return around.stack.contact(user, "udp", domain=outside.domain)
 
 
+@lru_cache(4096)
 def encode_state(availability: Availability) -> str:
     """Return an availability as text for the store."""
     values = (

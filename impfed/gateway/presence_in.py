@@ -22,13 +22,7 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.authorization import Authorizations, Pair
 from impfed.gateway.gates import Gates, Holdings, Ruling
-from impfed.gateway.presence_common import (
-    contact_for,
-    decode_state,
-    encode_state,
-    share,
-    shared,
-)
+from impfed.gateway.presence_common import contact_for, decode_state, encode_state, share, shared
 from impfed.gateway.roster import IRosterWriter, NoRosterWriter
 from impfed.gateway.surroundings import Surroundings
 from impfed.gateway.watched_pair import WatchedPair
@@ -224,7 +218,9 @@ class WatchedSide:
                 self.forget(pair)
             return
         share(notifier.dialog)
-        watcher = Watcher(pair, notifier, flow, shared(request.get("accept") or ""))
+        # What another node of the cluster has only handed over is answered straight from here.
+        path = self.around.way_back(notifier.dialog.route_set, flow, None)
+        watcher = Watcher(pair, notifier, path, shared(request.get("accept") or ""))
         watcher.enter()
         visible = pair.visible() or (OFFLINE if pair.kind.pending_document else None)
         watcher.shown = encode_state(visible) if approved and visible is not None else ""
