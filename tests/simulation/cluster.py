@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -39,6 +41,7 @@ HOSTS = {"node1": "10.2.0.1", "node2": "10.2.0.2", "node3": "10.2.0.3"}
 def _certificates() -> TlsConfig:
     """Return one authority and a certificate for each node; made once, for they cost time."""
     folder = Path(tempfile.mkdtemp(prefix="impfed-simulated-"))
+    atexit.register(shutil.rmtree, folder)
     ca = make_ca(folder)
     issued = {name: make_certificate(ca, folder, f"{name}.home.example") for name in HOSTS}
     certificates = tuple(
