@@ -19,8 +19,9 @@ from impfed.transport.sip import SipStack
 _TIMEOUT = 3.0
 _FALLS = 2
 
-#: Seconds between two questions to one that is down: it is used again as soon as it is back.
-_WHILE_DOWN = 2.0
+#: Seconds between two questions to one that is down: it is used again as soon as it is back. In a
+#: cluster its share of the people waits for that.
+_WHILE_DOWN = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +105,6 @@ class NeighbourWatch:
             checks.stop()
 
     def _ask(self, address: _Address, request: OutgoingRequest, user: Any) -> None:
+        if not self.up(address.hop):  # whatever has failed, this is how we learn that it is back
+            self._stack.pool.forgive(Target.of_hop(address.hop))
         self._stack.request(request, address.hop, user)

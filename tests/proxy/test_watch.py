@@ -40,6 +40,7 @@ class WatchTests(SynchronousTestCase):
         self.site = Site(self.config)
         self.clock: Clock = self.site.clock
         self.asked: list[tuple[Any, Any, Any]] = []
+        self.forgiven: list[object] = []
         self.site.stack.request = lambda *what: self.asked.append(what)  # type: ignore[attr-defined]
         self.site.stack.pool = self  # type: ignore[attr-defined]
         self.neighbours: Neighbours = self.site.neighbours
@@ -51,6 +52,10 @@ class WatchTests(SynchronousTestCase):
     def condition(self, target: object) -> tuple[str, str]:
         """What the pool would say."""
         return "open", ""
+
+    def forgive(self, target: object) -> None:
+        """Note that the pool tries a target at once."""
+        self.forgiven.append(target)
 
     def answers(self, **statuses: int) -> None:
         """Let each address answer what it is asked; one that has no status fails."""
@@ -92,7 +97,8 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual((self.used(), self.states()), ("10.1.0.2", ["down", "open"]))
         (line, _) = self.neighbours.status(self.watch.condition)
         self.assertEqual(line["reason"], "nobody there")
-        self.clock.advance(2.0)
+        self.assertEqual({str(each) for each in self.forgiven}, {"tls:10.0.0.2:5062"})
+        self.clock.advance(0.5)
         self.answers(host_10_0_0_2=200, host_10_1_0_2=200)
         self.assertEqual((self.used(), self.states()), ("10.0.0.2", ["open", "open"]))
 
