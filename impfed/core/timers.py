@@ -146,19 +146,36 @@ class Agenda:
         self._minute = minute
         self._pages: dict[float, Page] = {}
 
-    def note(self, sleeper: Sleeper, now: float) -> None:
-        """Have a sleeper woken when he is due; to be called whenever that may have changed."""
+    def note(self, sleeper: Sleeper, now: float) -> bool:
+        """Have a sleeper woken when he is due; to be called whenever that may have changed.
+
+        :return: whether there is a new timer in the heap.
+        """
         due, alarm = sleeper.due, sleeper.alarm
         if alarm is not None:
             if due is not None and alarm.when <= due:
                 if isinstance(alarm, Page):
-                    return  # he is looked at in time, and noted anew
+                    return False  # he is looked at in time, and noted anew
                 if due < now + self._minute:
                     alarm.postpone(due)
-                    return
+                    return False
             self.dismiss(sleeper)
-        if due is not None:
-            sleeper.alarm = self._alarm(sleeper, due, now)
+        if due is None:
+            return False
+        begin = due // self._minute * self._minute
+        if begin <= now:
+            sleeper.alarm = self._heap.at(max(due, now), self._ring, sleeper)
+            return True
+        new = begin not in self._pages
+        page = self._new_page(begin) if new else self._pages[begin]
+        page.sleepers.append(sleeper)
+        sleeper.alarm = page
+        return new
+
+    def _new_page(self, begin: float) -> Page:
+        page = self._pages[begin] = Page(begin)
+        self._heap.at(begin, self._open, page)
+        return page
 
     @staticmethod
     def dismiss(sleeper: Sleeper) -> None:
@@ -168,17 +185,6 @@ class Agenda:
             alarm.cancel()
         elif alarm is not None:
             alarm.leave()
-
-    def _alarm(self, sleeper: Sleeper, due: float, now: float) -> Page | Timer:
-        begin = due // self._minute * self._minute
-        if begin <= now:
-            return self._heap.at(max(due, now), self._ring, sleeper)
-        page = self._pages.get(begin)
-        if page is None:
-            page = self._pages[begin] = Page(begin)
-            self._heap.at(begin, self._open, page)
-        page.sleepers.append(sleeper)
-        return page
 
     def _open(self, page: Page) -> None:
         del self._pages[page.when]

@@ -266,11 +266,10 @@ class WatchingSide:
 
     def load(self, records: Iterable[OutboundSubscriptionRecord]) -> None:
         """Take in the subscriptions that stood, so that their dialogs are known at once."""
-        now = self.around.timers.seconds()
+        now, ending = self.around.timers.seconds(), Phase.ENDING.name
         for record in records:
             key = (JID.parse(record.local), JID.parse(record.foreign))
-            gone = record.state == Phase.ENDING.name
-            if gone or self.around.domain(key[1].domain) is None:
+            if record.state == ending or self.around.domain(key[1].domain) is None:
                 change = Delete(OutboundSubscriptionRecord, record.key)
                 self.around.store.write([change])
                 continue

@@ -458,7 +458,7 @@ class Subscriber(msgspec.Struct, eq=False, gc=False):
         A standing subscription is refreshed when its time has come or by :meth:`subscribe`; one
         that was being set up or has expired is due at once; a poll or an end is forgotten.
         """
-        if phase in (Phase.PENDING, Phase.ACTIVE) and dialog is not None:
+        if dialog is not None and (phase is Phase.ACTIVE or phase is Phase.PENDING):
             self.dialog = dialog
             self.call_id, self.local_tag = dialog.call_id, dialog.local_tag
             self._cseq = dialog.local_cseq

@@ -40,8 +40,8 @@ class ReactorTimers:
 
     def note(self, sleeper: Sleeper) -> None:
         """Have a sleeper woken when he is due; to be called whenever that may have changed."""
-        self._agenda.note(sleeper, self._reactor.seconds())
-        self._arm()
+        if self._agenda.note(sleeper, self._reactor.seconds()):
+            self._arm()
 
     def dismiss(self, sleeper: Sleeper) -> None:
         """Do not wake a sleeper any more."""
