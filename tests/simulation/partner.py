@@ -308,7 +308,7 @@ class Partner:
         def answered(status: int) -> None:
             if status == 481:
                 self.dialogs.pop(dialog.key, None)
-            elif status == 408 and dialog.key in self.dialogs:
+            elif status in (408, 480, 500) and dialog.key in self.dialogs:
                 self.reactor.callLater(5.0, self._notify_again, dialog)
 
         self._in_dialog(dialog, "NOTIFY", headers, body, answered)

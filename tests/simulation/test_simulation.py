@@ -10,6 +10,7 @@ import os
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.store.api import StoreFault
+from tests.simulation.cluster import ClusterWorld
 from tests.simulation.world import Faults, World
 
 RUNS = int(os.environ.get("IMPFED_RUNS", "200"))
@@ -47,6 +48,29 @@ class SwarmTests(SynchronousTestCase):
             self.assertEqual(first.run(), second.run())
             self.assertEqual(first.loop.digest, second.loop.digest)
             self.assertEqual(first.history.texts, second.history.texts)
+
+
+class ClusterTests(SynchronousTestCase):
+    """The same for three nodes that share a store, which fails, too."""
+
+    def assert_right(self, world: ClusterWorld) -> None:
+        problems = world.run()
+        if problems:
+            self.fail(f"IMPFED_SEED={world.seed} ({world.faults}):\n" + "\n".join(problems[:10]))
+
+    def test_all_is_well(self) -> None:
+        """Without faults every text is shown once, whichever node it comes to."""
+        world = ClusterWorld(0, Faults())
+        self.assert_right(world)
+        said = world.history.texts.values()
+        self.assertGreater(len(said), 200)
+        self.assertEqual({len(each.shown) for each in said}, {1})
+
+    def test_swarm(self) -> None:
+        """What a dead or silent node had is served by the others, and by one of them only."""
+        seeds = [int(SEED)] if SEED else range(1, RUNS // 8 + 1)
+        for seed in seeds:
+            self.assert_right(ClusterWorld(seed))
 
 
 class EveryWriteTests(SynchronousTestCase):
