@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
+from twisted.internet.task import deferLater
 
+from impfed.cluster.membership import Standing
 from impfed.cluster.service import ClusterService
 from impfed.config.model import Config
 from impfed.core.errors import RemoteError
+from impfed.core.log import EventLog
 from impfed.gateway.admission import Admission
 from impfed.gateway.cluster_home import ClusterHome
 from impfed.gateway.clustered import Clustered
@@ -29,6 +32,12 @@ from impfed.sip.uri import SipUri
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
 
+log = EventLog("impfed.cluster")
+
+#: Seconds that a node which is stopped takes to give the others what it has.
+STOP_LIMIT = 20.0
+#: And how often in a row it must find that nothing is under way any more.
+_QUIET = 3
 #: New requests of people: each is served by the node of its pair.
 _OF_PAIRS = frozenset(("INVITE", "SUBSCRIBE", "MESSAGE"))
 
@@ -36,6 +45,58 @@ _OF_PAIRS = frozenset(("INVITE", "SUBSCRIBE", "MESSAGE"))
 def awake() -> float:
     """Return seconds that never jump, and go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Drain:
+    """Gives everything away, on demand and before the end.
+
+    :param left: returns what this node still has, by kind.
+    """
+
+    def __init__(
+        self, reactor: Any, service: ClusterService, left: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._reactor = reactor
+        self._service = service
+        self._left = left
+
+    def begin(self) -> bool:
+        """Begin, or go on; False when that cannot be now."""
+        if not self._service.may_act:
+            return False
+        self._service.drain().addErrback(
+            lambda failure: log.failure("drain_failed", "draining raised", failure)
+        )
+        return self._service.standing is Standing.DRAINING
+
+    def work_again(self) -> bool:
+        """Take work again; False when the node does not drain."""
+        return self._service.work_again()
+
+    def progress(self) -> dict[str, Any]:
+        """Return how far it is."""
+        left = self._left()
+        drained = self._service.drained and not left["sessions"]
+        return {"standing": self._service.standing.value, "drained": drained, **left}
+
+    @inlineCallbacks
+    def before_stop(self) -> Any:
+        """Give the other nodes what this one has, as far as that goes in a short time."""
+        others = any(
+            row.state == "live" and row.name != self._service.name for row in self._service.nodes
+        )
+        if not (others and self._service.may_act and self.begin()):
+            return
+        log.info("draining", "this node gives the others what it has before it stops")
+        end = self._reactor.seconds() + STOP_LIMIT
+        quiet = 0
+        while quiet < _QUIET and self._reactor.seconds() < end:
+            if self._service.standing is not Standing.DRAINING:
+                return
+            yield deferLater(self._reactor, 0.05)
+            left = self._left()
+            done = self._service.drained and not (left["under_way"] or left["dialogs"])
+            quiet = quiet + 1 if done else 0
 
 
 class ClusterSide:
@@ -66,10 +127,24 @@ class ClusterSide:
             reactor, store, name, instance, sights, elapsed, lambda: self._info()
         )
         home.post = self.service
+        self.drain = Drain(reactor, self.service, self._left)
         self._user: Clustered | None = None
+        self._proxied: Callable[[], int] = lambda: 0
 
     def _info(self) -> bytes:
         return b"" if self._user is None else self._user.info()
+
+    def _left(self) -> dict[str, Any]:
+        found = {"sessions": 0, "subscriptions": 0, "dialogs": 0}
+        if self._user is not None:
+            found = self._user.left()
+        under_way = self.home.under_way + self._proxied()
+        return {
+            **found,
+            "letters": self.service.post.waiting,
+            "under_way": under_way,
+            "home_links": sorted(self.home.held),
+        }
 
     def build(
         self,
@@ -99,13 +174,15 @@ class ClusterSide:
         members = {each.name for each in self._config.neighbours if not each.domains}
 
         def gone(name: str) -> bool:
-            # Who does not see the cluster himself cannot tell who else does.
-            return name in members and self.service.may_act and self.service.suspected(name)
+            # Who does not see the store himself cannot tell who else lives.
+            return name in members and self.service.sees_store and self.service.suspected(name)
 
         neighbours.gone = gone
+        presence.watching.mine = user.mine
         gateway.may_act = lambda: self.service.may_act
         gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
+            self._proxied = lambda: junction.under_way
             junction.relaying.placed = self._placed(admission, user)
             gateway.pass_on = junction.pass_on
 
@@ -135,6 +212,11 @@ class ClusterSide:
         self.service.ready()
         self._user.start()
 
+    def settle(self, done: Callable[[], None]) -> None:
+        """Call when what home servers have sent so far would outlive this process."""
+        assert self._user is not None
+        self._user.settle(done)
+
     @inlineCallbacks
     def leave(self) -> Any:
         """Leave the cluster."""
@@ -144,4 +226,7 @@ class ClusterSide:
 
     def status(self) -> dict[str, Any]:
         """Return what ``impfedctl status`` shows of the cluster."""
-        return {**self.service.status(), "home_links_held": sorted(self.home.held)}
+        status = {**self.service.status(), "home_links_held": sorted(self.home.held)}
+        if self.service.standing is Standing.DRAINING:
+            status |= self.drain.progress()
+        return status

@@ -268,13 +268,21 @@ class Node(MultiService):
         local_domains = config.local_domains
         people = People(self.im, self.presence, self.store, local_domains)
         self._operations = Operations(
-            explainer, people, self.presence, local_domains, self.budgets, pat
-        )
+            explainer, people, self.presence, local_domains, self.budgets, pat,
+            self.cluster.drain if self.cluster is not None else None,
+        )  # fmt: skip
         self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
 
     def _settle(self, done: Callable[[], None], foreign: str) -> None:
         """Call when what home servers have sent for a domain so far would survive this process."""
-        self.federation.departed(foreign, lambda: self.store.write([], lambda _: done()))
+
+        def departed() -> None:
+            if self.cluster is not None:
+                self.cluster.settle(done)
+            else:
+                self.store.write([], lambda _: done())
+
+        self.federation.departed(foreign, departed)
 
     def _connection_closed(self, flow: Flow) -> None:
         self.presence.watching.flow_closed(flow)
@@ -336,7 +344,12 @@ class Node(MultiService):
 
     @inlineCallbacks
     def stopService(self) -> Any:
-        """Stop: nothing new comes in, what is written goes to the disk, the links close."""
+        """Stop: nothing new comes in, what is written goes to the disk, the links close.
+
+        A node of a cluster gives the others what it has first.
+        """
+        if self.cluster is not None:
+            yield self.cluster.drain.before_stop()
         yield super().stopService()  # type: ignore[no-untyped-call]
         self.im.stop()
         self.presence.stop()

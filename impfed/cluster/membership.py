@@ -53,6 +53,7 @@ class Event(Enum):
     BLIND = "blind"  # our lease is over, and nobody sees the store
     LAPSED = "lapsed"  # our lease is over, and somebody may see the store
     DRAIN = "drain"
+    RETURN = "return"  # to work, instead of leaving
     LEAVE = "leave"
 
 
@@ -92,6 +93,7 @@ TABLE: Mapping[tuple[Standing, Event], tuple[Standing, tuple[Action, ...]]] = {
     (_S.DRAINING, _E.BLIND): (_S.DRAINING, ()),
     (_S.DRAINING, _E.LAPSED): (_S.LEFT, (_A.PAUSE, _A.DROP)),
     (_S.DRAINING, _E.DRAIN): (_S.DRAINING, ()),
+    (_S.DRAINING, _E.RETURN): (_S.MEMBER, ()),
     (_S.DRAINING, _E.LEAVE): (_S.LEFT, (_A.PAUSE, _A.SAY_LEAVE)),
     (_S.HOLDING, _E.CONFIRMED): (_S.MEMBER, (_A.REWRITE,)),
     (_S.HOLDING, _E.FENCED): (_S.JOINING, _REJOIN),

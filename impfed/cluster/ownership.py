@@ -50,6 +50,15 @@ class Rendezvous:
 
 
 _NOBODY = Rendezvous(())
+_NODE = "node "
+
+
+def node_pair(name: str) -> Pair:
+    """Return the made-up pair of a node itself: a letter for it goes there while the node lives.
+
+    The second half of a made-up pair is empty.  Nothing of such a pair ever waits for an owner before.
+    """
+    return _NODE + name, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +95,19 @@ class Placement:
 
     def owner(self, pair: Pair) -> str:
         """Return whose a pair is."""
+        if not pair[1] and pair[0].startswith(_NODE):
+            name = pair[0][len(_NODE) :]
+            if name in self.living:
+                return name
         return self.now.owner(pair)
 
     def mine(self, pair: Pair) -> bool:
         """Whether a pair is this node's."""
-        return self.now.owner(pair) == self.me
+        return self.owner(pair) == self.me
 
     def held(self, pair: Pair) -> bool:
         """Whether a pair of this node has to wait for somebody to let go of it."""
-        if not self.unsettled or not self.mine(pair):
+        if not self.unsettled or not pair[1] or not self.mine(pair):
             return False
         owners = {map.owner(pair) for map in self.before}
         if self.unknown and owners != {self.me}:

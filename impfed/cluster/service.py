@@ -163,6 +163,10 @@ class ClusterService:
         """Give a lease back."""
         return self.coordination.free_lease(self.name, self.epoch, name)
 
+    def tell(self) -> None:
+        """Let the others have what ``info`` says now, before the next heartbeat."""
+        self._beat()
+
     def status(self) -> dict[str, Any]:
         """Return plain values for the control room."""
         since = self._elapsed() - self._heard_at
@@ -215,7 +219,12 @@ class ClusterService:
 
     @inlineCallbacks
     def drain(self) -> Any:
-        """Own nothing new, give everything away; fires when nothing is left to give."""
+        """Own nothing new, give everything away; fires when nothing is left to give.
+
+        Fires at once where nothing can be given, or when :meth:`work_again` is called.
+        """
+        if not self._member.possible(Event.DRAIN):
+            return
         self._do(self._member.happens(Event.DRAIN))
         generation = self.placement.generation
         self._beat()
@@ -223,9 +232,25 @@ class ClusterService:
             enabled = self.placement.now.names
             if self.placement.generation > generation and not enabled:
                 return  # nobody is there to give to
-            if self.name not in enabled and self._settled == self.placement.generation:
+            if self.drained:
                 return
             yield self._wait_settled_view()
+
+    @property
+    def drained(self) -> bool:
+        """Whether this node has given everything away, and every other node has seen that."""
+        placement = self.placement
+        given = placement.settled and self._settled == placement.generation
+        gone = given and self.name not in placement.now.names
+        return gone and self.standing is Standing.DRAINING and not self.post.waiting
+
+    def work_again(self) -> bool:
+        """Take pairs again instead of draining; False when this node does not drain."""
+        if not self._member.possible(Event.RETURN):
+            return False
+        self._do(self._member.happens(Event.RETURN))
+        self._beat()
+        return True
 
     @inlineCallbacks
     def stop(self) -> Any:

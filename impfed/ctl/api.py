@@ -56,11 +56,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "call every advertised address, this node's and its neighbours': which mapping is missing,"
         " crossed, or right",
     ),
+    "drain": (
+        "[state | stop]",
+        "have this node of a cluster give everything away, so that it can be stopped unnoticed; state"
+        " says how far it is, stop has it take work again",
+    ),
     "trace": ("USER", "the SIP and XMPP lines of one conversation, as they pass"),
 }
 
 #: Commands that :meth:`NodeView.perform` answers, with any number of arguments.
-OPERATIONS = frozenset({"explain", "policy", "user", "budget", "limits", "pat-check"})
+OPERATIONS = frozenset({"explain", "policy", "user", "budget", "limits", "pat-check", "drain"})
 
 
 class ControlError(ImpfedError):

@@ -16,7 +16,7 @@ from impfed import __version__
 from impfed.config.load import load
 from impfed.config.model import Config
 from impfed.config.problems import ConfigErrors
-from impfed.ctl import people, routes, store, words
+from impfed.ctl import drain, people, routes, store, words
 from impfed.ctl.api import COMMANDS, DEFAULT_SOCKET, OPERATIONS, ControlError
 from impfed.ctl.client import ControlClient
 from impfed.relay.names import missing_in_files
@@ -247,6 +247,7 @@ _COMMANDS: dict[str, Callable[[ControlClient, argparse.Namespace, TextIO], int]]
     "forget": _forget,
     "trace": _trace,
     **{name: people.command(name, _width) for name in OPERATIONS},
+    "drain": drain.run,
 }
 
 

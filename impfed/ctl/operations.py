@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 
@@ -20,12 +20,29 @@ from impfed.xmpp.jid import JID
 Items = list[dict[str, Any]]
 
 
+class Drain(Protocol):
+    """Gives away what a node has."""
+
+    def begin(self) -> bool:
+        """Begin, or go on; False when that cannot be now."""
+        ...
+
+    def work_again(self) -> bool:
+        """Take work again; False when the node does not drain."""
+        ...
+
+    def progress(self) -> dict[str, Any]:
+        """Return how far it is, as plain values."""
+        ...
+
+
 class Operations:
     """Answers by command name; what is wrong with a request is a :class:`ControlError`.
 
     :param local_domains: exact names, lower case.
     :param budgets: what may be sent to each partner.
     :param pat: calls the advertised addresses.
+    :param drain: gives away what this node of a cluster has; None outside of one.
     """
 
     def __init__(
@@ -36,6 +53,7 @@ class Operations:
         local_domains: frozenset[str],
         budgets: Budgets | None = None,
         pat: PatCheck | None = None,
+        drain: Drain | None = None,
     ) -> None:
         self._explainer = explainer
         self._people = people
@@ -43,6 +61,7 @@ class Operations:
         self._local_domains = local_domains
         self._budgets = budgets
         self._pat = pat
+        self._drains = drain
         self._answers: dict[str, Callable[[Sequence[str]], Items | Deferred[Items]]] = {
             "explain": self._explain,
             "policy": self._policy,
@@ -50,6 +69,7 @@ class Operations:
             "budget": self._budget,
             "limits": self._limits,
             "pat-check": self._pat_check,
+            "drain": self._drain,
         }
 
     def perform(self, command: str, arguments: Sequence[str]) -> Items | Deferred[Items]:
@@ -81,6 +101,19 @@ class Operations:
         found: Deferred[Items] = Deferred()
         self._pat.check(found.callback)
         return found
+
+    def _drain(self, arguments: Sequence[str]) -> Items:
+        drain = self._drains
+        if drain is None:
+            raise ControlError("this node is in no cluster: nobody could take what it has")
+        action = " ".join(arguments)
+        if action not in ("", "state", "stop"):
+            raise _usage("drain")
+        if not action and not drain.begin():
+            raise ControlError("this node cannot drain now: it is no member of its cluster")
+        if action == "stop" and not drain.work_again():
+            raise ControlError("this node does not drain")
+        return [drain.progress()]
 
     # -- partners ----------------------------------------------------------------------------------
 

@@ -7,12 +7,13 @@ to the holder as a letter; what became of a message comes back as one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
-from impfed.cluster.ownership import Pair
+from impfed.cluster.ownership import Pair, node_pair
 from impfed.config.model import HomeConfig
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
@@ -30,12 +31,17 @@ log = EventLog("impfed.cluster")
 _ON_THE_WAY = 5.0
 #: Seconds that another node may take to say whether a user exists.
 _EXISTS = 3.0
+#: Seconds for which what comes waits for a link that has gone a moment ago: it moves to another node.
+_MOVING = 5.0
+#: Stanzas that may wait so.
+_LATE_LIMIT = 1_000
 
 
 class ToHome(msgspec.Struct, tag="to-home", gc=False):
     """A stanza for a home server, on its way to the node that holds the link.
 
     :ivar number: what the answer refers to; "" when none is wanted.
+    :ivar node: who wants it.
     """
 
     kind: str
@@ -44,6 +50,7 @@ class ToHome(msgspec.Struct, tag="to-home", gc=False):
     id: str
     xml: str
     number: str = ""
+    node: str = ""
 
 
 class Told(msgspec.Struct, tag="told", gc=False):
@@ -57,11 +64,10 @@ class Told(msgspec.Struct, tag="told", gc=False):
 
 
 class Asks(msgspec.Struct, tag="asks", gc=False):
-    """Does a local user exist?  The answer goes to the pair's node."""
+    """Does a local user exist?  The answer goes to the node that asks."""
 
     user: str
-    local: str
-    foreign: str
+    node: str
     number: str
 
 
@@ -77,7 +83,7 @@ Errand = ToHome | Told | Asks | Exists
 
 def link_pair(home: str) -> Pair:
     """Return the pair by which the links of a home are placed; no person is called like it."""
-    return f"home {home}", "link"
+    return f"home {home}", ""
 
 
 class Post(Protocol):
@@ -92,10 +98,6 @@ class Post(Protocol):
         """Bring a letter to the node that owns a pair."""
         ...
 
-    def owner(self, pair: Pair) -> str:
-        """Return the node that owns a pair, "" for none."""
-        ...
-
 
 class ClusterHome:
     """Stands where the gateway of a single node has :class:`~impfed.transport.home.HomeLinks`.
@@ -107,6 +109,9 @@ class ClusterHome:
     :ivar held: homes whose links this node holds.
     :ivar announced: homes whose links some node has told to be up.
     """
+
+    # A link that moves from node to node is away for a moment.  What comes for it then waits, in
+    # order, until it is up at its new node; so nobody is told that a home server is out of reach.
 
     post: Post
 
@@ -127,8 +132,16 @@ class ClusterHome:
         self._timers = timers
         self._ids = ids
         self._acceptance = acceptance
+        self._began = timers.seconds()  # nobody has told us anything yet
+        self._seen: dict[str, float] = {}  # when a home's link was up lately, anywhere
+        self._late: dict[object, deque[Callable[[], object]]] = {}  # by link
         self._deliveries: dict[str, tuple[Callable[[Delivery], None], Timer]] = {}
         self._questions: dict[str, tuple[Callable[[Existence], None], Timer]] = {}
+
+    @property
+    def under_way(self) -> int:
+        """Messages whose end another node has to tell, or that wait for a link."""
+        return len(self._deliveries) + sum(map(len, self._late.values()))
 
     # -- for the gateway ---------------------------------------------------------------------------
 
@@ -138,8 +151,10 @@ class ClusterHome:
             return False
         home = self._home(stanza.to)
         if home in self.held:
+            if self._waits(home, stanza, lambda: self.links.send(stanza)):
+                return True
             return self.links.send(stanza)
-        return home in self.announced and self._post(home, _errand(stanza))
+        return self._somewhere(home) and self._post(home, _errand(stanza))
 
     def deliver(self, stanza: OutStanza, done: Callable[[Delivery], None]) -> None:
         """Write a message under the acceptance barrier, here or at the holder of the link."""
@@ -147,7 +162,7 @@ class ClusterHome:
         if not self.post.may_act:
             done(unsure_delivery("this node has lost sight of the cluster"))
         elif home in self.held or not home:
-            self.links.deliver(stanza, done)
+            self._deliver(home, stanza, done)
         else:
             number = self._ids.token(8)
             timer = self._timers.after(
@@ -157,15 +172,18 @@ class ClusterHome:
                 unsure_delivery("the node that holds the home link gave no answer"),
             )
             self._deliveries[number] = (done, timer)
-            if not self._post(home, _errand(stanza, number)):
+            if not self._post(home, _errand(stanza, number, self._node)):
                 self._told(number, not_sent("resource-constraint", "too much waits for that node"))
 
     def congested(self, domain: str, foreign: str = "") -> bool:
         """Say whether a local domain's home server is behind, or connected to nobody."""
         home = self._homes.get(domain)
-        if home is None or home.name in self.held:
+        if home is None:
             return self.links.congested(domain, foreign)
-        return home.name not in self.announced
+        link = self.links.link(domain, foreign)
+        if home.name in self.held and (link is None or link.up):
+            return self.links.congested(domain, foreign)
+        return not self._somewhere(home.name)
 
     def pause(self) -> None:
         """Stop reading from the home servers whose links are here."""
@@ -182,12 +200,9 @@ class ClusterHome:
             self.links.exists(user, done)
             return
         number = self._ids.token(8)
-        # The answer comes to whoever owns this made-up pair: it has to be this node.
-        while self.post.owner(pair := ("question", number)) not in (self._node, ""):
-            number = self._ids.token(8)
         timer = self._timers.after(_EXISTS, self._known, number, Existence.UNKNOWN)
         self._questions[number] = (done, timer)
-        self._post(home, Asks(user.text, *pair, number))
+        self._post(home, Asks(user.text, self._node, number))
 
     def can_write_rosters(self, domain: str) -> bool:
         """Say whether we may approve contacts from this node."""
@@ -212,11 +227,10 @@ class ClusterHome:
                 errand.number, Delivery(outcome, errand.condition, errand.error_type, errand.text)
             )
         elif isinstance(errand, Asks):
-            pair = (errand.local, errand.foreign)
-            number = errand.number
+            node, number = errand.node, errand.number
             self.links.exists(
                 JID.parse(errand.user),
-                lambda found: self._answer(pair, Exists(number, found.value)),
+                lambda found: self._answer(node, Exists(number, found.value)),
             )
         else:
             self._known(errand.number, Existence(errand.value))
@@ -224,20 +238,60 @@ class ClusterHome:
     def _write(self, errand: ToHome) -> None:
         to, sender = JID.parse(errand.to), JID.parse(errand.sender)
         stanza = OutStanza(errand.kind, to, sender, errand.id, errand.xml)
-        number, pair = errand.number, (to.bare.text, sender.bare.text)
+        home, number, node = self._home(to), errand.number, errand.node
         if not number:
-            self.links.send(stanza)
+            if not self._waits(home, stanza, lambda: self.links.send(stanza)):
+                self.links.send(stanza)
             return
 
         def decided(delivery: Delivery) -> None:
             words = (delivery.outcome.value, delivery.condition, delivery.type, delivery.text)
-            self._answer(pair, Told(number, *words))
+            self._answer(node, Told(number, *words))
 
-        self.links.deliver(stanza, decided)
+        self._deliver(home, stanza, decided)
 
-    def _answer(self, pair: Pair, errand: Errand) -> None:
-        if not self.post.send(pair, msgspec.msgpack.encode(errand)):
+    def _answer(self, node: str, errand: Errand) -> None:
+        if not self.post.send(node_pair(node), msgspec.msgpack.encode(errand)):
             log.warn("answer_dropped", "an answer to another node was dropped: too much waits")
+
+    # -- links on the move -------------------------------------------------------------------------
+
+    def seen(self, homes: Iterable[str]) -> None:
+        """These homes' links are up now, at whichever node."""
+        self.announced = frozenset(homes)
+        now = self._timers.seconds()
+        for home in self.announced:
+            self._seen[home] = now
+
+    def came_up(self, home: str, link: object) -> None:
+        """A link of a home is up here: what has waited for it goes."""
+        self._seen[home] = self._timers.seconds()
+        self._go(link)
+
+    def _go(self, link: object) -> None:
+        for call in self._late.pop(link, ()):
+            call()
+
+    def _somewhere(self, home: str) -> bool:
+        """Whether a link is up at some node, or was a moment ago."""
+        return self._timers.seconds() < self._seen.get(home, self._began) + _MOVING
+
+    def _deliver(self, home: str, stanza: OutStanza, done: Callable[[Delivery], None]) -> None:
+        if not self._waits(home, stanza, lambda: self.links.deliver(stanza, done)):
+            self.links.deliver(stanza, done)
+
+    def _waits(self, home: str, stanza: OutStanza, call: Callable[[], object]) -> bool:
+        """Have something wait for a link that has not come up here yet; False if it should not."""
+        link = self.links.link(stanza.to.domain, stanza.from_.domain)
+        late = self._late.get(link)
+        moving = late is not None or (link is not None and not link.up and self._somewhere(home))
+        if not moving or (late is not None and len(late) >= _LATE_LIMIT):
+            return False
+        if late is None:
+            late = self._late[link] = deque()
+            self._timers.after(_MOVING, self._go, link)
+        late.append(call)
+        return True
 
     def _told(self, number: str, delivery: Delivery) -> None:
         found = self._deliveries.pop(number, None)
@@ -259,5 +313,6 @@ class ClusterHome:
         return "" if home is None else home.name
 
 
-def _errand(stanza: OutStanza, number: str = "") -> ToHome:
-    return ToHome(stanza.kind, stanza.to.text, stanza.from_.text, stanza.id, stanza.xml, number)
+def _errand(stanza: OutStanza, number: str = "", node: str = "") -> ToHome:
+    to, sender = stanza.to.text, stanza.from_.text
+    return ToHome(stanza.kind, to, sender, stanza.id, stanza.xml, number, node)

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 from impfed.cluster.api import ClusterUser
 from impfed.cluster.ownership import Pair, Placement
 from impfed.cluster.service import ClusterService
+from impfed.cluster.settling import Settling
 from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
@@ -42,14 +43,24 @@ log = EventLog("impfed.cluster")
 _LOOK = 0.5
 #: Methods of requests in dialogs that another node can take over.
 _OF_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "NOTIFY", "BENOTIFY"))
+#: Seconds from seeing the cluster again to asking for what was missed.
+_CATCH_UP = 1.0
 #: Seconds that a text on its way may take when its pair goes to another node.
 _FINISH = 35.0
+#: Seconds that messages of ours may take to be confirmed by a home server before its link moves, and
+#: that the link may take to be replaced by another node's.
+_QUIET, _REPLACED = 3.0, 5.0
+_LIVING = ("live", "draining")
 
 
 class FromHome(msgspec.Struct, tag="from-home", gc=False):
-    """A stanza of a local user, on its way to the node of its pair."""
+    """A stanza of a local user, on its way to the node of its pair.
+
+    :ivar handed: see :class:`~impfed.xmpp.stanza.Stanza`.
+    """
 
     xml: str
+    handed: str = ""
 
 
 _LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists)
@@ -83,11 +94,13 @@ class Clustered(ClusterUser):
         self._reactor = reactor
         self._store = store
         self._write = store.write
-        self._asking: set[str] = set()
+        self._busy: set[str] = set()  # homes whose links are being taken, or let go
+        self._leases: set[str] = set()  # homes whose links the cluster has leased to this node
         self._up: dict[str, float] = {}  # homes whose link is up here, and since when
         self._known_up: dict[str, tuple[str, float]] = {}
         self._timer: Timer | None = None
         self._paused = False
+        self._letters = Settling()  # those that are not in a mailbox yet
         cluster.user = self
         home.post = cluster
 
@@ -111,30 +124,54 @@ class Clustered(ClusterUser):
     def _look(self) -> None:
         self._timer = self._timers.after(_LOOK, self._look)
         self._hear()
+        if self._cluster.drained:
+            # Of a node that had not heard yet that we drain.
+            self._im.finishing(lambda pair: self.elsewhere(JID.parse(pair[0]), JID.parse(pair[1])))
         for home in self._homes:
             mine = self._cluster.owner(link_pair(home.name)) == self._cluster.name
             if not self._cluster.may_act:
                 self._let_go(home.name)
-            elif mine and home.name not in self._home.held and home.name not in self._asking:
-                self._asking.add(home.name)
+            elif home.name in self._busy:
+                continue
+            elif home.name in self._home.held and not mine and self._cluster.placement.settled:
+                # The lease came when the links had been placed elsewhere already.
+                self._hand_over(home.name)
+            elif not mine and home.name in self._leases and self._cluster.placement.settled:
+                # Let go of while this node acted on nothing, and placed elsewhere since.
+                self._free(home.name)
+            elif mine and home.name not in self._home.held:
+                self._busy.add(home.name)
                 asked = self._cluster.take_lease(f"home {home.name}")
                 asked.addCallbacks(self._leased, self._not_leased, (home.name,), {}, (home.name,))
 
     def _leased(self, holder: str, name: str) -> None:
-        self._asking.discard(name)
+        self._busy.discard(name)
+        if holder == self._cluster.name:
+            self._leases.add(name)
         if holder == self._cluster.name and self._cluster.may_act:
             log.info("link_held", "this node holds the links to home {home}", home=name)
             self._home.held.add(name)
             self._home.links.hold(name)
 
+    def _free(self, name: str) -> Deferred[Any]:
+        """Let another node have the lease of a home's links."""
+        freed: Deferred[Any] = self._cluster.free_lease(f"home {name}")
+        freed.addCallbacks(
+            lambda _: self._leases.discard(name), lambda failure: failure.trap(StoreError)
+        )
+        return freed
+
     def _not_leased(self, failure: Any, name: str) -> None:
         failure.trap(StoreError)
-        self._asking.discard(name)
+        self._busy.discard(name)
 
     def _let_go(self, name: str) -> Deferred[Any] | None:
         if name not in self._home.held:
             return None
         self._home.held.discard(name)
+        return self._disconnect(name)
+
+    def _disconnect(self, name: str) -> Deferred[Any]:
         self._up.pop(name, None)
         log.info("link_let_go", "this node lets go of the links to home {home}", home=name)
         return self._home.links.let_go(name)
@@ -142,13 +179,14 @@ class Clustered(ClusterUser):
     def _hear(self) -> None:
         """Learn from the other nodes' heartbeats which links are up."""
         found: dict[str, tuple[str, float]] = {}
-        for row in self._cluster.nodes:
-            if row.info and row.state in ("live", "draining") and row.name != self._cluster.name:
-                for name, since in msgspec.msgpack.decode(row.info, type=dict[str, float]).items():
-                    found[name] = (row.name, since)
-        for name, since in self._up.items():
-            found[name] = (self._cluster.name, since)
-        self._home.announced = frozenset(found)
+        rows = [(row.name, row.info) for row in self._cluster.nodes if row.state in _LIVING]
+        others = [(node, info) for node, info in rows if info and node != self._cluster.name]
+        ups = [(node, msgspec.msgpack.decode(info, type=dict[str, float])) for node, info in others]
+        for node, up in (*ups, (self._cluster.name, self._up)):
+            for name, since in up.items():
+                if since > found.get(name, ("", 0.0))[1]:
+                    found[name] = (node, since)
+        self._home.seen(found)
         before, self._known_up = self._known_up, found
         for home in self._homes:
             news = found.get(home.name)
@@ -164,15 +202,25 @@ class Clustered(ClusterUser):
         if placement.settled and placement.mine(pair) and self._cluster.may_act:
             self._gateway.stanza_arrived(stanza, link)
             return
-        letter = msgspec.msgpack.encode(FromHome(stanza.to_xml()))
-        if not self._cluster.send(pair, letter) and stanza.kind == "message":
+        letter = msgspec.msgpack.encode(FromHome(stanza.to_xml(), stanza.handed))
+        posted = self._letters.begin()
+        if self._cluster.send(pair, letter, posted):
+            return
+        posted(None)
+        if stanza.kind == "message":
             words = "too much waits for another node of the cluster"
             self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """Call when what home servers have sent so far would outlive this process."""
+        self._letters.wait(lambda: self._write([], lambda _: done()))
 
     def link_up(self, link: Any) -> None:
         """A home link is up; the other nodes hear it with the next heartbeat."""
         self._up[link.home.name] = self._timers.seconds()
+        self._cluster.tell()
         self._hear()
+        self._home.came_up(link.home.name, link)
 
     def link_down(self, link: Any, reason: str) -> None:
         """A home link is down."""
@@ -195,11 +243,8 @@ class Clustered(ClusterUser):
     def release(self, placement: Placement) -> Any:
         """Give away what belongs to other nodes now, after what is under way for it."""
         for home in self._homes:
-            if placement.owner(link_pair(home.name)) != self._cluster.name:
-                gone = self._let_go(home.name)
-                if gone is not None:
-                    yield gone
-                    yield self._cluster.free_lease(f"home {home.name}")
+            if placement.owner(link_pair(home.name)) not in ("", self._cluster.name):
+                yield self._hand_over(home.name)
 
         def leaves(pair: Pair) -> str:
             owner = placement.owner(pair)
@@ -216,12 +261,51 @@ class Clustered(ClusterUser):
                     forget()
 
     @inlineCallbacks
+    def _hand_over(self, name: str) -> Any:
+        """Let another node have the links to a home.
+
+        A home server that keeps nothing for us is never without a link: the new one takes the place of
+        ours (Prosody's "kick_old"), and what the server has written to ours is read until then.
+        """
+        links = self._home.links
+        if name not in self._home.held:
+            return
+        self._busy.add(name)
+        try:
+            self._home.held.discard(name)
+            end = self._timers.seconds() + _QUIET
+            while links.unconfirmed(name) and self._timers.seconds() < end:
+                yield deferLater(self._reactor, 0.05)
+            if not links.keeps(name):
+                yield self._free(name)
+                yield self._replaced(name)
+            yield self._disconnect(name)
+            yield self._free(name)
+        finally:
+            self._busy.discard(name)
+
+    def _replaced(self, name: str) -> Deferred[Any]:
+        """Fire when another node's links have taken the place of ours, or soon in any case."""
+        gone = self._home.links.retire(name)
+        timer = self._timers.after(_REPLACED, gone.cancel)
+        gone.addBoth(lambda _: timer.cancel())
+        return gone
+
+    @inlineCallbacks
     def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
         for owner, keys in self._im.surrender(leaves).items():
             yield self._cluster.give(OutboxRecord, owner, keys)
         end = self._timers.seconds() + _FINISH
         while self._im.finishing(leaves) and self._timers.seconds() < end:
             yield deferLater(self._reactor, 0.1)
+
+    def left(self) -> dict[str, int]:
+        """Return how many sessions and subscriptions are here, and dialogs that are not over."""
+        return {
+            "sessions": self._im.count(),
+            "subscriptions": self._presence.count(),
+            "dialogs": self._gateway.dialogs,
+        }
 
     def pause(self) -> None:
         """The lease is over, or may be: everything asks ``may_act`` before it sends."""
@@ -232,12 +316,18 @@ class Clustered(ClusterUser):
         """Go on."""
         log.info("resumed", "this node is a member of the cluster")
         if self._paused:
-            # What was refused meanwhile is asked for, and what changed is told.
+            # Not at once: what has been placed elsewhere meanwhile goes there first.
+            self._timers.after(_CATCH_UP, self._catch_up)
+        self._paused = False
+        self._letters = Settling()  # those that are not in a mailbox yet
+
+    def _catch_up(self) -> None:
+        """Ask for what the far side told while it was refused, and tell what changed."""
+        if self._cluster.may_act:
             self._presence.resume()
             self._presence.link_up(
                 frozenset(domain for home in self._homes for domain in home.domains)
             )
-        self._paused = False
 
     def drop(self) -> None:
         """Others have taken over everything."""
@@ -267,7 +357,9 @@ class Clustered(ClusterUser):
         if not isinstance(errand, FromHome):
             self._home.letter(errand)
             return None
-        self._gateway.stanza_arrived(read_stanza(errand.xml), None)
+        stanza = read_stanza(errand.xml)
+        stanza.handed = errand.handed
+        self._gateway.stanza_arrived(stanza, None)
         done: Deferred[None] = Deferred()
         self._write([], lambda _: done.callback(None))
         return done
@@ -292,12 +384,16 @@ class Clustered(ClusterUser):
 
     # -- what SIP asks -----------------------------------------------------------------------------
 
+    def mine(self, local: JID, foreign: JID) -> bool:
+        """Whether a pair stays with this node, as far as it knows now."""
+        return self._cluster.owner((local.text, foreign.text)) in ("", self._cluster.name)
+
     def elsewhere(self, local: JID, foreign: JID) -> str:
         """Return the live node of a pair; "" when it is this one, or nobody's."""
         owner = self._cluster.owner((local.bare.text, foreign.bare.text))
         if owner in ("", self._cluster.name):
             return ""
-        silent = self._cluster.may_act and self._cluster.suspected(owner)
+        silent = self._cluster.sees_store and self._cluster.suspected(owner)
         return "" if silent else owner
 
     def search(self, request: SipRequest, sender: Sender, done: Callable[[int, str], None]) -> None:

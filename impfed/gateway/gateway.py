@@ -79,6 +79,11 @@ class Gateway:
         #: Has a live node answer a request: its owner, as a search has found.
         self.pass_on: Callable[[ServerTransaction, SipRequest, Flow, str], bool] | None = None
 
+    @property
+    def dialogs(self) -> int:
+        """How many dialogs there are."""
+        return len(self._around.dialogs)
+
     # -- SIP ---------------------------------------------------------------------------------------
 
     def request_arrived(

@@ -40,6 +40,7 @@ class ImDialog:
         "ended",
         "held",
         "held_timer",
+        "linger",
         "path",
         "session",
         "shown",
@@ -56,6 +57,7 @@ class ImDialog:
         self.held: HeldTextRecord | None = None
         self.held_timer: Timer | None = None
         self.shown = ""
+        self.linger = 0.0
         session.around.dialogs.add(self)
 
     # -- requests from the peer --------------------------------------------------------------------
@@ -183,10 +185,14 @@ class ImDialog:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def bye(self) -> None:
-        """End the dialog from our side; requests that cross the BYE are still answered."""
+    def bye(self, linger: float = 0.0) -> None:
+        """End the dialog from our side; requests that cross the BYE are still answered.
+
+        :param linger: for so many seconds after the peer's answer, too, should they come another way.
+        """
         if self.ended:
             return
+        self.linger = linger
         self.release_held()
         self.ended = True
         around = self.session.around
@@ -200,7 +206,10 @@ class ImDialog:
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to our BYE or to a typing notice; a lost typing notice is no loss."""
         if response.status >= 200 and response.cseq.method == "BYE":
-            self.drop()
+            if self.linger:
+                self.session.around.timers.after(self.linger, self.drop)
+            else:
+                self.drop()
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """Our BYE or typing notice was not answered: the peer will notice by itself."""

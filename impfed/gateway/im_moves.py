@@ -12,6 +12,9 @@ from impfed.store.records import HeldTextRecord, OutboxRecord
 #: Says which other node a pair goes to; "" for none.
 Leaves = Callable[[Pair], str]
 
+#: Seconds for which a text is still taken that was on its way when its session was ended here.
+_LINGER = 1.0
+
 
 class ImMoves:
     """Takes texts in and gives them away.  Sessions themselves stay: they end, and begin elsewhere."""
@@ -22,6 +25,10 @@ class ImMoves:
     def adopt(self, outbox: Sequence[OutboxRecord], held: Sequence[HeldTextRecord]) -> None:
         """Send texts of another node, in the order in which they were taken over."""
         self._im.restore(list(outbox), list(held))
+
+    def count(self) -> int:
+        """Return how many sessions there are."""
+        return len(self._im.sessions())
 
     def surrender(self, leaves: Leaves) -> dict[str, list[str]]:
         """Give up the texts of leaving pairs that are not under way; returns their keys by node."""
@@ -39,7 +46,7 @@ class ImMoves:
             if session.queue or session.on_its_way is not None:
                 busy = True
             else:
-                session.close()
+                session.close(_LINGER)
                 self._im.closed(session)
         return busy
 

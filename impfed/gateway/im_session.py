@@ -160,10 +160,10 @@ class ImSession:
         hops = self.gateway.next_hops(self)
         return hops[0] if hops else path
 
-    def close(self) -> None:
-        """End every dialog and stop the timers."""
+    def close(self, linger: float = 0.0) -> None:
+        """End every dialog and stop the timers; see :meth:`ImDialog.bye`."""
         for dialog in self.dialogs:
-            dialog.bye()
+            dialog.bye(linger)
         self.dialogs.clear()
         self.current = None
         self._idle.cancel()

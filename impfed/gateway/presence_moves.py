@@ -84,6 +84,10 @@ class PresenceMoves:
                 leaving.setdefault(owner, {})["|".join(pair)] = partial(self._drop, contact)
         return leaving
 
+    def count(self) -> int:
+        """Return how many subscriptions there are, both ways."""
+        return len(self._watchers()) + len(self._watching.contacts_now())
+
     def lost(self, kind: str, key: str) -> None:
         """Forget one record that another node has taken over."""
         if kind == InboundSubscriptionRecord.kind:

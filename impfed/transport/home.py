@@ -166,6 +166,21 @@ class HomeLinks(Service):
         """Disconnect from a home server, for another node holds its links; fires when that is done."""
         return gatherResults([link.stop() for link in self._links_of(home)])
 
+    def keeps(self, home: str) -> bool:
+        """Say whether a home server keeps what it has for us while no node is connected."""
+        return all(link.keeps for link in self._links_of(home))
+
+    def unconfirmed(self, home: str) -> int:
+        """Return how many messages a home server has not confirmed yet."""
+        return sum(link.unconfirmed for link in self._links_of(home))
+
+    def retire(self, home: str) -> Deferred[Any]:
+        """Go on reading until the home server has given our place to another node's links.
+
+        Fires when it has; to be followed by :meth:`let_go` in any case.
+        """
+        return gatherResults([link.retire() for link in self._links_of(home)])
+
     def _links_of(self, home: str) -> list[AnyLink]:
         return [link for link in self.links if link.home.name == home]
 

@@ -128,6 +128,11 @@ class StreamLink(LinkBase):
         """Whether the link's own questions may come from an address: pings come from each domain."""
         return bare_domain(address)
 
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that the home server has not confirmed yet."""
+        return len(self._barrier)
+
     # -- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:

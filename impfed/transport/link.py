@@ -78,14 +78,42 @@ class HomeLink(LinkBase):
         self._stopping = False
         self._connect()
 
-    def stop(self) -> Deferred[list[None]]:
-        """Disconnect in good order; fires when every connection is gone."""
+    @property
+    def keeps(self) -> bool:
+        """Whether the home server keeps what it has for us while nobody is connected."""
+        return self._handover.on
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that the home server has not confirmed yet."""
+        return len(self._barrier)
+
+    def retire(self) -> Deferred[None]:
+        """Connect no more; fires when the connection that stands is gone, or not to be waited for."""
+        self._connect_no_more()
+        retired: Deferred[None] = Deferred(lambda _: retired.callback(None))
+
+        def gone(_: object) -> None:
+            if not retired.called:
+                retired.callback(None)
+
+        if self._connection is None:
+            retired.callback(None)
+        else:
+            self._connection.gone.addCallback(gone)
+        return retired
+
+    def _connect_no_more(self) -> None:
         self._stopping = True
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         if self._attempt is not None:
             self._attempt.cancel()
+
+    def stop(self) -> Deferred[list[None]]:
+        """Disconnect in good order; fires when every connection is gone."""
+        self._connect_no_more()
         if self._connection is not None:
             self._connection.pause_reading()
         stopped: Deferred[list[None]] = Deferred()

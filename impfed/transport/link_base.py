@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred, succeed
+
 from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
 from impfed.transport.directory import DirectoryQueries
@@ -60,6 +62,20 @@ class LinkBase:
     def up(self) -> bool:
         """Whether stanzas can pass."""
         return self.state is LinkState.UP
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the home server keeps what it has for us while nobody is connected."""
+        return True
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that the home server has not confirmed yet."""
+        raise NotImplementedError
+
+    def retire(self) -> Deferred[None]:
+        """Connect no more; fires when the connection that stands is gone."""
+        return succeed(None)
 
     def pings(self, address: JID) -> bool:
         """Whether an address is the one that the link's own pings go to."""

@@ -102,6 +102,7 @@ class Pool:
         self._attempts: set[Attempt] = set()
         self.reuse = Reuse(tls)
         self._once: set[Target] = set()
+        self._over = False
         self._silent: dict[str, tuple[float, str]] = {}  # by address and name: until when, and why
 
     def __len__(self) -> int:
@@ -141,6 +142,8 @@ class Pool:
             if now < rest.until:
                 pause = f"next try in {rest.until - now:.1f} s"
                 return _no_flow(target, f"no connection to {target} ({pause}): {rest.reason}")
+        if self._over:
+            return _no_flow(target, "this node stops")
         try:
             return self._open(target, others)
         except LocalError as error:
@@ -229,8 +232,13 @@ class Pool:
             return "resting", f"{rest.reason} (next try in {left:.1f} s)"
         return "idle", "" if rest is None else rest.reason
 
+    def start(self) -> None:
+        """Connect when something is sent."""
+        self._over = False
+
     def stop(self) -> None:
-        """Give up what is being connected."""
+        """Give up what is being connected, and connect no more."""
+        self._over = True
         self._resting.clear()
         for attempt in list(self._attempts):
             attempt.stop()

@@ -181,6 +181,7 @@ class SipStack(Dispatch):
         :raises twisted.internet.error.CannotListenError: when an address is not to be had.
         """
         self._over = False
+        self.pool.start()
         super().startService()  # type: ignore[no-untyped-call]
         self._tls.start()
         for listener in self._listeners.values():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.cluster.ownership import Placement, Rendezvous
+from impfed.cluster.ownership import Placement, Rendezvous, node_pair
 
 PAIRS = [
     (f"user{number % 9973}@company.example", f"friend{number}@lync.example")
@@ -70,6 +70,15 @@ class PlacementTests(SynchronousTestCase):
         self.assertTrue(all(map(place.held, theirs)))
         place = place.seen(2, "a", {"a": 2, "b": 2})
         self.assertFalse(any(map(place.held, theirs)))
+
+    def test_nodes_themselves(self) -> None:
+        """A letter for a node itself is that node's while it lives, enabled or not, and never waits."""
+        place = Placement("a").seen(1, "ab", {"a": 1, "b": 1})
+        place = place.seen(2, "a", {"a": 1, "b": 1})  # b drains
+        self.assertEqual(place.owner(node_pair("b")), "b")
+        self.assertTrue(place.mine(node_pair("a")))
+        self.assertFalse(place.held(node_pair("a")))
+        self.assertEqual(place.seen(3, "a", {"a": 3}).owner(node_pair("b")), "a")
 
     def test_what_the_dead_had_waits_for_ourselves(self) -> None:
         """A dead node's pairs wait only until we have taken our share."""

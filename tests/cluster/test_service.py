@@ -149,6 +149,21 @@ class MembershipTests(ClusterCase):
         self.check()
         self.assertFalse(leaver.service.may_act)
 
+    def test_drain_and_work_again(self) -> None:
+        """A node that takes work again gets its own share back, and no other."""
+        node = self.nodes["n2"]
+        before = set(node.user.records)
+        self.assertFalse(node.service.work_again())
+        node.service.drain()
+        self.cluster.run(2.0)
+        self.assertTrue(node.service.drained)
+        self.assertTrue(node.service.work_again())
+        self.cluster.run(2.0)
+        self.assertIs(node.service.standing, Standing.MEMBER)
+        self.assertFalse(node.service.drained)
+        self.assertEqual(set(node.user.records), before)
+        self.check()
+
     def test_stop_frees_at_once(self) -> None:
         """A node that stops without draining leaves its share to the others at once."""
         leaver = self.nodes["n2"]

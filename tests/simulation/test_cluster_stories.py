@@ -9,6 +9,7 @@ from typing import cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.membership import Standing
+from impfed.cluster_setup import ClusterSide
 from tests.simulation.cluster import ClusterNode, ClusterWorld
 from tests.simulation.loop import START
 from tests.simulation.world import Faults
@@ -47,6 +48,32 @@ class Story(ClusterWorld):
             assert link is not None
             link.cut()
 
+    def restart(self, number: int) -> None:
+        """Stop a node as ``twistd`` does when it is told to end, and start it again when it has."""
+        process = self.process(number)
+        assert process.node is not None
+
+        def gone(_: object) -> None:
+            process.kill()
+            process.start()
+
+        process.node.stopService().addCallback(gone)
+
+
+class BusyStory(Story):
+    """One with six texts a second."""
+
+    def _talk(self) -> None:
+        super()._talk()
+        for delay in (0.3, 0.6, 0.9, 1.2):
+            self.loop.after(delay, super()._talk)
+
+
+class KeepingStory(BusyStory):
+    """One whose home server keeps what no node has safely."""
+
+    home_kinds = ("prosody",)
+
 
 class StoreAwayTests(SynchronousTestCase):
     """Nodes ask each other over their own TLS whether somebody still sees the store."""
@@ -78,3 +105,46 @@ class StoreAwayTests(SynchronousTestCase):
             story.at(32.0, story._store_well)
             self.assertEqual(story.run(), [], f"seed {seed}")
             self.assertEqual(story.seen, [[Standing.MEMBER, Standing.ASIDE, Standing.MEMBER]])
+
+
+class DrainTests(SynchronousTestCase):
+    """Nodes that are stopped and started under traffic; nothing else goes wrong."""
+
+    def assert_unnoticed(self, story: Story) -> None:
+        problems = story.run()
+        for text, said in story.history.texts.items():
+            if said.at < START + 2.0:
+                continue  # the nodes are just starting
+            if len(said.shown) != 1 or said.returned:
+                problems.append(f"{text!r}: {said}")
+        self.assertEqual(problems, [], f"seed {story.seed}")
+
+    def test_each_in_turn(self) -> None:
+        """Each node is restarted in turn: every text is shown once and none returned."""
+        for seed in range(4):
+            story = (BusyStory, KeepingStory)[seed % 2](seed, 100.0)
+            for number in range(3):
+                story.at(15.0 + 25.0 * number, partial(story.restart, number))
+            self.assert_unnoticed(story)
+            self.assertEqual([process.starts for process in story.nodes], [2, 2, 2])
+
+    def test_changed_mind(self) -> None:
+        """A node that drains and takes work again has its share back, and nobody notices either."""
+        story = BusyStory(1, 60.0)
+        told: list[dict[str, object]] = []
+
+        def side() -> ClusterSide:
+            node = story.process(1).node
+            assert node is not None and node.cluster is not None
+            return node.cluster
+
+        story.at(15.0, lambda: side().drain.begin())
+        story.at(20.0, lambda: told.append(side().drain.progress()))
+        story.at(25.0, lambda: side().drain.work_again())
+        story.at(30.0, story.look)
+        self.assert_unnoticed(story)
+        empty = {"sessions": 0, "subscriptions": 0, "dialogs": 0, "letters": 0, "under_way": 0}
+        self.assertEqual(
+            told, [{"standing": "draining", "drained": True, **empty, "home_links": []}]
+        )
+        self.assertEqual(story.seen, [[Standing.MEMBER] * 3])
