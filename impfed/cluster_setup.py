@@ -28,6 +28,7 @@ from impfed.interwork.address import jid_of
 from impfed.proxy.junction import Junction
 from impfed.routing.neighbours import Neighbours
 from impfed.sip.message import SipRequest
+from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
@@ -183,8 +184,24 @@ class ClusterSide:
         gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
             self._proxied = lambda: junction.under_way
+            neighbours.up = self._up(neighbours.up, members, junction)
             junction.relaying.placed = self._placed(admission, user)
             gateway.pass_on = junction.pass_on
+
+    def _up(
+        self, watched: Callable[[Hop], bool], members: set[str], junction: Junction
+    ) -> Callable[[Hop], bool]:
+        def up(hop: Hop) -> bool:
+            if watched(hop):
+                return True
+            # Its heartbeat is back earlier than the next question whether it answers.
+            name = hop.source.removeprefix("neighbour ")
+            lives = name in members and self.service.may_act and not self.service.suspected(name)
+            if lives:
+                junction.try_again(hop)
+            return lives
+
+        return up
 
     @staticmethod
     def _placed(admission: Admission, user: Clustered) -> Callable[[SipRequest], str]:

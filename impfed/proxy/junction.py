@@ -129,6 +129,10 @@ class Junction:
         self._agent.pacer = pacer
         self.destinations.bounded = pacer.bounded
 
+    def try_again(self, hop: Hop) -> None:
+        """Connect to a neighbour at once when something goes there next, whatever has failed."""
+        self._stack.pool.forgive(Target.of_hop(hop))
+
     @property
     def under_way(self) -> int:
         """How many requests are being proxied."""
@@ -199,7 +203,7 @@ class Junction:
         else:
             self._metrics.count("proxy.answers_relayed")
             # It comes once, so it is not lost because an earlier connection there has failed.
-            self._stack.pool.forgive(Target.of_hop(owner))
+            self.try_again(owner)
             self._stack.send(response.to_bytes(), owner)
 
     def flow_closed(self, flow: Flow) -> None:
