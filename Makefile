@@ -3,7 +3,8 @@
 #   make demo            Prosody, one node and a Lync-style far side on this machine, step by step
 #   make demo CHECK=1    the same without staying up; exit code 0 only if every step was seen
 #   make test            all tests, real servers included   (TESTS=tests.sip for a part)
-#   make soak            every combination of settings and certificates with real XMPP servers: long
+#   make soak            every combination of settings and certificates with real XMPP servers, and
+#                        a cluster whose nodes are killed in turn for ten minutes: long
 #   make lint            ruff, mypy, import-linter, towncrier
 #   make bench           impfed beside its peers: CPU and memory against the targets
 #   make docs            pictures and links of the documentation
@@ -43,6 +44,7 @@ soak: packages $(STAMP)
 	IMPFED_SOAK=1 IMPFED_RECORD=$(SEEN) $(BIN)/python scripts/run-tests \
 		tests.interop.test_s2s_matrix tests.interop.test_s2s_ejabberd
 	$(BIN)/python scripts/s2s-outcomes --take $(SEEN)
+	IMPFED_SOAK=1 $(BIN)/python scripts/run-tests tests.interop.test_cluster
 
 lint: lint-style lint-types lint-rooms lint-news
 
