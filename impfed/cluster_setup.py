@@ -11,7 +11,9 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.task import deferLater
 
 from impfed.cluster.membership import Standing
+from impfed.cluster.portions import Demands, Portions
 from impfed.cluster.service import ClusterService
+from impfed.cluster.shares import Demand
 from impfed.config.model import Config
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
@@ -21,6 +23,7 @@ from impfed.gateway.clustered import Clustered
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.im import ImGateway
 from impfed.gateway.im_moves import ImMoves
+from impfed.gateway.paced import PacedStack
 from impfed.gateway.presence import PresenceGateway
 from impfed.gateway.presence_moves import PresenceMoves
 from impfed.gateway.sights import Sights
@@ -46,6 +49,30 @@ _OF_PAIRS = frozenset(("INVITE", "SUBSCRIBE", "MESSAGE"))
 def awake() -> float:
     """Return seconds that never jump, and go on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def divide(
+    reactor: Any, cluster: ClusterService, paced: PacedStack, elapsed: Callable[[], float]
+) -> Portions:
+    """Have the partners' budgets divided between the nodes, from the start of what is returned."""
+
+    def demands() -> Demands:
+        now = paced.seconds()
+        return {
+            name: (rate, Demand(lane.budget.rate_used(now), len(lane.tickets)))
+            for name, lane in paced.lanes.items()
+            if (rate := lane.budget.whole_rate) is not None
+        }
+
+    def nodes() -> int:
+        return max(1, len(cluster.placement.living))
+
+    def apply(domain: str, part: float) -> None:
+        paced.share(domain, part, nodes())
+
+    portions = Portions(reactor, cluster, demands, apply, elapsed)
+    paced.part_of = lambda domain: (portions.part(domain), nodes())
+    return portions
 
 
 class Drain:
@@ -130,6 +157,8 @@ class ClusterSide:
         home.post = self.service
         self.drain = Drain(reactor, self.service, self._left)
         self._user: Clustered | None = None
+        self._portions: Portions | None = None
+        self._elapsed = elapsed
         self._proxied: Callable[[], int] = lambda: 0
 
     def _info(self) -> bytes:
@@ -218,6 +247,10 @@ class ClusterSide:
 
         return placed
 
+    def divide(self, paced: PacedStack) -> None:
+        """Divide the partners' budgets between the nodes."""
+        self._portions = divide(self._reactor, self.service, paced, self._elapsed)
+
     @inlineCallbacks
     def join(self) -> Any:
         """Join the cluster, after the store is open and before anything is loaded from it."""
@@ -228,6 +261,8 @@ class ClusterSide:
         assert self._user is not None
         self.service.ready()
         self._user.start()
+        if self._portions is not None:
+            self._portions.start()
 
     def settle(self, done: Callable[[], None]) -> None:
         """Call when what home servers have sent so far would outlive this process."""
@@ -239,6 +274,8 @@ class ClusterSide:
         """Leave the cluster."""
         if self._user is not None:
             self._user.stop()
+        if self._portions is not None:
+            self._portions.stop()
         yield self.service.stop()
 
     def status(self) -> dict[str, Any]:

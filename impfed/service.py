@@ -250,6 +250,7 @@ class Node(MultiService):
                 self.routing.neighbours, self.junction,
             )  # fmt: skip
             self.paced.may_act = lambda: home.post.may_act
+            self.cluster.divide(self.paced)
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         self.federation.build(

@@ -65,31 +65,31 @@ class Portions:
         nodes = len(self._cluster.placement.living)
         for domain, (budget, demand) in self._demands().items():
             share = self._shares.setdefault(domain, Share())
-            if self._gone_at is None:
+            want = wanted(demand, budget, nodes)
+            if self._gone_at is None and (want or share.borrowed):
                 share.asked(now)
                 asked = self._cluster.coordination.portion(
-                    self._cluster.name,
-                    self._cluster.epoch,
-                    domain,
-                    wanted(demand, budget, nodes),
-                    POOL,
-                    LENT_FOR,
+                    self._cluster.name, self._cluster.epoch, domain, want, POOL, LENT_FOR
                 )
                 self._await(domain, share, now, asked)
-            self._tell(domain, share)
+            self._tell(domain)
         self._next = self._clock.callLater(ASK_EVERY, self._round)
 
     def _await(self, domain: str, share: Share, asked_at: float, asked: Deferred[int]) -> None:
         def lent(thousandths: int) -> None:
             share.lent(thousandths, asked_at)
-            self._tell(domain, share)
+            self._tell(domain)
 
         def refused(failure: Failure) -> None:
             failure.trap(StoreError)  # what was lent runs out
 
         asked.addCallbacks(lent, refused)
 
-    def _tell(self, domain: str, share: Share) -> None:
+    def part(self, domain: str) -> float:
+        """Return the part of a domain's budget that holds now."""
+        share, nodes = self._shares.get(domain) or Share(), len(self._cluster.placement.living)
+        return share.part(self._elapsed(), nodes, self._gone_at)
+
+    def _tell(self, domain: str) -> None:
         if self._running:
-            nodes = len(self._cluster.placement.living)
-            self._apply(domain, share.part(self._elapsed(), nodes, self._gone_at))
+            self._apply(domain, self.part(domain))

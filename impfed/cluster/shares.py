@@ -54,6 +54,11 @@ class Share:
         self._until = float("-inf")
         self._asked_at = float("-inf")
 
+    @property
+    def borrowed(self) -> bool:
+        """Whether something was lent when the store was asked last."""
+        return self._lent > 0
+
     def due(self, now: float) -> bool:
         """Whether it is time to ask the store."""
         return now >= self._asked_at + ASK_EVERY

@@ -37,6 +37,8 @@ def _domain(item: dict[str, Any]) -> str:
         rate += (
             f"; slowed down from {item['rate_limit']} since {moment(item['slowed_since'])[:19]}Z"
         )
+    if item.get("share", 1.0) < 1.0:
+        rate += f" ({item['share']:.0%} of the cluster's budget)"
     rows = [
         ("requests a second", rate),
         ("waiting", waiting or "none"),

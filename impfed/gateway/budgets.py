@@ -48,6 +48,7 @@ class Budgets:
             "rate_used": used,
             "rate_now": NO_LIMIT if budget.rate is None else round(budget.rate, 2),
             "rate_limit": NO_LIMIT if rate is None else rate,
+            "share": round(budget.part, 3),
             "waiting": {each.name.lower(): lengths[each] for each in Urgency},
             "waiting_since": budget.held_since or 0.0,
             "addresses": budget.addresses(now),

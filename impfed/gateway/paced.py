@@ -74,6 +74,8 @@ class PacedStack:
     :param opened: hears which domain that nobody configured was reached.
     :ivar looped: told which domain answers that a request goes in a circle, and how.
     :ivar may_act: says whether this node may act on what it owns.
+    :ivar part_of: returns the part of a domain's budget that this node may use, and how many nodes
+        share it; 0 for one that is alone.
     :ivar pauses: next hops that asked for a pause.
     """
 
@@ -88,6 +90,7 @@ class PacedStack:
     ) -> None:
         self.looped: Callable[[str, int], None] | None = None
         self.may_act: Callable[[], bool] = lambda: True
+        self.part_of: Callable[[str], tuple[float, int]] = lambda domain: (1.0, 0)
         self._opened = opened if opened is not None and opened.enabled else None
         self.respond = stack.respond if self._opened is None else self._respond
         self.acknowledge = stack.acknowledge
@@ -98,12 +101,11 @@ class PacedStack:
         self._domain = domain
         self._store = store
         self._timers = timers
-        self._seconds = timers.seconds
+        self.seconds = self._seconds = timers.seconds
         self._metrics = metrics
         self._lanes: dict[str, Lane] = {}
         self._people: dict[str, tuple[Lane, Person]] = {}
         self._waiting = 0
-        self._share = 1.0
         self._over = False
 
     # -- life --------------------------------------------------------------------------------------
@@ -227,8 +229,9 @@ class PacedStack:
         if lane is None:
             now = self._seconds()
             budget = PartnerBudget(domain, limits_of(self._domain(domain)), now)
-            if self._share < 1.0:
-                budget.share(self._share, now)
+            part, nodes = self.part_of(domain)
+            if nodes:
+                budget.share(part, now, nodes)
             lane = self._lanes[domain] = Lane(budget)
             lane.opened = self._opened is not None and self._opened.unknown(domain)
         return lane
@@ -254,7 +257,7 @@ class PacedStack:
     def _wait(self, outgoing: Outgoing, now: float) -> None:
         lane, request = outgoing.lane, outgoing.request
         budget, urgency = lane.budget, urgency_of(request.method)
-        rate = budget.rate or 1e6
+        rate = budget.hoped_rate or 1e6
         user, _ = address_of(value_of(request, "From"))
         if is_typing(request):
             self._metrics.count("budget.typing")  # worth nothing later, and nobody misses it
@@ -466,8 +469,13 @@ class PacedStack:
             self._store.write([Delete(PauseRecord, pause.hop) for pause in ended])
         return len(ended)
 
-    def share(self, share: float) -> None:
-        """Use only a part of every budget; see :meth:`PartnerBudget.share`."""
-        now, self._share = self._seconds(), share
-        for lane in self._lanes.values():
-            lane.budget.share(share, now)
+    def share(self, domain: str, part: float, nodes: int) -> None:
+        """Use only a part of a domain's budget; see :meth:`PartnerBudget.share`."""
+        lane, now = self._lanes.get(domain), self._seconds()
+        if lane is None:
+            return
+        lane.budget.share(part, now, nodes)
+        if lane.timer is not None and lane.tickets:
+            lane.timer.cancel()
+            lane.timer = None
+            self._arm(lane, now)

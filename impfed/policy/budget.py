@@ -135,6 +135,7 @@ class PartnerBudget:
         "_failures",
         "_half_ends",
         "_half_since",
+        "_nodes",
         "_people",
         "_share",
         "_tokens",
@@ -158,6 +159,7 @@ class PartnerBudget:
         self.slowed_since: float | None = None
         self.held_since: float | None = None
         self._share = 1.0
+        self._nodes = 1
         self._addresses = limits.addresses
         self._tokens = limits.burst
         self._at = now
@@ -197,27 +199,51 @@ class PartnerBudget:
         # The time of day has a grain of 0.2 µs: a little more, so that it is enough then.
         return now if missing <= 0 else now + missing / self.rate + 1e-6
 
-    def share(self, share: float, now: float) -> None:
+    def share(self, share: float, now: float, nodes: int = 0) -> None:
         """Use only a part of the domain's budget: rate, burst and addresses.
 
         This is where a cluster hands out portions; 1/n each is right while nothing can be agreed.
 
         :param share: above 0, at most 1.
+        :param nodes: how many share it; then each may have its even part of the addresses, which
+            count for a day, whatever its part of the rate is at this moment.
         """
         self._share = share
-        addresses = self.limits.addresses
-        self._addresses = None if addresses is None else max(1, int(addresses * share))
+        self._nodes = max(1, nodes)
+        addresses, part = self.limits.addresses, 1 / nodes if nodes else share
+        self._addresses = None if addresses is None else max(1, int(addresses * part))
         self._set_rate(now)
 
-    def _set_rate(self, now: float) -> None:
+    @property
+    def part(self) -> float:
+        """The part of the domain's budget that this node may use."""
+        return self._share
+
+    @property
+    def whole_rate(self) -> float | None:
+        """Requests a second that all nodes together may send now; None for no limit."""
         full = self.limits.rate
+        if full is None:
+            return None
+        # Each node may send one at once, however many there are: what that is too much goes off the rate.
+        full = max(full / 2, full - max(0.0, self._nodes - self.limits.burst))
+        return min(full, max(1.0, full / 10)) if self.slowed_since is not None else full
+
+    @property
+    def hoped_rate(self) -> float | None:
+        """Requests a second that this node can count on if it has much to send."""
+        whole = self.whole_rate
+        return None if whole is None else whole * max(self._share, 1 / self._nodes)
+
+    def _set_rate(self, now: float) -> None:
+        full = self.whole_rate
         if full is None:
             return
         if self.rate is not None and now > self._at:
             self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
         self._at = max(now, self._at)
         slowed = self.slowed_since is not None
-        self.rate = (min(full, max(1.0, full / 10)) if slowed else full) * self._share
+        self.rate = full * self._share
         self.burst = 1.0 if slowed else max(1.0, self.limits.burst * self._share)
         self._tokens = min(self._tokens, self.burst)
 
