@@ -10,6 +10,7 @@ from twisted.internet.defer import inlineCallbacks
 
 from impfed.cluster.ownership import Pair
 from impfed.gateway.watched_pair import WatchedPair
+from impfed.gateway.watcher import Watcher
 from impfed.store.api import IStore
 from impfed.store.records import (
     AuthorizationRecord,
@@ -56,8 +57,7 @@ class PresenceMoves:
         outbound: Sequence[OutboundSubscriptionRecord],
     ) -> None:
         """Serve these from now on, and have what was missed asked for, at the partners' pace."""
-        known = {watcher.record().key for watcher in self._watchers()} if inbound else set()
-        self._watched.take_in([record for record in inbound if record.key not in known])
+        self._watched.take_in([record for record in inbound if self._watcher(record.key) is None])
         self._watching.take_in(
             [record for record in outbound if self._watching.contact(_pair(record)) is None]
         )
@@ -91,9 +91,9 @@ class PresenceMoves:
     def lost(self, kind: str, key: str) -> None:
         """Forget one record that another node has taken over."""
         if kind == InboundSubscriptionRecord.kind:
-            for pair in self._watched.all_pairs():
-                if any(watcher.record().key == key for watcher in pair.watchers):
-                    self._drop_pair(pair)
+            watcher = self._watcher(key)
+            if watcher is not None:
+                self._drop_pair(watcher.pair)
         elif kind == OutboundSubscriptionRecord.kind:
             local, _, foreign = key.partition("|")
             contact = self._watching.contact((JID.parse(local), JID.parse(foreign)))
@@ -106,6 +106,12 @@ class PresenceMoves:
             self._drop_pair(pair)
         for contact in self._watching.contacts_now():
             self._drop(contact)
+
+    def _watcher(self, key: str) -> Watcher | None:
+        """Return the subscription whose record has a key, if it is served here."""
+        call_id, tag = key.split("|")[:2]
+        found = self._watched.around.dialogs.owner(call_id, tag)
+        return found if isinstance(found, Watcher) else None
 
     def _drop_pair(self, pair: WatchedPair) -> None:
         for watcher in pair.watchers:
@@ -147,7 +153,7 @@ class PresenceMoves:
         for contact in self._watching.contacts_now():
             contact.keep()
 
-    def _watchers(self) -> list[Any]:
+    def _watchers(self) -> list[Watcher]:
         return [watcher for pair in self._watched.all_pairs() for watcher in pair.watchers]
 
 
