@@ -19,6 +19,7 @@ from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
 from impfed.gateway.admission import Admission
 from impfed.gateway.cluster_home import ClusterHome
+from impfed.gateway.cluster_relay import PlacedRelay
 from impfed.gateway.clustered import Clustered
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.im import ImGateway
@@ -29,6 +30,7 @@ from impfed.gateway.presence_moves import PresenceMoves
 from impfed.gateway.sights import Sights
 from impfed.interwork.address import jid_of
 from impfed.proxy.junction import Junction
+from impfed.relay.setup import XmppFederation
 from impfed.routing.neighbours import Neighbours
 from impfed.sip.message import SipRequest
 from impfed.sip.target import Hop
@@ -246,6 +248,11 @@ class ClusterSide:
                 return ""  # refused here, with what is wrong with it
 
         return placed
+
+    def place(self, relay: Any, federation: XmppFederation) -> PlacedRelay:
+        """Return what the home links have for their relay."""
+        assert self._user is not None
+        return self._user.place(relay, federation)
 
     def divide(self, paced: PacedStack) -> None:
         """Divide the partners' budgets between the nodes."""

@@ -254,8 +254,10 @@ class Node(MultiService):
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         self.federation.build(
-            self.home, lists, self.store, self.tls, self.routing.dns.lookup, opened
+            self.home, lists, self.store, self.tls, self.routing.dns.lookup, opened, home
         )
+        if self.cluster is not None and self.home.relay is not None:
+            self.home.relay = self.cluster.place(self.home.relay, self.federation)
         self.home.opened = opened.serves
         self.paced.looped = router.looped
         watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -99,6 +99,28 @@ class Post(Protocol):
         ...
 
 
+class AnyWay:
+    """The way to a home server as the relay sees it, whichever node holds the link."""
+
+    __slots__ = ("_home", "_link", "_name")
+
+    def __init__(self, home: ClusterHome, name: str, link: Any) -> None:
+        self._home = home
+        self._name = name
+        self._link = link
+
+    @property
+    def up(self) -> bool:
+        """Whether stanzas can pass."""
+        return self._home.up(self._name, self._link)
+
+    def pass_on(self, stanza: OutStanza) -> bool:
+        """Write a relayed stanza, or have it written; False if that cannot be."""
+        if self._name in self._home.held and self._link.up:
+            return bool(self._link.pass_on(stanza))
+        return self._home.send(stanza)
+
+
 class ClusterHome:
     """Stands where the gateway of a single node has :class:`~impfed.transport.home.HomeLinks`.
 
@@ -174,6 +196,15 @@ class ClusterHome:
             self._deliveries[number] = (done, timer)
             if not self._post(home, _errand(stanza, number, self._node)):
                 self._told(number, not_sent("resource-constraint", "too much waits for that node"))
+
+    def link(self, local: str, foreign: str) -> AnyWay | None:
+        """Return the way that stanzas between two domains take, here or at the holder of the link."""
+        home, link = self._homes.get(local), self.links.link(local, foreign)
+        return None if home is None or link is None else AnyWay(self, home.name, link)
+
+    def up(self, home: str, link: Any) -> bool:
+        """Say whether a link of a home is up, wherever it is, or will be in a moment."""
+        return (home in self.held and bool(link.up)) or self._somewhere(home)
 
     def congested(self, domain: str, foreign: str = "") -> bool:
         """Say whether a local domain's home server is behind, or connected to nobody."""

@@ -18,6 +18,7 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.admission import Sender
 from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
+from impfed.gateway.cluster_relay import PlacedRelay, RelayMoves
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.presence_moves import PresenceMoves
@@ -31,6 +32,7 @@ from impfed.store.records import (
     OutboundSubscriptionRecord,
     OutboxRecord,
     Record,
+    RelayedTextRecord,
     pair_key,
 )
 from impfed.transport.timers import ReactorTimers
@@ -61,6 +63,10 @@ class FromHome(msgspec.Struct, tag="from-home", gc=False):
 
     xml: str
     handed: str = ""
+
+
+def _pair(stanza: Stanza) -> Pair:
+    return stanza.from_.bare.text, stanza.to.bare.text
 
 
 _LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists)
@@ -100,6 +106,7 @@ class Clustered(ClusterUser):
         self._known_up: dict[str, tuple[str, float]] = {}
         self._timer: Timer | None = None
         self._paused = False
+        self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
         cluster.user = self
         home.post = cluster
@@ -114,6 +121,11 @@ class Clustered(ClusterUser):
         """Look after nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def place(self, relay: Any, moves: RelayMoves) -> PlacedRelay:
+        """Return what the home links have for their relay: it places what this node's own would take."""
+        self._relay = PlacedRelay(relay, moves, self._relayed)
+        return self._relay
 
     def info(self) -> bytes:
         """What this node tells the others: which home links are up here."""
@@ -192,16 +204,31 @@ class Clustered(ClusterUser):
             news = found.get(home.name)
             if news is not None and news != before.get(home.name):
                 self._presence.link_up(frozenset(home.domains))
+                if self._relay is not None:
+                    self._relay.relay.link_up(frozenset(home.domains))
 
     # -- the home links' user ----------------------------------------------------------------------
 
     def stanza_arrived(self, stanza: Stanza, link: object) -> None:
         """A home server sent a stanza for a foreign user: it goes to the node of the pair."""
-        pair = (stanza.from_.bare.text, stanza.to.bare.text)
-        placement = self._cluster.placement
-        if placement.settled and placement.mine(pair) and self._cluster.may_act:
+        if self._stays(pair := _pair(stanza)):
             self._gateway.stanza_arrived(stanza, link)
-            return
+        else:
+            self._send_on(pair, stanza)
+
+    def _relayed(self, stanza: Stanza) -> None:
+        """The same for a foreign user who is reached over XMPP."""
+        assert self._relay is not None
+        if self._stays(pair := _pair(stanza)):
+            self._relay.relay.from_home(stanza)
+        else:
+            self._send_on(pair, stanza)
+
+    def _stays(self, pair: Pair) -> bool:
+        placement = self._cluster.placement
+        return placement.settled and placement.mine(pair) and self._cluster.may_act
+
+    def _send_on(self, pair: Pair, stanza: Stanza) -> None:
         letter = msgspec.msgpack.encode(FromHome(stanza.to_xml(), stanza.handed))
         posted = self._letters.begin()
         if self._cluster.send(pair, letter, posted):
@@ -238,6 +265,8 @@ class Clustered(ClusterUser):
             kinds.get(InboundSubscriptionRecord, []), kinds.get(OutboundSubscriptionRecord, [])
         )
         self._im.adopt(kinds.get(OutboxRecord, []), kinds.get(HeldTextRecord, []))
+        if self._relay is not None:
+            self._relay.adopt(kinds.get(RelayedTextRecord, []))
 
     @inlineCallbacks
     def release(self, placement: Placement) -> Any:
@@ -295,6 +324,9 @@ class Clustered(ClusterUser):
     def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
         for owner, keys in self._im.surrender(leaves).items():
             yield self._cluster.give(OutboxRecord, owner, keys)
+        relayed = self._relay.moves.surrender(leaves) if self._relay is not None else {}
+        for owner, keys in relayed.items():
+            yield self._cluster.give(RelayedTextRecord, owner, keys)
         end = self._timers.seconds() + _FINISH
         while self._im.finishing(leaves) and self._timers.seconds() < end:
             yield deferLater(self._reactor, 0.1)
@@ -335,6 +367,8 @@ class Clustered(ClusterUser):
             self._let_go(home.name)
         self._presence.drop()
         self._im.drop()
+        if self._relay is not None:
+            self._relay.moves.abandon()
 
     def lost(self, kind: str, key: str, owner: str) -> None:
         """Another node has taken over one record."""
@@ -359,9 +393,18 @@ class Clustered(ClusterUser):
             return None
         stanza = read_stanza(errand.xml)
         stanza.handed = errand.handed
-        self._gateway.stanza_arrived(stanza, None)
         done: Deferred[None] = Deferred()
-        self._write([], lambda _: done.callback(None))
+
+        def taken() -> None:
+            self._write([], lambda _: done.callback(None))
+
+        relay, domain = self._relay, stanza.to.domain
+        if relay is not None and relay.takes(domain):
+            relay.relay.from_home(stanza)
+            relay.moves.departed(domain, taken)
+        else:
+            self._gateway.stanza_arrived(stanza, None)
+            taken()
         return done
 
     def undelivered(self, pair: Pair, payload: bytes) -> None:

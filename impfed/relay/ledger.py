@@ -57,6 +57,7 @@ class TextLedger:
     :param node: the node's name.
     :param seconds: the time, in seconds since the epoch.
     :ivar kept: is told of each text that waits and would now survive this process.
+    :ivar waiting: texts that wait for a stream, by their ids.
     """
 
     kept: Callable[[OutStanza], None] = staticmethod(lambda stanza: None)
@@ -76,6 +77,7 @@ class TextLedger:
         self._metrics = metrics
         self._open: dict[str, LedgerEntry] = {}
         self._recent: OrderedDict[_Key, LedgerEntry] = OrderedDict()
+        self.waiting: dict[str, NotedStanza] = {}
 
     def find(self, text: str) -> list[LedgerEntry]:
         """Return texts whose end is open, by an id or an address, newest first."""
@@ -106,6 +108,7 @@ class TextLedger:
         if fate is Fate.WAITING:
             self._keep(stanza)
             return
+        self.waiting.pop(stanza.entry.id, None)
         outcome: Outcome = "written" if fate is Fate.WRITTEN else "acknowledged"
         if fate is Fate.RETURNED:
             outcome = "bounced"
@@ -118,6 +121,7 @@ class TextLedger:
         entry = stanza.entry
         entry.outcome, entry.detail = "queued", f"waiting for a stream to {stanza.to.domain}"
         self._open[entry.id] = entry
+        self.waiting[entry.id] = stanza
         if stanza.kept:
             return
         stanza.kept = True
@@ -137,11 +141,18 @@ class TextLedger:
 
         self._store.write([Put(record)], written)
 
+    def forget(self, stanza: OutStanza) -> None:
+        """A text that waits is another node's now, with its record."""
+        if isinstance(stanza, NotedStanza):
+            self.waiting.pop(stanza.entry.id, None)
+            self._open.pop(stanza.entry.id, None)
+
     def restored(self, record: RelayedTextRecord) -> NotedStanza:
         """Return a text that an earlier process has left behind, noted as before."""
         local, foreign = JID.parse(record.local), JID.parse(record.foreign)
         stanza = NotedStanza("message", foreign, local, record.stanza_id, record.xml)
         stanza.kept, stanza.handed = True, record.handed
+        self.waiting[record.id] = stanza
         stanza.entry = self._noted(
             LedgerEntry(
                 id=record.id,

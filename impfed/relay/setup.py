@@ -27,6 +27,7 @@ from impfed.routing.opened import OpenDomains
 from impfed.store.records import LedgerEntry, RelayedTextRecord
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
+from impfed.transport.s2s_api import Fate
 from impfed.transport.s2s_settings import (
     ConfiguredSettings,
     ConfiguredTargets,
@@ -37,6 +38,7 @@ from impfed.transport.s2s_targets import DnsTargets, resolver
 from impfed.transport.timers import ReactorTimers
 from impfed.transport.tls import TlsStore
 from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza
 
 log = EventLog("impfed.relay")
 
@@ -86,17 +88,21 @@ class XmppFederation:
         tls: TlsStore,
         lookup: Lookup,
         opened: OpenDomains | None = None,
+        through: Any = None,
     ) -> None:
         """Put it together; nothing without ``[s2s]``.
 
         :param lookup: asks the DNS.
         :param opened: what is known of domains that nobody configured, if open federation is on.
+        :param through: what brings stanzas to the home servers in a cluster, where another node may
+            hold their links.
         """
+        through = through or home
         if not self.enabled:
             return
         own = _domains(self._config.local_domains)
         self._home_writes = home.can_write_rosters
-        relay = self._relay = self._make_relay(home, lists, store, own)
+        relay = self._relay = self._make_relay(home, through, lists, store, own)
         s2s = self._s2s = relay.streams = self._make_streams(tls, lookup, own)
         s2s.user, s2s.fate, s2s.settle = relay, relay.fate, relay.settle
         home.relay = relay
@@ -106,7 +112,7 @@ class XmppFederation:
                 relay,
                 opened,
                 lambda stanza: home.user.stanza_arrived(stanza, None),
-                home.send,
+                through.send,
                 s2s.send,
                 self._metrics,
             )
@@ -114,14 +120,14 @@ class XmppFederation:
             self.probe.bind(min(own), s2s.send, self._policy.refusal)
 
     def _make_relay(
-        self, home: HomeLinks, lists: Lists, store: Writes, own: frozenset[str]
+        self, home: HomeLinks, through: Any, lists: Lists, store: Writes, own: frozenset[str]
     ) -> Relay:
         config = self._config
         others = _domains(domain.name for domain in config.domains) | home.own_domains
         others |= _domains(config.own_domains) - own
         name, seconds = config.node.name, self._reactor.seconds
         return Relay(
-            home,
+            through,
             self._policy,
             own,
             others,
@@ -176,9 +182,44 @@ class XmppFederation:
             self._s2s.startService()
 
     def restore(self, records: list[RelayedTextRecord]) -> None:
-        """Go on with texts that the last process has left behind."""
+        """Go on with texts that the last process, or another node, has left behind."""
         if self.enabled:
-            self._relay.restore(records, self._reactor.seconds())
+            known = self._relay.ledger.waiting
+            new = [record for record in records if record.id not in known]
+            self._relay.restore(new, self._reactor.seconds())
+
+    def surrender(self, leaves: Callable[[tuple[str, str]], str]) -> dict[str, list[str]]:
+        """Give up the texts that wait for pairs of other nodes; returns their keys by node.
+
+        :param leaves: says which node a pair of bare addresses goes to, "" for none.
+        """
+        given: dict[str, list[str]] = {}
+        waiting = list(self._relay.ledger.waiting.items()) if self.enabled else []
+        for key, stanza in waiting:
+            owner = leaves((stanza.from_.bare.text, stanza.to.bare.text))
+            if owner and self._withdraw(stanza):
+                given.setdefault(owner, []).append(key)
+        return given
+
+    def abandon(self) -> None:
+        """Forget every text that waits, telling nobody: others have taken over."""
+        for stanza in list(self._relay.ledger.waiting.values()) if self.enabled else ():
+            self._withdraw(stanza)
+
+    def _withdraw(self, stanza: OutStanza) -> bool:
+        """Take a text out of its queue; False when it is on a stream."""
+        found: list[OutStanza] = []
+
+        def unwanted(other: OutStanza) -> bool:
+            if other is stanza:
+                found.append(other)
+            return other is stanza
+
+        self._s2s.withdraw(stanza.from_.domain, stanza.to.domain, unwanted)
+        if found:
+            self._relay.ledger.forget(stanza)
+            self._relay.departures.fate(stanza, Fate.RETURNED)
+        return bool(found)
 
     def stop(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned to its senders."""

@@ -1,0 +1,254 @@
+"""The relay in a cluster: each pair's stanzas leave at the pair's node, and come in at the link's holder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from impfed.config.model import HomeConfig
+from impfed.core.ids import IdSource
+from impfed.gateway.cluster_home import ClusterHome
+from impfed.gateway.clustered import Clustered
+from impfed.store.api import Put
+from impfed.store.records import RelayedTextRecord
+from impfed.testing.fakes import stanza
+from impfed.transport.home import ACCEPTED
+from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, Stanza
+from tests.cluster.kit import Cluster, Node
+
+HOME = HomeConfig("home", "component", ("home.example",))
+
+
+class Link:
+    """A link to the home server, which takes everything."""
+
+    up = False
+
+    def __init__(self) -> None:
+        self.home = HOME
+        self.written: list[str] = []
+
+    def pass_on(self, out: OutStanza) -> bool:
+        self.written.append(out.xml)
+        return True
+
+
+class Links:
+    """The home links of a node: connected as soon as they are held."""
+
+    def __init__(self) -> None:
+        self.one = Link()
+        self.user: Any = None
+
+    def hold(self, name: str) -> None:
+        self.one.up = True
+        self.user.link_up(self.one)
+
+    def let_go(self, name: str) -> Deferred[None]:
+        self.one.up = False
+        return succeed(None)
+
+    def link(self, local: str, foreign: str) -> Link:
+        return self.one
+
+    def keeps(self, name: str) -> bool:
+        return True
+
+    def unconfirmed(self, name: str) -> int:
+        return 0
+
+    def send(self, out: OutStanza) -> bool:
+        return self.one.pass_on(out)
+
+    def deliver(self, out: OutStanza, done: Any) -> None:
+        self.one.pass_on(out)
+        done(ACCEPTED)
+
+
+class Nothing:
+    """The SIP half, which has nothing to do here."""
+
+    search = None
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: {}
+
+
+class Relay:
+    """A node's relay, and the texts that wait in it."""
+
+    def __init__(self) -> None:
+        self.out: list[Stanza] = []
+        self.waiting: dict[str, RelayedTextRecord] = {}
+        self.ups = 0
+        self.held: list[Any] = []
+        self.slow = False
+
+    def takes(self, domain: str) -> bool:
+        return domain == "jabber.example"
+
+    def from_home(self, stanza: Stanza) -> None:
+        self.out.append(stanza)
+
+    def link_up(self, domains: frozenset[str]) -> None:
+        self.ups += 1
+
+    def restore(self, records: list[RelayedTextRecord]) -> None:
+        self.waiting.update({record.id: record for record in records})
+
+    def surrender(self, leaves: Any) -> dict[str, list[str]]:
+        given: dict[str, list[str]] = {}
+        for key, record in list(self.waiting.items()):
+            if owner := leaves(record.pair):
+                given.setdefault(owner, []).append(key)
+                del self.waiting[key]
+        return given
+
+    def abandon(self) -> None:
+        self.waiting.clear()
+
+    def departed(self, domain: str, call: Any) -> None:
+        if self.slow:
+            self.held.append(call)
+        else:
+            call()
+
+
+class Side:
+    """What stands around one node of the kit."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        timers = ReactorTimers(node.clock)
+        self.links: Any = Links()
+        self.home = ClusterHome(self.links, [HOME], timers, IdSource(), 20.0, node.name)
+        nothing: Any = Nothing()
+        self.clustered = Clustered(
+            node.service, self.home, [HOME], nothing, nothing, nothing, timers, node.clock, node.store,
+        )  # fmt: skip
+        node.service._info = self.clustered.info
+        self.relay = Relay()
+        self.placed = self.clustered.place(self.relay, self.relay)
+        self.links.user = self.clustered
+
+    def write(self, number: int, text: str) -> None:
+        """A local user writes to somebody at a domain that is reached over XMPP."""
+        self.placed.from_home(
+            stanza(
+                f"<message from='user{number}@home.example/pc' id='{text}' type='chat'"
+                f" to='friend{number}@jabber.example/phone'><body>{text}</body></message>"
+            )
+        )
+
+
+class RelayTests(SynchronousTestCase):
+    """Three nodes, one of which holds the link."""
+
+    def setUp(self) -> None:
+        self.cluster = Cluster("n1", "n2", "n3")
+        self.sides = {name: Side(node) for name, node in self.cluster.nodes.items()}
+        self.cluster.run(3.0)
+        for side in self.sides.values():
+            side.clustered.start()
+        self.cluster.run(2.0)
+        (self.holder,) = [side for side in self.sides.values() if side.links.one.up]
+        self.others = [side for side in self.sides.values() if side is not self.holder]
+
+    def owner(self, number: int) -> str:
+        pair = (f"user{number}@home.example", f"friend{number}@jabber.example")
+        return self.holder.node.service.owner(pair)
+
+    def left(self) -> dict[str, list[str]]:
+        """Return what left at each node."""
+        return {name: [each.id for each in side.relay.out] for name, side in self.sides.items()}
+
+    def test_outbound(self) -> None:
+        """Whoever holds the link, each pair's stanzas leave at the pair's own node, in order."""
+        for turn in range(5):
+            for number in range(60):
+                self.holder.write(number, f"{number} {turn}")
+        self.cluster.run(2.0)
+        left = self.left()
+        self.assertEqual(sum(map(len, left.values())), 300)
+        for name, ids in left.items():
+            self.assertGreater(len(ids), 50)
+            last: dict[str, int] = {}
+            for id in ids:
+                number, _, turn = id.partition(" ")
+                self.assertEqual(self.owner(int(number)), name)
+                self.assertEqual(int(turn), last.get(number, -1) + 1)
+                last[number] = int(turn)
+
+    def test_share_of_the_dead(self) -> None:
+        """What a dead node had not sent leaves at the others, and its share goes there from then on."""
+        dead = self.others[0]
+        dead.node.kill()
+        for number in range(60):
+            self.holder.write(number, str(number))
+        self.cluster.run(8.0)
+        moved = Counter(
+            each.id for side in self.sides.values() if side is not dead for each in side.relay.out
+        )
+        self.assertEqual(sorted(moved, key=int), [str(number) for number in range(60)])
+        self.assertEqual(set(moved.values()), {1})
+        self.assertEqual(dead.relay.out, [])
+
+    def test_until_it_is_safe(self) -> None:
+        """A stanza stays in the mailbox until its message is the foreign server's, or in the store."""
+        for side in self.others:
+            side.relay.slow = True
+        numbers = [number for number in range(60) if self.owner(number) == self.others[0].node.name]
+        self.holder.write(numbers[0], "a")
+        self.cluster.run(1.0)
+        self.assertEqual(len(self.others[0].relay.out), 1)
+        self.others[0].node.kill()
+        for side in self.others:
+            side.relay.slow = False
+        self.cluster.run(8.0)
+        again = [side for side in (self.holder, self.others[1]) if side.relay.out]
+        self.assertEqual([each.relay.out[0].id for each in again], ["a"])
+
+    def test_inbound(self) -> None:
+        """What a foreign server sends to any node reaches the home server, and its fate the node."""
+        told: list[Any] = []
+        local, foreign = JID.parse("alice@home.example"), JID.parse("romeo@jabber.example")
+        for side in self.sides.values():
+            self.assertEqual(side.relay.ups, 1)
+            name = side.node.name
+            link = side.home.link("home.example", "jabber.example")
+            assert link is not None
+            self.assertTrue(link.up)
+            link.pass_on(OutStanza("presence", local, foreign, "", f"<presence id='{name}'/>"))
+            message = OutStanza("message", local, foreign, "m1", f"<message id='{name}'/>")
+            side.home.deliver(message, told.append)
+        self.cluster.run(1.0)
+        names = sorted(self.sides)
+        written = sorted(self.holder.links.one.written)
+        self.assertEqual(
+            written,
+            [f"<{kind} id='{name}'/>" for kind in ("message", "presence") for name in names],
+        )
+        self.assertEqual([each.outcome for each in told], [ACCEPTED.outcome] * 3)
+
+    def test_waiting_texts_move(self) -> None:
+        """Texts that wait for a stream go with their pairs: when a node drains, and when it dies."""
+        texts = {}
+        for number in range(30):
+            record = RelayedTextRecord(
+                str(number), f"user{number}@home.example/pc", f"friend{number}@jabber.example", "", "", 0.0
+            )  # fmt: skip
+            side = self.sides[self.owner(number)]
+            side.relay.waiting[record.id] = texts[record.id] = record
+            side.node.store.write([Put(record)])
+        self.cluster.run(1.0)
+        self.others[0].node.service.drain()
+        self.cluster.run(3.0)
+        self.assertEqual(self.others[0].relay.waiting, {})
+        self.others[1].node.kill()
+        self.cluster.run(7.0)
+        self.assertEqual(sorted(self.holder.relay.waiting), sorted(texts))
