@@ -77,6 +77,7 @@ class PostOffice:
         self._incoming = Incoming(me, self._held)
         self._outgoing: dict[str, Outgoing] = {}
         self._stranded: list[tuple[Envelope, object]] = []
+        self._tokens: dict[int, Done] = {}  # of letters to this node itself that are not handled yet
         self._mail_id = "0-0"
         self._feed_id = "0-0"
         self._running = self._stopped = False
@@ -98,7 +99,7 @@ class PostOffice:
 
         Returns False, and does nothing, when too many wait for that node already: stop reading from
         where they come.  ``done(None)`` is called when the letter will outlive the death of this
-        process (or has been given to this node's own user).
+        process, or has been handled by this node's own user.
         """
         placement = self._center.placement
         owner = placement.owner(pair)
@@ -109,16 +110,21 @@ class PostOffice:
                     return False
                 self._stranded.append((envelope, done))
                 return True
-            free = self._incoming.local(envelope)
-            if free is not None:
-                self._handle(free)
-            call_done(done, None)
+            self._keep_here(envelope, done)
             return True
         queue = self._queue_for(owner)
         if not queue.put(pair, payload, self._center.epoch, placement.generation, done):
             return False
         self._post_soon(owner)
         return True
+
+    def _keep_here(self, envelope: Envelope, token: object) -> None:
+        """Take a letter to this node itself; it is done when it is handled, not before."""
+        if callable(token):
+            self._tokens[id(envelope)] = token
+        free = self._incoming.local(envelope)
+        if free is not None:
+            self._handle(free)
 
     def _queue_for(self, node: str) -> Outgoing:
         return self._outgoing.setdefault(node, Outgoing(self._me, node))
@@ -189,6 +195,7 @@ class PostOffice:
     def begin_again(self) -> None:
         """This node has joined with a new epoch: what lies in its mailbox is read from the start."""
         self._incoming.forget()
+        self._tokens.clear()
         self._mail_id = "0-0"
         self._make_room()
         self._quieten()
@@ -293,11 +300,7 @@ class PostOffice:
     def _forward(self, envelope: Envelope, token: object) -> None:
         owner = self._center.placement.owner(envelope.pair)
         if owner == self._me:
-            free = self._incoming.local(envelope)
-            if free is not None:
-                self._handle(free)
-            if callable(token):
-                call_done(token, None)
+            self._keep_here(envelope, token)
         elif not owner:
             self._stranded.append((envelope, token))
         elif envelope.number:
@@ -313,6 +316,9 @@ class PostOffice:
 
     def _done(self, envelope: Envelope) -> None:
         self._incoming.done(envelope)
+        token = self._tokens.pop(id(envelope), None)
+        if token is not None:
+            call_done(token, None)
         self._trim_soon()
         self._quieten()
 

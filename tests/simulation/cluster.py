@@ -109,8 +109,6 @@ class ClusterNode(NodeProcess):
 class ClusterWorld(World):
     """An installation of three nodes behind one home server and one partner."""
 
-    home_kinds = ("component",)
-
     def make_nodes(self) -> list[NodeProcess]:
         """Return the nodes and make the server that they share."""
         self.model = Model(lambda: self.loop.now)
