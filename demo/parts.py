@@ -166,8 +166,9 @@ class Authority:
         )
         self._openssl(
             "x509", "-req", "-in", str(request), "-CA", str(self.path), "-CAkey", str(self._key),
-            "-CAcreateserial", "-days", "30", "-extfile", str(extensions),
-            "-out", str(certificate),
+            # No file with the next number: certificates are made beside each other.
+            "-set_serial", str(random.SystemRandom().getrandbits(63)),
+            "-days", "30", "-extfile", str(extensions), "-out", str(certificate),
         )  # fmt: skip
         return Certificate(certificate, key, self.path)
 
