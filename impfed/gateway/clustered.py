@@ -105,7 +105,7 @@ class Clustered(ClusterUser):
         self._up: dict[str, float] = {}  # homes whose link is up here, and since when
         self._known_up: dict[str, tuple[str, float]] = {}
         self._timer: Timer | None = None
-        self._paused = False
+        self._paused = self._ready = False
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
         cluster.user = self
@@ -114,7 +114,9 @@ class Clustered(ClusterUser):
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Look after the home links from now on."""
+        """Look after the home links from now on, and let the others know that we listen."""
+        self._ready = True
+        self._cluster.tell()
         self._look()
 
     def stop(self) -> None:
@@ -128,8 +130,8 @@ class Clustered(ClusterUser):
         return self._relay
 
     def info(self) -> bytes:
-        """What this node tells the others: which home links are up here."""
-        return msgspec.msgpack.encode(self._up)
+        """What this node tells the others: which home links are up here; b"" until it listens."""
+        return msgspec.msgpack.encode(self._up) if self._ready else b""
 
     # -- home links --------------------------------------------------------------------------------
 
@@ -437,7 +439,11 @@ class Clustered(ClusterUser):
         if owner in ("", self._cluster.name):
             return ""
         silent = self._cluster.sees_store and self._cluster.suspected(owner)
-        return "" if silent else owner
+        # One that has just joined may not listen yet: its requests are served here until it does.
+        return "" if silent or not self._listens(owner) else owner
+
+    def _listens(self, node: str) -> bool:
+        return any(row.name == node and row.info for row in self._cluster.nodes)
 
     def search(self, request: SipRequest, sender: Sender, done: Callable[[int, str], None]) -> None:
         """Look for the dialog of a request among those of other nodes; a silent one's is taken over.

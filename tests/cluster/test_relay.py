@@ -213,6 +213,21 @@ class RelayTests(SynchronousTestCase):
         again = [side for side in (self.holder, self.others[1]) if side.relay.out]
         self.assertEqual([each.relay.out[0].id for each in again], ["a"])
 
+    def test_not_listening_yet(self) -> None:
+        """A node that has joined and does not listen yet is passed nothing by another node."""
+        late = Side(self.cluster.add("n4"))
+        self.cluster.run(2.0)
+        pairs = [
+            (JID.parse(f"user{number}@home.example"), JID.parse(f"friend{number}@jabber.example"))
+            for number in range(60)
+            if self.owner(number) == "n4"
+        ]
+        self.assertTrue(pairs)
+        self.assertEqual({self.holder.clustered.elsewhere(*pair) for pair in pairs}, {""})
+        late.clustered.start()
+        self.cluster.run(2.0)
+        self.assertEqual({self.holder.clustered.elsewhere(*pair) for pair in pairs}, {"n4"})
+
     def test_inbound(self) -> None:
         """What a foreign server sends to any node reaches the home server, and its fate the node."""
         told: list[Any] = []
