@@ -137,7 +137,13 @@ class World:
         self.loop.run(START + self.troubled + QUIET / 2)
         self._change_all()
         self.loop.run(START + self.troubled + QUIET)
-        return [*self.history.problems, *self._accounting(), *self._order(), *self._presence()]
+        return [
+            *self.history.problems,
+            *self._accounting(),
+            *self._order(),
+            *self._presence(),
+            *self._leaks(),
+        ]
 
     def _every(self, mean: float, call: Callable[[], None]) -> None:
         def again() -> None:
@@ -287,6 +293,23 @@ class World:
                 problems.append(f"{text!r} was shown before {before[1]!r}")
             if before is None or said.shown[0] >= before[0]:
                 latest[pair] = (said.shown[0], text)
+        return problems
+
+    def _leaks(self) -> list[str]:
+        """Long after the last event nothing is under way any more."""
+        problems = []
+        for process in self.nodes:
+            node = process.node
+            assert node is not None
+            left = {
+                "SIP transactions": len(node.stack.transactions),
+                "texts": len(node.im.outbox),
+                "writes to the store": node.store.backlog,
+                "texts in sessions": sum(len(each.queue) for each in node.im.sessions()),
+            }
+            problems += [
+                f"{process.name} has {left[what]} {what} left" for what in left if left[what]
+            ]
         return problems
 
     def _presence(self) -> list[str]:
