@@ -156,6 +156,21 @@ class LifeTests(HomeCase):
         self.assertEqual(self.attempts(), 1)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_retire(self) -> None:
+        """A link that another node replaces is read to its end, and not connected again."""
+        self.up()
+        retired = self.links.retire("home")
+        self.assertNoResult(retired)
+        self.say(
+            "<message from='alice@home.example/a' to='bob@lync.example' id='last'>"
+            "<body>x</body></message></stream:stream>"
+        )
+        self.assertIn(("message", "", "last", "bob@lync.example"), self.gateway.events)
+        self.lose(ConnectionDone())
+        self.successResultOf(retired)
+        self.reactor.advance(100)
+        self.assertEqual(self.attempts(), 1)
+
     def test_stop_while_waiting(self) -> None:
         """Stopping between two attempts, or within one, leaves nothing behind."""
         self.links.startService()
