@@ -20,6 +20,7 @@ from demo.node import Node
 from demo.parts import ROOT, Authority, Part, PartFailed, Prosody, Talker, free_ports, wait_until
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient
+from tests.store.redis_server import RedisServer
 
 NAMES = ("node1", "node2", "node3")
 #: Where the far side connects to; it lives on.
@@ -142,6 +143,18 @@ class TakeoverStage(PresenceStage):
             views = {name: self.status(name).get("cluster") for name in names}
             raise PartFailed(f"the nodes have not settled in {seconds:.0f} s: {views}")
 
+    def said(self, *words: str) -> str:
+        """Return what Redis answers, without troubling a node."""
+        return RedisServer.ask(("127.0.0.1", self.redis_port), *words).replace("\r\n", " ")
+
+    def owned(self, names: tuple[str, ...], victim: str) -> bool:
+        """Whether nothing is a dead node's any more, and the others serve what they have taken."""
+        if any(self.said("HLEN", f"impfed:rec:{kind}:{victim}") != ":0 " for kind in OWNED):
+            return False
+        generation = self.said("HGET", "impfed:meta", "generation")
+        settled = {self.said("HGET", f"impfed:node:{name}", "settled") for name in names}
+        return settled == {generation}
+
     def served(self, names: tuple[str, ...]) -> int:
         """Return how many subscriptions these nodes serve."""
         return sum(int(self.status(name).get("subscriptions", 0)) for name in names)
@@ -166,6 +179,7 @@ class TakeoverStage(PresenceStage):
         before = {name: cpu_seconds(self.pid_of(name)) for name in rest}
         part = self.nodes[victim].part
         assert part is not None
+        self.calm()
         self.ask(self.far, "mark")
         begin = time.monotonic()
         part.kill()
@@ -173,16 +187,29 @@ class TakeoverStage(PresenceStage):
         self.ask(self.users, "show", show=show)
         self.ask(self.far, "state", activity="away")
 
-        def owned() -> bool:
-            return self.settled(rest) and self.served(rest) >= 2 * self.count
-
-        if not wait_until(owned, 60, 0.05):
+        if not wait_until(lambda: self.owned(rest, victim), 60, 0.05):
             raise PartFailed(f"not all is served: {self.served(rest)} of {2 * self.count}")
         figures: Figures = {"had": had, "owned": time.monotonic() - begin}
         figures.update(self.presence_is_right(had))
+        served = self.served(rest)
+        if served != 2 * self.count:
+            raise PartFailed(f"{served} of {2 * self.count} subscriptions are served")
         figures["cpu"] = sum(cpu_seconds(self.pid_of(name)) - before[name] for name in rest)
         figures["rss"] = max(rss_mib(self.pid_of(name)) for name in rest)
         return figures
+
+    def calm(self) -> None:
+        """Wait until nobody tells anybody anything any more."""
+        before: list[Figures] = [{}]
+
+        def quiet() -> bool:
+            report = self.ask(self.far)
+            same = [report[name] for name in ("notified", "refreshed", "fresh", "counts")]
+            before.append({"seen": same})
+            return before[-1] == before[-2]
+
+        if not wait_until(quiet, 60, 2.0):
+            raise PartFailed("it never becomes quiet")
 
     def presence_is_right(self, had: int) -> Figures:
         """Wait until watchers and presentities of the dead node have heard of another one."""

@@ -58,7 +58,7 @@ class SampleTests(SynchronousTestCase):
 
     def test_sample_names_every_key(self) -> None:
         """Every section of the tables stands in the sample of a node or in that of an edge."""
-        samples = ("impfed.toml", "impfed-edge.toml")
+        samples = ("impfed.toml", "impfed-edge.toml", "impfed-cluster.toml")
         text = "".join((ROOT / "etc" / name).read_text("utf-8") for name in samples)
         from impfed.config.sections import SECTIONS
 

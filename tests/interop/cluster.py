@@ -6,13 +6,16 @@ on to the owner by its relay token.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from demo.node import Node
 from demo.parts import (
+    ROOT,
     Authority,
     PartFailed,
     Prosody,
@@ -25,7 +28,7 @@ from impfed.cluster.ownership import Rendezvous
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient
 from impfed.gateway.cluster_home import link_pair
-from tests.interop.balancer import BALANCER, NAME, PROXIED, Haproxy
+from tests.interop.balancer import BALANCER, NAME, Haproxy
 from tests.interop.scene import FOREIGN, HOME, RUN
 from tests.store.redis_server import RedisServer
 
@@ -34,27 +37,37 @@ USERS = ("alice", "bob", "carol", "dave")
 FAR_USERS = tuple(f"u{number:02}" for number in range(30))
 MODULE = f"federation.{HOME}"
 
-#: The lines of one node that are not in the configuration of a single one.
-NODE = """
-relay_secret = "0123456789abcdef0123456789abcdef"
-"""
-CLUSTER = """
-[store]
-kind = "redis"
-socket = "{redis}"
+SAMPLE = ROOT / "etc" / "impfed-cluster.toml"
+PASSWORD = "a-password-for-redis"
 
-[[listener]]
-name = "nodes"
-transport = "tls"
-bind = "127.0.0.1:{port}"
-advertised = "{name}.{home}:{port}"
-"""
-NEIGHBOUR = """
-[[neighbour]]
-name = "{name}"
-address = "127.0.0.1:{port}"
-tls_name = "{name}.{home}"
-"""
+
+def rights() -> list[str]:
+    """Return the options of Redis for the user that docs/store.md shows."""
+    text = (ROOT / "docs" / "store.md").read_text("utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("user impfed on"))
+    return ["--user", *line.replace(">PASSWORD", f">{PASSWORD}").split()[1:]]
+
+
+@dataclass
+class ClusterNode(Node):
+    """A node with the shipped sample of a configuration.
+
+    :ivar places: what stands in the sample -> what takes its place.
+    """
+
+    places: dict[str, str] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write the configuration."""
+        text = SAMPLE.read_text("utf-8")
+        for sample in self.places:
+            if sample not in text:
+                raise PartFailed(f"{SAMPLE.name} does not say {sample} any more")
+        longest = sorted(self.places, key=len, reverse=True)
+        found = "|".join(map(re.escape, longest))
+        text = re.sub(found, lambda place: self.places[place[0]], text)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.configuration.write_text(text)
 
 
 def host(name: str) -> str:
@@ -73,10 +86,13 @@ class Cluster:
         self.directory = directory = RUN / name
         shutil.rmtree(directory, ignore_errors=True)
         self.authority = authority = Authority(directory / "pki", "interop CA")
-        self.redis = RedisServer("--appendonly", "yes", "--appendfsync", "always")
-        self.port, self.far_port, *ports = free_ports(2 + 2 * len(NAMES))
+        self.port, self.far_port, self.redis_port, *ports = free_ports(3 + 2 * len(NAMES))
+        self.redis = RedisServer(
+            "--port", str(self.redis_port), "--appendonly", "yes", "--appendfsync", "always", *rights()
+        )  # fmt: skip
         users = dict.fromkeys(USERS, "secret")
         self.home = Prosody(directory / "prosody", users=users, module=MODULE)
+        self.home.c2s_port, self.home.component_port = free_ports(2)
         self.inner = dict(zip(NAMES, ports[: len(NAMES)], strict=True))
         outer = dict(zip(NAMES, ports[len(NAMES) :], strict=True))
         self.nodes = {name: self._node(name, outer[name]) for name in NAMES}
@@ -87,15 +103,43 @@ class Cluster:
         self.users: dict[str, Talker] = {}
 
     def _node(self, name: str, port: int) -> Node:
-        others = [other for other in NAMES if other != name]
-        extra = CLUSTER.format(redis=self.redis.socket, port=self.inner[name], name=name, home=HOME)
-        for other in others:
-            extra += NEIGHBOUR.format(name=other, port=self.inner[other], home=HOME)
-        return Node(
-            self.directory / name, self.home, self.authority.issue(host(name), NAME, HOME),
-            port, ("127.0.0.1", self.far_port), name=NAME, advertised=self.port,
-            upstreams=(BALANCER, *map(host, others)), listener=PROXIED, extra=extra,
-            called=name, node=NODE, up=(b"impfed.service.started",),
+        first, second = (other for other in NAMES if other != name)
+        issued = self.authority.issue(host(name), NAME, HOME)
+        secrets = {
+            "relay": "0123456789abcdef0123456789abcdef",
+            "prosody": self.home.secret,
+            "redis": PASSWORD,
+        }
+        folder = self.directory / name
+        folder.mkdir(parents=True)
+        places = {
+            "/var/lib/impfed": f"{folder}/state",
+            "/run/impfed/control.sock": f"{folder}/control.sock",
+            "tls/ca.pem": str(issued.ca),
+            "tls/node1.pem": str(issued.certificate),
+            "tls/node1.key": str(issued.key),
+            "10.0.0.1:5061": f"127.0.0.1:{port}",
+            "sip.company.example:5061": f"{NAME}:{self.port}",
+            "10.0.0.5": "127.0.0.1",
+            "10.0.0.1:5062": f"127.0.0.1:{self.inner[name]}",
+            "node1.company.example:5062": f"{host(name)}:{self.inner[name]}",
+            "node1": name,
+            "node2": first,
+            "node3": second,
+            "10.0.0.2:5062": f"127.0.0.1:{self.inner[first]}",
+            "10.0.0.3:5062": f"127.0.0.1:{self.inner[second]}",
+            "sip.lync.example:5061": f"127.0.0.1:{self.far_port}",
+            "10.0.0.9:5347": f"127.0.0.1:{self.home.component_port}",
+            "10.0.0.8:6379": f"127.0.0.1:{self.redis_port}",
+            "company.example": HOME,
+            'kind = "microsoft"': 'kind = "microsoft"\nlisted = true',  # it bears the load
+        }
+        for secret, value in secrets.items():
+            (folder / secret).write_text(value)
+            places[f"secrets/{secret}"] = str(folder / secret)
+        return ClusterNode(
+            folder, self.home, issued, port, ("127.0.0.1", self.far_port), name=NAME,
+            up=(b"impfed.service.started",), places=places,
         )  # fmt: skip
 
     # -- life --------------------------------------------------------------------------------------
@@ -199,11 +243,11 @@ class Cluster:
         )
 
     def settle(self, seconds: float, names: Iterable[str] = NAMES) -> None:
-        """Wait until the cluster consists of these nodes, and one of them holds the home link."""
+        """Wait until the cluster consists of these nodes, and the right one holds the home link."""
         names = list(names)
 
         def done() -> bool:
-            return self.settled(names) and self.link_holder(names) != ""
+            return self.settled(names) and self.link_holder(names) == self.link_owner(names)
 
         if not wait_until(done, seconds, 0.2):
             views = {name: self.membership(name) for name in names}
@@ -236,7 +280,7 @@ class Cluster:
     @staticmethod
     def link_owner(names: Iterable[str] = NAMES) -> str:
         """Return the node that the home link belongs to, when these live."""
-        return Rendezvous(names).owner(link_pair("home"))
+        return Rendezvous(names).owner(link_pair("prosody"))
 
     # -- doing -------------------------------------------------------------------------------------
 

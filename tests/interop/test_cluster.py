@@ -214,7 +214,7 @@ class ClusterTests(SynchronousTestCase):
         self.stopped(self.scene.link_owner(), STOPPED, "dave", 1)
 
     def test_redis_restarted(self) -> None:
-        """Redis is killed and comes back with what it had, then with nothing: it is filled again."""
+        """Redis is killed and away for five seconds: what cannot be kept is refused, then all goes on."""
         foreign = self.scene.far_user_of("bob", NAMES[0], 2)
         self.befriend("bob", foreign)
         with self.load(5.0):
