@@ -101,18 +101,21 @@ class Destinations:
         self._ask(question, resolved)
 
     def leg(self, question: Question) -> Leg | None:
-        """Return the way of an ACK; None if it is not known at once."""
+        """Return the way of an ACK; None if it is not known at once.
+
+        What follows in the dialog must not overtake it, so it goes over the peer's own connection where
+        that will, even if the next hops are not known yet.
+        """
         inside = self._inside(question)
         if inside is not None:
             return self._leg(question, inside)
-        found: list[Flow | Hop] = []
-
-        def resolved(resolution: Resolution) -> None:
-            if not isinstance(resolution, Reject):
-                found.extend(self._onward(question, resolution))
-
-        self._ask(question, resolved)
-        return self._leg(question, found[0]) if found else None
+        told: list[Resolution] = []
+        self._ask(question, told.append)
+        resolution = told[0] if told else ()
+        if isinstance(resolution, Reject):
+            return None
+        ways = self._onward(question, resolution)
+        return self._leg(question, ways[0]) if ways else None
 
     def came_by(self, flow: Flow) -> None:
         """A request came from outside over a connection, which is a way back to who it proves to be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from zope.interface.verify import verifyObject
 
@@ -248,6 +249,31 @@ class WayTests(BorderCase):
         self.assertIs(self.passed(bye, FROM2)[1], FAR)
         self.site.border.flow_closed(FAR)
         self.assertIsInstance(self.passed(bye, FROM2)[1], Hop)
+
+    def test_order_after_an_ack(self) -> None:
+        """An ACK takes the connection that a MESSAGE after it will, though the DNS has yet to answer."""
+        edge = "<sip:sip.lync.example:5061;transport=tls;lr>"
+
+        def within(method: str) -> SipRequest:
+            text = outward(f"Route: {INNER}, {OUTER}, {edge}\n", method).to_bytes()
+            found = parse_message(text.replace(b"lync.example>\r\nC", b"lync.example>;tag=1\r\nC"))
+            assert isinstance(found, SipRequest)
+            return found
+
+        self.passed(request(), FAR)
+        asked: list[Any] = []
+        resolve = self.site.border.destinations._resolve
+        self.site.border.destinations._resolve = lambda *question: asked.append(question)
+        for method in ("ACK", "MESSAGE"):
+            before = len(self.site.stack.forwarded)
+            if method == "ACK":
+                self.site.border.ack_arrived(within(method), None, FROM2)
+            else:
+                self.site.receive(within(method), FROM2)
+                resolve(*asked[-1])
+            ((sent, way),) = self.site.stack.forwarded[before:]
+            self.assertEqual(sent.method, method)
+            self.assertIs(way, FAR)
 
     def test_order_of_a_dialog_from_inside(self) -> None:
         """A partner's NOTIFY follows the answer to the SUBSCRIBE over the node's own connection."""
