@@ -120,9 +120,9 @@ class Relaying:
         """
         if not request.to_tag:
             return None if way.routes else self.by_placement(request, flow)
-        if self._found and (name := self._found.get((request.call_id, request.to_tag))):
-            if not self._neighbours.gone(name) and not self._neighbours.who(flow.peer.names):
-                return self._neighbours.named(name)
+        name = self._found.get((request.call_id, request.to_tag), "") if self._found else ""
+        if name and not (self._neighbours.gone(name) or self._neighbours.who(flow.peer.names)):
+            return self._neighbours.named(name)
         token = token_of(uri)
         if token is None or self._tokens is None or way.routes or not request.to_tag:
             return None
