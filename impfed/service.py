@@ -134,14 +134,19 @@ class Node(MultiService):
         self.started_at = 0.0
         self.store = store or make_store(reactor, config, self.ids)
         self._elapsed = elapsed
-        self._build()
+        self.routing = Routing(config, reactor, self.store, self.metrics, self.ids)
+        domains, upstreams = self.routing.domains(), config.node.trusted_upstreams
+        self._peers = PeerPolicy(domains, upstreams, self.routing.opened)
+        self._build_transport()
+        self._build_cluster()
+        self._build_gateway()
+        self._build_proxy()
+        self._build_federation()
+        self._build_views()
 
-    def _build(self) -> None:
+    def _build_transport(self) -> None:
+        """Make what touches sockets: the SIP stack and the home links."""
         config, metrics, ids = self.config, self.metrics, self.ids
-        self.routing = Routing(config, self.reactor, self.store, metrics, ids)
-        opened = self.routing.opened
-        peers = PeerPolicy(self.routing.domains(), config.node.trusted_upstreams, opened)
-        aliases = Aliases()
         self.tls = TlsStore(config.tls, metrics, self.reactor)
         limits = SipLimits(
             connect_timeout=config.sip.connect_timeout,
@@ -155,6 +160,7 @@ class Node(MultiService):
         )  # fmt: skip
         self.stack.hosts = config.hosts_by_domain
         self.stack.certificates = config.certificates_by_domain
+        self.stack.closed = self._connection_closed
         self.home = HomeLinks(
             self.reactor,
             config.homes,
@@ -168,113 +174,125 @@ class Node(MultiService):
             tls=self.tls,
             settle=self._settle,
         )
+
+    def _build_cluster(self) -> None:
+        """Make this node's place in a cluster, if the store is shared, and its view of the home links."""
+        config, ids = self.config, self.ids
         self.cluster: ClusterSide | None = None
-        home: Any = self.home
+        self._home: Any = self.home
         if isinstance(self.store, SharedStore):
             name, acceptance = config.node.name, config.im.acceptance_timeout
-            home = ClusterHome(self.home, config.homes, self.timers, ids, acceptance, name)
+            self._home = ClusterHome(self.home, config.homes, self.timers, ids, acceptance, name)
             domain = min(config.own_domains, default="node.invalid")
             sights = Sights(name, domain, self.stack, self.routing.neighbours, ids, self.timers)
             self.cluster = ClusterSide(
-                self.reactor, config, self.store, home, sights, self._elapsed
+                self.reactor, config, self.store, self._home, sights, self._elapsed
             )
-        self.federation = XmppFederation(self.reactor, config, ids, metrics, self.tracer)
-        router = self.routing.build(peers.may_prove, self.federation.probe)
+
+    def _build_gateway(self) -> None:
+        """Make the crossing between SIP and XMPP, and what it works with."""
+        config, metrics, opened = self.config, self.metrics, self.routing.opened
+        self.federation = XmppFederation(self.reactor, config, self.ids, metrics, self.tracer)
+        self._router = self.routing.build(self._peers.may_prove, self.federation.probe)
+        providers = {home.name: self._directory(home) for home in config.homes}
         directory = Directory(
-            {
-                domain: provider
-                for home in config.homes
-                if (provider := self._directory(home)) is not None
-                for domain in home.domains
-            },
+            {domain: providers[home.name] for home in config.homes for domain in home.domains},
             metrics,
         )
-        self.paced = PacedStack(self.stack, peers.domain, self.store, self.timers, metrics, opened)
-        self.budgets = Budgets(self.paced, peers.domain, self.timers.seconds)
-        around = Surroundings(
+        find = self._peers.domain
+        self.paced = PacedStack(self.stack, find, self.store, self.timers, metrics, opened)
+        self.paced.looped = self._router.looped
+        self.budgets = Budgets(self.paced, find, self.timers.seconds)
+        own = [each for each in config.mappings if each.kind in SIP_KINDS]
+        self._around = Surroundings(
             config=config,
             stack=self.paced,
-            home=home,
+            home=self._home,
             store=self.store,
-            resolve=router.resolve,
+            resolve=self._router.resolve,
             lookup=directory.lookup,
-            domain=peers.domain,
-            aliases=aliases,
-            ids=ids,
+            domain=find,
+            aliases=Aliases(),
+            ids=self.ids,
             timers=self.timers,
             metrics=metrics,
             dialogs=DialogTable(),
-            kind=Kinds(
-                {
-                    mapping.kind: mapping.rows
-                    for mapping in config.mappings
-                    if mapping.kind in SIP_KINDS
-                }
-            ).kind,
+            kind=Kinds({mapping.kind: mapping.rows for mapping in own}).kind,
             neighbours=self.routing.neighbours,
         )
         own_hosts = {listener.advertised_host for listener in config.listeners}
         own_hosts |= {each.contact_host for each in config.listeners if each.contact_host}
         own_hosts |= {each.advertised for each in config.local if each.advertised}
-        admission = Admission(peers, config.local_domains, own_hosts, aliases, metrics)
-        self.im = ImGateway(around)
-        self.presence = PresenceGateway(around)
-        self.presence.watched.roster = HomeRosterWriter(home)
-        self.stack.closed = self._connection_closed
+        self._admission = Admission(
+            self._peers, config.local_domains, own_hosts, self._around.aliases, metrics
+        )
+        self.im = ImGateway(self._around)
+        self.presence = PresenceGateway(self._around)
+        self.presence.watched.roster = HomeRosterWriter(self._home)
         self.im.screen(self.presence.watched.gates.texts)
-        self.gateway = Gateway(around, admission, self.im, self.presence)
+        self.gateway = Gateway(self._around, self._admission, self.im, self.presence)
+        self.home.user = self.gateway
+
+    def _build_proxy(self) -> None:
+        """Put the way to the other nodes before the gateway, where there are others."""
+        config, neighbours = self.config, self.routing.neighbours
         self.junction: Junction | None = None
         tokens = self.stack.tokens = relay_tokens(config)
         if config.neighbours:
+            dialogs = self._around.dialogs
             self.junction = Junction(
                 self.gateway,
-                lambda call_id, tag: around.dialogs.owner(call_id, tag) is not None,
+                lambda call_id, tag: dialogs.owner(call_id, tag) is not None,
                 config,
                 self.stack,
-                self.routing.neighbours,
-                peers,
-                router,
-                ids,
-                metrics,
+                neighbours,
+                self._peers,
+                self._router,
+                self.ids,
+                self.metrics,
                 tokens,
             )
-        if self.junction is not None:
             self.junction.pace(self.paced)
-        self.watch = NeighbourWatch(config, self.routing.neighbours, self.stack, ids, metrics)
+        self.watch = NeighbourWatch(config, neighbours, self.stack, self.ids, self.metrics)
         self.stack.user = self.junction or self.gateway
-        pat = PatCheck(config, self.stack, self.routing.neighbours, tokens, ids)
-        self.home.user = self.gateway
+        self._pat = PatCheck(config, self.stack, neighbours, tokens, self.ids)
         if self.cluster is not None:
             self.cluster.build(
-                self.gateway, self.im, self.presence, self.timers, admission,
-                self.routing.neighbours, self.junction,
+                self.gateway, self.im, self.presence, self.timers, self._admission, neighbours,
+                self.junction,
             )  # fmt: skip
+            home = self._home
             self.paced.may_act = lambda: home.post.may_act
             self.cluster.divide(self.paced)
+
+    def _build_federation(self) -> None:
+        """Make the relay between XMPP domains, and have both kinds of contacts counted together."""
+        opened = self.routing.opened
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
-        self.federation.build(
-            self.home, lists, self.store, self.tls, self.routing.dns.lookup, opened, home
-        )
+        lookup = self.routing.dns.lookup
+        self.federation.build(self.home, lists, self.store, self.tls, lookup, opened, self._home)
         if self.cluster is not None and self.home.relay is not None:
             self.home.relay = self.cluster.place(self.home.relay, self.federation)
         self.home.opened = opened.serves
-        self.paced.looped = router.looped
         watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts
         self.federation.count_with(Totals(watched.watchers, watching.contacts))
+
+    def _build_views(self) -> None:
+        """Make what users and operators look at."""
+        config, presence = self.config, self.presence
         self.users = UserServices(
-            self.reactor, config, self.presence, self.home, self.tls, ids, metrics
+            self.reactor, config, presence, self.home, self.tls, self.ids, self.metrics
         )
         explainer = Explainer(
-            around, peers, self.im, self.presence, self.route, self.budgets, self.federation
+            self._around, self._peers, self.im, presence, self.route, self.budgets, self.federation
         )
-        local_domains = config.local_domains
-        people = People(self.im, self.presence, self.store, local_domains)
+        people = People(self.im, presence, self.store, config.local_domains)
+        drain = self.cluster.drain if self.cluster is not None else None
         self._operations = Operations(
-            explainer, people, self.presence, local_domains, self.budgets, pat,
-            self.cluster.drain if self.cluster is not None else None,
-        )  # fmt: skip
-        self.control = ControlServer(self.reactor, self.config.node.control_socket, self)
+            explainer, people, presence, config.local_domains, self.budgets, self._pat, drain
+        )
+        self.control = ControlServer(self.reactor, config.node.control_socket, self)
 
     def _settle(self, done: Callable[[], None], foreign: str) -> None:
         """Call when what home servers have sent for a domain so far would survive this process."""
