@@ -138,6 +138,7 @@ class Edge:
         with contextlib.suppress(asyncio.CancelledError):
             await connection.run()
         self.accepted.remove(connection)
+        self.emit("disconnected", number=connection.number)
 
     def _certificate(self, connection: Connection, *others: str) -> list[rules.Breach]:
         return rules.certificate(connection.names, self.settings.node_name, *others)

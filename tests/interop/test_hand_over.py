@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
-from demo.parts import ROOT
+from demo.parts import ROOT, wait_until
 from demo.story import ROMEO
 from impfed.transport.directory import DirectoryQueries
 from impfed.transport.home import Existence, LinkLimits
@@ -337,6 +337,7 @@ class NodeTests(NodeCase):
             assert part is not None
             part.kill()
             part.process.wait()
+            self.assertTrue(wait_until(self.read_to_the_end))
             kills.append(self.far.position)
             self.stage.node.start()
         self.far.expect(since, 120, event="im", text=f"text {count - 1:03}")
@@ -349,3 +350,8 @@ class NodeTests(NodeCase):
             told = self.far.events[begin:end]
             copies = Counter(event["text"] for event in told if event["event"] == "im")
             self.assertEqual([body for body, times in copies.items() if times > 1], [])
+
+    def read_to_the_end(self) -> bool:
+        """Whether the far side has seen the end of every connection that the node has made."""
+        made = self.far.seen(event="connection", ours=False)
+        return len(made) == len(self.far.seen(event="disconnected"))
