@@ -165,6 +165,14 @@ class PatScene:
             "Content-Type: application/sdp", tag=tag, body=_SDP,
         )  # fmt: skip
 
+    def break_off(self, wire: Wire, node: str = "node2") -> None:
+        """Break a connection with a node off, and wait until the node knows."""
+        lost = lambda: self.nodes[node].log.count("impfed.sip.lost")  # noqa: E731
+        before = lost()
+        wire.break_off()
+        if not wait_until(lambda: lost() > before):
+            raise PartFailed(f"{node} has not noticed that its connection is gone")
+
     def connect(self, port: int) -> Wire:
         """Connect to a port of the public address."""
         return self.far.connect(PUBLIC, port, "company.example")

@@ -57,7 +57,7 @@ class PortTests(PatCase):
         self.assertTrue(via.startswith(f"SIP/2.0/TLS {TLS2};branch="), via)
         self.assertIn(f"@{TLS2};transport=tls;relay=", invite.contact)
         back = self.scene.connect(45062)
-        wire.break_off()  # from now on the node waits five seconds for the answer
+        self.scene.break_off(wire)  # from now on the node waits five seconds for the answer
         self.scene.accept(back, invite, "romeo1")
         again = self.scene.far.accept()  # the node connects anew
         self.assertTrue(again.read().start.startswith("ACK"))
@@ -77,7 +77,7 @@ class PortTests(PatCase):
     def test_crossed_request(self) -> None:
         """A text that comes to the wrong node by a crossed mapping is relayed, and bob reads it."""
         wire, invite = self.session("tybalt", "tybalt1")
-        wire.break_off()
+        self.scene.break_off(wire)
         before = self.counted("node1", "proxy.misrouted")
         self.scene.map(45062, "10.0.0.1:5062")
         wrong = self.scene.connect(45062)
@@ -116,7 +116,7 @@ class PortTests(PatCase):
         self.assertTrue(subscribe.start.startswith("SUBSCRIBE"))
         contact = "Contact: <sip:benvolio@lync.example;opaque=user:epid:far;gruu>"
         wire.answer(subscribe, "200 OK", contact, "Expires: 3600", tag="benvolio1")
-        wire.break_off()
+        self.scene.break_off(wire)
         self.scene.map(45062, "10.0.0.1:5062")
         wrong = self.scene.connect(45062)
         self.assertIn(f"@{TLS2};transport=tls;relay=", subscribe.contact)
@@ -140,7 +140,7 @@ class PortTests(PatCase):
         self.bob_writes("paris", "Happily met")
         wire, invite = self.scene.invited()
         wrong = self.scene.connect(45062)
-        wire.break_off()
+        self.scene.break_off(wire)
         self.scene.accept(wrong, invite, "paris1")
         again = self.scene.far.accept()
         self.assertTrue(again.read().start.startswith("ACK"))
@@ -155,7 +155,7 @@ class PortTests(PatCase):
     def test_bad_tokens(self) -> None:
         """What was made up, or taken from another dialog, is refused at the wrong node and goes nowhere."""
         wire, invite = self.session("mercutio", "mercutio1")
-        wire.break_off()
+        self.scene.break_off(wire)
         self.scene.map(45062, "10.0.0.1:5062")
         wrong = self.scene.connect(45062)
         forged = invite.contact.replace("relay=", "relay=a")
@@ -229,7 +229,7 @@ class NameTests(PatCase):
         """A partner's text for node 2 enters at the routing node, which has no state, and is relayed."""
         wire, invite = self.session("romeo", "romeo1")
         self.assertIn(f"@{SHARED}:5061;transport=tls;relay=", invite.contact)
-        wire.break_off()
+        self.scene.break_off(wire)
         entrance = self.scene.connect(5061)
         answer = self.scene.write(entrance, invite, "romeo1", "By name")
         self.assertEqual(answer.start, "SIP/2.0 200 OK")
@@ -244,7 +244,7 @@ class NameTests(PatCase):
     def test_routing_node_restarted(self) -> None:
         """The routing node needs no memory for it: a new life of it reads the same tokens."""
         wire, invite = self.session("tybalt", "tybalt1")
-        wire.break_off()
+        self.scene.break_off(wire)
         node1 = self.scene.nodes["node1"]
         node1.stop()
         node1.start()
