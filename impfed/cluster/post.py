@@ -77,7 +77,9 @@ class PostOffice:
         self._incoming = Incoming(me, self._held)
         self._outgoing: dict[str, Outgoing] = {}
         self._stranded: list[tuple[Envelope, object]] = []
-        self._tokens: dict[int, Done] = {}  # of letters to this node itself that are not handled yet
+        self._tokens: dict[
+            int, Done
+        ] = {}  # of letters to this node itself that are not handled yet
         self._mail_id = "0-0"
         self._feed_id = "0-0"
         self._running = self._stopped = False
