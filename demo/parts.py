@@ -292,7 +292,7 @@ class Talker(Part):
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def send(self, do: str, **details: str) -> str:
+    def send(self, do: str, **details: Any) -> str:
         """Send a command; returns the id that its ``done`` event will carry."""
         self._commands += 1
         number = str(self._commands)
