@@ -32,6 +32,7 @@ class IdSource:
 
     def __init__(self, octets: Callable[[int], bytes] | None = None) -> None:
         self._octets = octets or _Pool().take
+        self._latest = 0  # microseconds
 
     def token(self, octets: int = 10) -> str:
         """Return a token of lower-case hexadecimal digits, two for each octet of randomness."""
@@ -50,8 +51,12 @@ class IdSource:
         return self._octets(16).hex()
 
     def ordered(self, now: float) -> str:
-        """Return an id that sorts by time, so that records come back in the order of their arrival."""
-        return f"{int(now * 1e6):014x}{self.token(4)}"
+        """Return an id that sorts by time, so that records come back in the order of their arrival.
+
+        It is higher than every one before, also within a microsecond and when the clock is set back.
+        """
+        self._latest = max(int(now * 1e6), self._latest + 1)
+        return f"{self._latest:014x}{self.token(4)}"
 
     def uniform(self, low: float, high: float) -> float:
         """Return a number between low and high, for jitter and back-off."""

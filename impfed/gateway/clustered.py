@@ -16,15 +16,12 @@ from impfed.cluster.settling import Settling
 from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
-from impfed.gateway.admission import Sender
 from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
 from impfed.gateway.cluster_relay import PlacedRelay, RelayMoves
+from impfed.gateway.cluster_search import Search
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.presence_moves import PresenceMoves
-from impfed.interwork.address import jid_of
-from impfed.sip.message import SipRequest
-from impfed.sip.uri import SipUri
 from impfed.store.api import IStore, StoreError
 from impfed.store.records import (
     HeldTextRecord,
@@ -33,7 +30,6 @@ from impfed.store.records import (
     OutboxRecord,
     Record,
     RelayedTextRecord,
-    pair_key,
 )
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
@@ -43,8 +39,6 @@ log = EventLog("impfed.cluster")
 
 #: Seconds between two looks at who should hold which home link, and who does.
 _LOOK = 0.5
-#: Methods of requests in dialogs that another node can take over.
-_OF_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "NOTIFY", "BENOTIFY"))
 #: Seconds from seeing the cluster again to asking for what was missed.
 _CATCH_UP = 1.0
 #: Seconds that a text on its way may take when its pair goes to another node.
@@ -76,6 +70,7 @@ class Clustered(ClusterUser):
     """Keeps the gateway's sessions and subscriptions where the cluster places them.
 
     :param home: the home links as the gateway sees them.
+    :ivar search: see :meth:`impfed.gateway.cluster_search.Search.search`.
     """
 
     def __init__(
@@ -108,6 +103,8 @@ class Clustered(ClusterUser):
         self._paused = self._ready = False
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
+        self._search = Search(cluster, self.adopt)
+        self.search = self._search.search
         cluster.user = self
         home.post = cluster
 
@@ -140,7 +137,7 @@ class Clustered(ClusterUser):
         self._hear()
         if self._cluster.drained:
             # Of a node that had not heard yet that we drain.
-            self._im.finishing(lambda pair: self.elsewhere(JID.parse(pair[0]), JID.parse(pair[1])))
+            self._finish_texts(lambda pair: self.elsewhere(JID.parse(pair[0]), JID.parse(pair[1])))
         for home in self._homes:
             mine = self._cluster.owner(link_pair(home.name)) == self._cluster.name
             if not self._cluster.may_act:
@@ -283,13 +280,13 @@ class Clustered(ClusterUser):
 
         yield self._release_texts(leaves)
         for kind, leaving in (
-            (InboundSubscriptionRecord, self._presence.watchers_leaving(leaves)),
-            (OutboundSubscriptionRecord, self._presence.contacts_leaving(leaves)),
+            (InboundSubscriptionRecord, self._presence.watchers_leaving),
+            (OutboundSubscriptionRecord, self._presence.contacts_leaving),
         ):
-            for owner, found in leaving.items():
-                yield self._cluster.give(kind, owner, list(found))
+            for owner, found in leaving(leaves).items():
                 for forget in found.values():
                     forget()
+                yield self._search.give(kind, owner, list(found))
 
     @inlineCallbacks
     def _hand_over(self, name: str) -> Any:
@@ -324,14 +321,27 @@ class Clustered(ClusterUser):
 
     @inlineCallbacks
     def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
-        for owner, keys in self._im.surrender(leaves).items():
-            yield self._cluster.give(OutboxRecord, owner, keys)
+        written: Deferred[None] = Deferred()
+        # Texts that are being written down belong into their sessions first, to keep the order.
+        self._write([], lambda _: written.callback(None))
+        yield written
         relayed = self._relay.moves.surrender(leaves) if self._relay is not None else {}
         for owner, keys in relayed.items():
-            yield self._cluster.give(RelayedTextRecord, owner, keys)
+            yield self._search.give(RelayedTextRecord, owner, keys)
+        yield self._finish_texts(leaves)
+
+    @inlineCallbacks
+    def _finish_texts(self, leaves: Callable[[Pair], str]) -> Any:
+        """Give texts away as soon as none before them is under way, or has been for too long."""
         end = self._timers.seconds() + _FINISH
-        while self._im.finishing(leaves) and self._timers.seconds() < end:
-            yield deferLater(self._reactor, 0.1)
+        while self._im.busy(leaves):
+            late = self._timers.seconds() >= end
+            for owner, keys in self._im.surrender(leaves, all=late).items():
+                yield self._search.give(OutboxRecord, owner, keys)
+            if late:
+                return
+            if self._im.busy(leaves):
+                yield deferLater(self._reactor, 0.1)
 
     def left(self) -> dict[str, int]:
         """Return how many sessions and subscriptions are here, and dialogs that are not over."""
@@ -444,51 +454,3 @@ class Clustered(ClusterUser):
 
     def _listens(self, node: str) -> bool:
         return any(row.name == node and row.info for row in self._cluster.nodes)
-
-    def search(self, request: SipRequest, sender: Sender, done: Callable[[int, str], None]) -> None:
-        """Look for the dialog of a request among those of other nodes; a silent one's is taken over.
-
-        :param done: called with the status to answer, 200 when the dialog is served here now, and
-            the live node that has it, "" for none.
-        """
-        if not self._cluster.may_act:
-            done(500, "")
-            return
-        local = request.to.uri
-        if not isinstance(local, SipUri) or request.method not in _OF_SUBSCRIPTIONS:
-            done(481, "")
-            return
-        event = (request.get("event") or "").partition(";id=")[2]
-        found = self._find(request.call_id, request.to_tag, event, jid_of(local), sender.jid.bare)
-        found.addErrback(self._not_found, request.call_id)
-        found.addCallback(lambda answer: done(*answer))
-
-    @inlineCallbacks
-    def _find(self, call_id: str, tag: str, event: str, local: JID, foreign: JID) -> Any:
-        inbound = f"{call_id}|{tag}|{event}" if event else f"{call_id}|{tag}"
-        outbound = pair_key(local.text, foreign.text)
-        for kind, key in (
-            (InboundSubscriptionRecord, inbound),
-            (OutboundSubscriptionRecord, outbound),
-        ):
-            found = yield self._cluster.touch(kind, key)
-            if found is None:
-                continue
-            owner, record = found
-            if owner != self._cluster.name or record is None:
-                return 500, owner
-            if record.dialog is not None and record.dialog.call_id == call_id:
-                self.adopt([record])
-                return 200, ""
-        return 481, ""
-
-    @staticmethod
-    def _not_found(failure: Any, call_id: str) -> tuple[int, str]:
-        failure.trap(StoreError)
-        log.warn(
-            "search_failed",
-            "a dialog cannot be looked for: {why}",
-            why=failure.value.text,
-            conversation=call_id,
-        )
-        return 500, ""  # never 481: that would end a subscription that lives

@@ -102,6 +102,12 @@ class Contact(msgspec.Struct, eq=False):
         return self.subscriber.phase in (Phase.PENDING, Phase.ACTIVE)
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the subscription goes on at another node."""
+        served = self.side.contact((self.local, self.foreign)) is self
+        return not served and self.subscriber.phase is not Phase.IDLE
+
+    @property
     def cut(self) -> bool:
         """Whether a new attempt waits because the far side could not be reached."""
         return self._cut and self.subscriber.phase is Phase.RETRY_WAIT

@@ -139,16 +139,21 @@ class InviteAttempt:
             # A second fork, or a yes that crossed our CANCEL: nobody waits for this one.
             im_dialog.bye()
             return
-        self._finish()
+        self.forget()
         session.invited(im_dialog)
 
-    def _nobody_answered(self) -> None:
+    def call_off(self) -> None:
+        """Nobody waits for the answer any more; a yes all the same is ended at once."""
+        self.forget()
         if self._transaction is not None:
             self._session.around.stack.cancel(self._transaction)
+
+    def _nobody_answered(self) -> None:
+        self.call_off()
         self._failed(None, "nobody answered the invitation")
 
     def _failed(self, response: SipResponse | None, words: str, status: int = 408) -> None:
-        self._finish()
+        self.forget()
         log.info(
             "invitation_failed",
             "no session between {local} and {foreign}: {words}",
@@ -159,7 +164,8 @@ class InviteAttempt:
         )
         self._session.not_invited(response, words, self._held_back, status)
 
-    def _finish(self) -> None:
+    def forget(self) -> None:
+        """Wait no longer, and tell nobody."""
         self.over = True
         if self._timer is not None:
             self._timer.cancel()

@@ -30,25 +30,31 @@ class ImMoves:
         """Return how many sessions there are."""
         return len(self._im.sessions())
 
-    def surrender(self, leaves: Leaves) -> dict[str, list[str]]:
-        """Give up the texts of leaving pairs that are not under way; returns their keys by node."""
+    def surrender(self, leaves: Leaves, *, all: bool = False) -> dict[str, list[str]]:
+        """End the sessions of leaving pairs that have nothing under way, and give up their texts.
+
+        Texts of one that has go nowhere yet, for they must not overtake the one under way.
+
+        :param all: the patience with those is over: they keep the one text, and go on with it.
+        :return: the keys of the texts by the node that sends them now.
+        """
         given: dict[str, list[str]] = {}
         for session, owner in self._leaving(leaves):
+            session.hold()
+            under_way = session.under_way
+            if under_way and not all:
+                continue
             for record in session.surrender():
                 self._im.outbox.forget(record.id)
                 given.setdefault(owner, []).append(record.key)
-        return given
-
-    def finishing(self, leaves: Leaves) -> bool:
-        """End the sessions of leaving pairs that are quiet; returns whether there are others."""
-        busy = False
-        for session, _ in self._leaving(leaves):
-            if session.queue or session.on_its_way is not None:
-                busy = True
-            else:
+            if not under_way:
                 session.close(_LINGER)
                 self._im.closed(session)
-        return busy
+        return given
+
+    def busy(self, leaves: Leaves) -> bool:
+        """Return whether there are sessions of leaving pairs still."""
+        return bool(self._leaving(leaves))
 
     def lost(self, key: str) -> None:
         """Another node has taken over a text."""

@@ -55,6 +55,7 @@ class ImSession:
     :ivar on_its_way: the dialog in which the first text is being sent.
     :ivar attempt: our INVITE, while it is unanswered.
     :ivar local_wrote: whether the local user has written something in it.
+    :ivar leaving: whether its pair goes to another node: it finishes what is under way.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class ImSession:
         "foreign",
         "gateway",
         "last_activity",
+        "leaving",
         "local",
         "local_wrote",
         "on_its_way",
@@ -101,6 +103,7 @@ class ImSession:
         self.attempt: InviteAttempt | None = None
         self.chat_states = False
         self.local_wrote = False
+        self.leaving = False
         self._foreign_typing: Timer | None = None
         self._local_typing: Timer | None = None
         self._repeats = 0
@@ -162,6 +165,9 @@ class ImSession:
 
     def close(self, linger: float = 0.0) -> None:
         """End every dialog and stop the timers; see :meth:`ImDialog.bye`."""
+        if self.attempt is not None:
+            self.attempt.call_off()
+            self.attempt = None
         for dialog in self.dialogs:
             dialog.bye(linger)
         self.dialogs.clear()
@@ -196,6 +202,8 @@ class ImSession:
     def pump(self) -> None:
         """Send the next text if none is on its way: in the current dialog, or by a new INVITE."""
         if self.on_its_way is not None or not self.queue:
+            return
+        if self.leaving and not self.under_way:
             return
         dialog = self.current
         if dialog is None:
@@ -325,10 +333,30 @@ class ImSession:
 
     # -- in a cluster ------------------------------------------------------------------------------
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the far side has some of the first text, or may have."""
+        return self.on_its_way is not None or (bool(self.queue) and self.queue[0].sent > 0)
+
+    def hold(self) -> None:
+        """Begin nothing more, for the pair goes to another node: finish what is under way.
+
+        What has not left yet, because the partner's budget did not allow it, is not under way.
+        """
+        self.leaving = True
+        if self.attempt is not None:
+            self.attempt.call_off()
+            self.attempt = None
+        dialog = self.on_its_way
+        if dialog is not None and not self.queue[0].sent:
+            stack = self.around.stack
+            if stack.withdraw(self.foreign.domain, dialog.dialog.call_id):
+                self.on_its_way = None
+
     def surrender(self) -> list[OutboxRecord]:
-        """Give up every text that is not under way yet; another node sends it."""
-        under_way = self.on_its_way is not None or (bool(self.queue) and self.queue[0].sent > 0)
-        kept = [self.queue.popleft()] if under_way and self.queue else []
+        """Give up every text that is not under way; another node sends it."""
+        self.leaving = False
+        kept = [self.queue.popleft()] if self.under_way else []
         left, self.queue = list(self.queue), deque(kept)
         return [text.record for text in left if text.record is not None]
 
@@ -336,6 +364,9 @@ class ImSession:
         """Forget everything, telling nobody: another node has taken over."""
         self.queue.clear()
         self.on_its_way = None
+        if self.attempt is not None:
+            self.attempt.forget()
+            self.attempt = None
         for dialog in self.dialogs:
             dialog.held = None
             dialog.drop()

@@ -61,6 +61,8 @@ log = EventLog("impfed.gateway")
 _KNOWN = 50_000
 #: Why a request was kept from being sent; another one may go later.
 NOT_SENT = frozenset({FailureCause.OVERLOAD, FailureCause.PAUSED})
+#: Why nothing is sent by a node that may not act.
+_ASIDE = "this node does not see its cluster"
 #: Seconds between two lines in the log about requests of one domain that were not sent.
 _SAY_AGAIN = 60.0
 
@@ -182,7 +184,7 @@ class PacedStack:
         """Send a request, or see to it otherwise."""
         lane, person, destination = outgoing.lane, outgoing.person, outgoing.destination
         if not self.may_act():
-            self._fail_later(outgoing, FailureCause.PAUSED, "this node does not see its cluster")
+            self._fail_later(outgoing, FailureCause.PAUSED, _ASIDE)
         elif self.pauses.known and (pause := self.pauses.of(hop_of(destination), now)) is not None:
             self._paused(outgoing, pause, now)
         elif (
@@ -204,6 +206,17 @@ class PacedStack:
             self._stack.cancel(transaction.transaction)
         elif self._take_out(transaction):
             self._fail_later(transaction, FailureCause.TRANSPORT, "called off before it was sent")
+
+    def withdraw(self, domain: str, call_id: str) -> int:
+        """Take what waits of a dialog out of the queue: it goes on at another node.
+
+        Whoever wanted it sent hears nothing of it any more.
+
+        :return: how many requests waited.
+        """
+        lane = self._lanes.get(domain)
+        waiting = [] if lane is None else lane.room.of(call_id)
+        return sum(self._take_out(ticket.item) for ticket in waiting)
 
     def maybe_delivered(self, transaction: Outgoing | ClientTransaction) -> bool:
         """Whether a failed request may have reached the peer all the same."""
@@ -371,6 +384,9 @@ class PacedStack:
 
     def _send(self, outgoing: Outgoing, now: float) -> None:
         destination = outgoing.destination
+        if not self.may_act():
+            self._fail_later(outgoing, FailureCause.PAUSED, _ASIDE)
+            return
         pause = self.pauses.of(hop_of(destination), now) if self.pauses.known else None
         if pause is not None:
             self._paused(outgoing, pause, now)

@@ -36,6 +36,11 @@ _NEXT_HOP = frozenset({500, 503, 504})
 class RequestUser(Protocol):
     """Whoever wants to know what became of a request."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether what it is about goes on at another node: then it is not sent here any more."""
+        ...
+
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer came; called once more for each provisional one."""
         ...
@@ -86,6 +91,8 @@ class Errand:
             self._send(self._hops.pop(0))
 
     def _send(self, destination: Flow | Hop) -> None:
+        if self._user.elsewhere:
+            return
         try:
             self._around.stack.request(self.request, destination, self)
         except LocalError as error:

@@ -115,12 +115,18 @@ class PresenceMoves:
 
     def _drop_pair(self, pair: WatchedPair) -> None:
         for watcher in pair.watchers:
+            self._withdraw(watcher)
             watcher.let_go()
         pair.watchers = ()
         self._watched.forget(pair)
 
     def _drop(self, contact: Contact) -> None:
+        self._withdraw(contact)
         contact.let_go()
+
+    def _withdraw(self, owner: Watcher | Contact) -> None:
+        """What waits for the partner's budget is not sent by this node any more."""
+        self._watched.around.stack.withdraw(owner.foreign.domain, owner.dialog_key[0])
 
     # -- what belongs to all nodes -----------------------------------------------------------------
 

@@ -89,6 +89,14 @@ class Watcher(msgspec.Struct, eq=False):
         return self.notifier.key
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the subscription goes on at another node."""
+        return self not in self.pair.watchers and self.notifier.state in (
+            Watch.PENDING,
+            Watch.ACTIVE,
+        )
+
+    @property
     def pending(self) -> bool:
         """Whether the local user has not decided yet."""
         return self.notifier.state is Watch.PENDING

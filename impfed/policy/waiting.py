@@ -110,6 +110,10 @@ class WaitingRoom(Generic[Item]):
         self._end(ticket)
         return True
 
+    def of(self, dialog: str) -> list[Ticket[Item]]:
+        """Return what waits of a dialog, in the order of arrival."""
+        return list(self._dialogs.get(dialog, ()))
+
     def _end(self, ticket: Ticket[Item]) -> None:
         ticket.over = True
         rank, turns = ticket.urgency, self._turns[ticket.urgency]

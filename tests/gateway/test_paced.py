@@ -169,6 +169,27 @@ class OrderTests(PacedCase):
         self.assertFalse(self.paced.maybe_delivered(asker.failures[0][0]))
         self.assertEqual(self.sent(), ["INVITE"])
 
+    def test_withdrawn(self) -> None:
+        """What waits of one dialog is taken out without a word; the rest waits on."""
+        self.ask()
+        _, gone = self.ask("NOTIFY", call_id="moved", tag="x")
+        self.ask("NOTIFY", call_id="stays", tag="x")
+        self.assertEqual(self.paced.withdraw("lync.example", "moved"), 1)
+        self.assertEqual(self.paced.withdraw("lync.example", "moved"), 0)
+        self.assertEqual(self.paced.withdraw("nobody.example", "moved"), 0)
+        self.clock.advance(1)
+        self.assertEqual([each.message.call_id for each in self.stack.sent[1:]], ["stays"])
+        self.assertEqual((gone.answers, gone.failures), ([], []))
+
+    def test_aside(self) -> None:
+        """A node that may not act any more sends nothing that has waited."""
+        self.ask()
+        _, waited = self.ask("NOTIFY", tag="x")
+        self.paced.may_act = lambda: False
+        self.clock.advance(1)
+        self.assertEqual(self.sent(), ["INVITE"])
+        self.assertEqual([cause for _, cause, _ in waited.failures], [FailureCause.PAUSED])
+
     def test_typing_does_not_wait(self) -> None:
         """A typing notice that could not go at once does not go at all."""
         typing = (("Content-Type", "application/im-iscomposing+xml"),)
