@@ -199,6 +199,17 @@ class PresenceStage:
         figures["up"] = all(word in log for word in UP)
         return figures
 
+    def steady(self, rate: float = 41.0, seconds: float = 15.0) -> Figures:
+        """The far side refreshes what it watches, at the rate of a node that has 260,000 subscriptions.
+
+        :return: ``cpu`` as a share of one core.
+        """
+        since, cpu, begin = self.far.position, cpu_seconds(self.pid), time.monotonic()
+        self.far.send("refresh", count=str(int(rate * seconds)), rate=str(rate))
+        served = self.far.expect(since, seconds + 30, event="served")
+        took = time.monotonic() - begin
+        return {"cpu": (cpu_seconds(self.pid) - cpu) / took, "answer_ms": served["took"] * 1000}
+
     def restart_far_side(self, away: float = 3.0) -> Figures:
         """The far side goes, forgets our subscriptions, and comes back."""
         self.ask(self.far, "close")
@@ -242,6 +253,8 @@ def main() -> int:
         full = rss_mib(stage.pid)
         found["filled"] = {"rss": full, "kib_each": (full - empty) * 1024 / options.count / 2}
         print("filled", found["filled"], flush=True)
+        found["steady"] = stage.steady()
+        print("41 refreshes a second", found["steady"], flush=True)
         found["kill -9"] = stage.kill_and_restart()
         print("kill -9", found["kill -9"], flush=True)
         if not options.keep:
@@ -273,6 +286,7 @@ def table(found: dict[str, Figures], count: int) -> str:
         rows.append(("home server back, all told", found["home server"]["notified"], 10.0))
     lines = [f"\n{2 * count} subscriptions{'':<12}{'s':>8}{'at most':>9}"]
     lines += [f"{name:<30}{value:8.2f}{most:9.1f}" for name, value, most in rows]
+    lines.append(f"41 refreshes a second: {found['steady']['cpu']:.1%} of one core")
     lines.append(
         f"CPU {killed['cpu']:.2f} s, {killed['rss']:.0f} MiB after the restart;"
         f" {found['filled']['rss']:.0f} MiB before it,"

@@ -1,7 +1,8 @@
 """A restart with 260,000 subscriptions: time until all are served, and memory, beside plain dicts.
 
-The store is SQLite with as many records as a full node has; loading them and making every dialog
-known is the node's own code, without a network.  Each measurement is a process of its own.
+The store is SQLite, or the Redis of a cluster, with as many records as a full node has; loading them and
+making every dialog known is the node's own code, without a network.  Each measurement is a process of
+its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from impfed.config.model import (
     SipDomainConfig,
     TlsConfig,
 )
+from impfed.config.store import StoreConfig
 from impfed.core.metrics import Metrics
 from impfed.gateway.dialogs import DialogTable
 from impfed.gateway.presence import PresenceGateway
@@ -40,6 +43,7 @@ from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import Reject
 from impfed.sip.dialog import Dialog
 from impfed.store.api import Put
+from impfed.store.coordination import Coordination
 from impfed.store.records import (
     AuthorizationRecord,
     InboundSubscriptionRecord,
@@ -47,9 +51,11 @@ from impfed.store.records import (
     PolicyDefaultRecord,
     Record,
 )
-from impfed.store.sqlite import SqliteStore
+from impfed.store.setup import make_store
+from impfed.store.shared import SharedStore
 from impfed.testing.fakes import FakeHome, FakeStack, counting_ids
 from impfed.transport.timers import ReactorTimers
+from tests.store.redis_server import RedisServer
 
 reactor: Any = installed
 USERS = 25_000
@@ -114,16 +120,37 @@ def rss_mib() -> float:
     return 0.0
 
 
-def surroundings(store: Any) -> Surroundings:
-    """Return what a presence gateway works with, without a network."""
-    config = Config(
+#: The socket of Redis in the state directory, where that is the store.
+SOCKET = "redis.sock"
+
+
+def configuration(path: Path) -> Config:
+    """Return that of a node whose state directory this is."""
+    socket = path / SOCKET
+    return Config(
         path=Path("bench.toml"),
-        node=NodeConfig(),
+        node=NodeConfig(name="node1", state_directory=path),
+        store=StoreConfig("redis", socket=socket) if socket.exists() else StoreConfig(),
         tls=TlsConfig(),
         listeners=(ListenerConfig("edge", "tls", "0.0.0.0", 5061, "fed.home.example", 5061),),
         domains=tuple(replace(domain, presence_pace=1) for domain in DOMAINS),
         homes=(HomeConfig("home", "component", ("home.example",)),),
     )
+
+
+@inlineCallbacks
+def opened(config: Config) -> Any:
+    """Return the store, open; that of a cluster knows this node."""
+    store = make_store(reactor, config, counting_ids())
+    yield store.start()
+    if isinstance(store, SharedStore):
+        epoch = yield Coordination(store.link).join(config.node.name, "bench", b"", 0)
+        store.act_as(config.node.name, epoch)
+    return store
+
+
+def surroundings(config: Config, store: Any) -> Surroundings:
+    """Return what a presence gateway works with, without a network."""
     home: Any = FakeHome()
     stack: Any = FakeStack()
     return Surroundings(
@@ -147,8 +174,7 @@ def fill(path: Path, count: int) -> None:
 
     @inlineCallbacks
     def run() -> Any:
-        store = SqliteStore(path, reactor)
-        yield store.start()
+        store = yield opened(configuration(path))
         chunk: list[Put] = []
         for record in records(count, time.time()):
             chunk.append(Put(record))
@@ -171,13 +197,13 @@ def restart(path: Path, profile: bool) -> dict[str, float]:
     @inlineCallbacks
     def run() -> Any:
         before, begin, cpu = rss_mib(), time.monotonic(), time.process_time()
-        store = SqliteStore(path, reactor)
-        around = surroundings(store)
-        presence = PresenceGateway(around)
+        config = configuration(path)
         profiler = cProfile.Profile()
         if profile:
             profiler.enable()
-        yield store.start()
+        store = yield opened(config)
+        around = surroundings(config, store)
+        presence = PresenceGateway(around)
         yield presence.load(store)
         figures["loaded"] = time.monotonic() - begin
         presence.resume()
@@ -226,10 +252,25 @@ def measure(part: str, path: Path, count: int) -> dict[str, float]:
     return found
 
 
+@contextmanager
+def state_directory(store: str) -> Iterator[Path]:
+    """A state directory, with a Redis in it if that is the store."""
+    if store == "redis":
+        redis = RedisServer().start()
+        try:
+            yield redis.directory
+        finally:
+            redis.stop()
+    else:
+        with tempfile.TemporaryDirectory(prefix="impfed-bench-") as directory:
+            yield Path(directory)
+
+
 def main() -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="bench.bench_records", description=__doc__)
     parser.add_argument("--count", type=int, default=260_000)
+    parser.add_argument("--store", choices=("sqlite", "redis"), default="sqlite")
     parser.add_argument("--part", choices=("fill", "restart", "dicts", "profile"))
     parser.add_argument("--path", type=Path)
     options = parser.parse_args()
@@ -241,13 +282,12 @@ def main() -> int:
     elif options.part == "dicts":
         print(json.dumps(dicts(options.path, options.count)))
     else:
-        with tempfile.TemporaryDirectory() as directory:
-            path = options.path or Path(directory) / "store.sqlite"
+        with state_directory(options.store) as path:
             measure("fill", path, options.count)
             plain = measure("dicts", path, options.count)
             found = measure("restart", path, options.count)
         print(
-            f"{options.count} subscriptions: ready in {found['ready']:.2f} s"
+            f"{options.count} subscriptions in {options.store}: ready in {found['ready']:.2f} s"
             f" (at most 5, goal 1.5), of it loading {found['loaded']:.2f} s, CPU {found['cpu']:.2f} s"
         )
         print(

@@ -4,7 +4,7 @@ Usage: python -m bench.presencefar LISTEN_PORT NODE_PORT NODE_NAME DOMAIN CERTIF
 
 It listens for the node's SUBSCRIBEs and has one connection of its own to the node, as a Microsoft
 edge does.  Commands on standard input, one JSON object a line: ``watch`` (count, users, domain,
-rate), ``refresh`` (count), ``state`` (activity), ``mark``, ``report``, ``order``, ``forget``,
+rate), ``refresh`` (count, rate), ``state`` (activity), ``mark``, ``report``, ``order``, ``forget``,
 ``close``, ``open``, ``quit``.  Times are seconds since the last ``mark``.
 """
 
@@ -302,6 +302,18 @@ class Far:
             self.watchers[watcher.call_id] = watcher
             self.ask(watcher)
 
+    async def refresh(self, count: int, rate: float) -> None:
+        """Refresh so many subscriptions at a rate, from the whole of them; says when all are answered."""
+        chosen = list(self.watchers.values())[:: max(1, len(self.watchers) // count)][:count]
+        while self.out is None:
+            await asyncio.sleep(0.01)
+        self.refreshing = {each.call_id for each in chosen}
+        begin = time.monotonic()
+        for number, watcher in enumerate(chosen):
+            if (pause := begin + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            self.ask(watcher)
+
     # -- commands ----------------------------------------------------------------------------------
 
     def mark(self) -> None:
@@ -337,14 +349,7 @@ class Far:
             )  # fmt: skip
             self.waves.add(asyncio.ensure_future(wave))
         elif do == "refresh":
-            chosen = list(self.watchers.values())[
-                :: max(1, len(self.watchers) // int(command["count"]))
-            ]
-            while self.out is None:
-                await asyncio.sleep(0.01)
-            self.refreshing = {each.call_id for each in chosen}
-            for watcher in chosen:
-                self.ask(watcher)
+            await self.refresh(int(command["count"]), float(command.get("rate", "inf")))
         elif do == "state":
             self.activity = command["activity"]
         elif do == "mark":

@@ -326,9 +326,14 @@ def proxy_figures() -> None:
 
 def presence_figures() -> None:
     """Run the benchmarks of presence through restarts, and through the death of a node of a cluster."""
-    for module in ("bench.bench_presence", "bench.bench_records", "bench.bench_takeover"):
+    for module in (
+        "bench.bench_presence",
+        "bench.bench_records",
+        "bench.bench_records --store redis",
+        "bench.bench_takeover",
+    ):
         print(f"\n{module}", flush=True)
-        subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=False)
+        subprocess.run([sys.executable, "-m", *module.split()], cwd=ROOT, check=False)
 
 
 def federation_figures() -> None:

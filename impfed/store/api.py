@@ -154,7 +154,7 @@ class IStore(Interface):
         """
 
     def each(kind: type[RecordType], take: Callable[[list[RecordType]], None]) -> Deferred[None]:
-        """Call ``take`` with what :meth:`load` returns, a portion at a time.
+        """Call ``take`` with what :meth:`load` returns, a portion at a time, in no order.
 
         So not all of a kind are in memory at once when something else is made of each.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -166,36 +166,56 @@ class SharedStore:
         """Return the records of a kind; of those with owners, this node's."""
         return self._load(kind, self.node if kind.owned else None)
 
+    @inlineCallbacks
     def each(
         self, kind: type[RecordType], take: Callable[[list[RecordType]], None]
-    ) -> Deferred[None]:
-        """Call ``take`` with them all; they come in no order, so all are read before."""
-        return self.load(kind).addCallback(take)
+    ) -> Generator[Deferred[Any], Any, None]:
+        """Call ``take`` with them all; the next portion is read meanwhile, in no order."""
+        yield from self._portions(kind, self.node if kind.owned else None, take)
 
     def load_of(self, owner: str, kind: type[RecordType]) -> Deferred[list[RecordType]]:
         """Return the records of a kind that a node owns, "" for those that nobody has claimed."""
         return self._load(kind, owner)
 
     @inlineCallbacks
-    def _load(self, kind: type[RecordType], owner: str | None) -> Any:
+    def _load(
+        self, kind: type[RecordType], owner: str | None
+    ) -> Generator[Deferred[Any], Any, list[RecordType]]:
+        found: list[RecordType] = []
+        yield from self._portions(kind, owner, found.extend)
+        found.sort(key=lambda record: record.key)
+        return found
+
+    def _portions(
+        self,
+        kind: type[RecordType],
+        owner: str | None,
+        take: Callable[[list[RecordType]], None],
+    ) -> Generator[Deferred[Any], Any, None]:
+        """Hand over the records of an owner, "" for nobody's, None where the kind has no owners."""
         if self.state is StoreState.CLOSED:
             raise self._error(StoreFault.STOPPED, "it is not open")
         yield self._batches.settle_all()
-        found: dict[str, RecordType] = {}
         memo: Memo = {}
+        seen: set[bytes] = set()  # a record may come twice while the server makes room for others
         whose = "*" if owner is None else f"={owner}"
         asked = self.ask("rows", kind.kind, whose, b"0", _CHUNK)
         while True:
             cursor, flat = yield asked
             if cursor != b"0":  # the server goes on while we read what it has sent
                 asked = self.ask("rows", kind.kind, whose, cursor, _CHUNK)
+            portion = []
             for key, data in pairs(flat):
+                if key in seen:
+                    continue
+                seen.add(key)
                 record = self._decoded(kind, key, data)
                 if record is not None:
                     record.share(memo)
-                    found[key.decode()] = record
+                    portion.append(record)
+            take(portion)
             if cursor == b"0":
-                return [found[key] for key in sorted(found)]
+                return
 
     def _decoded(self, kind: type[RecordType], key: bytes, data: bytes) -> RecordType | None:
         try:
