@@ -2,7 +2,9 @@
 
 Each goes under the acceptance barrier.  One that was on its way when the link broke goes again, first
 of all, when the link is back, and may so come twice; after a while it is returned to its sender.  An
-error stanza of the home server passes by itself, like everything that it sends.
+error that tells a local user that his message has not arrived cannot be returned to anybody: it waits
+for longer, and goes again, too, when a link that still seems to stand has not confirmed it.  An error
+stanza of the home server passes by itself, like everything that it sends.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ class Deliveries:
         self._metrics = metrics
         self._timers = timers
         self._count = 0
-        self._open: dict[int, None] = {}  # numbers of messages without an end, oldest first
-        self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None, float]] = deque()
+        # Messages without an end by their numbers, oldest first: when they came.
+        self._open: dict[int, float] = {}
+        self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None]] = deque()
         self._timer: Timer | None = None
         self._settling: deque[tuple[int, Callable[[], None], Timer]] = deque()
 
@@ -70,7 +73,7 @@ class Deliveries:
         :param entry: its line of the ledger, None for what has none.
         """
         self._count += 1
-        self._open[self._count] = None
+        self._open[self._count] = self._timers.seconds()
         self._send(self._count, stanza, entry)
 
     def _send(self, number: int, stanza: OutStanza, entry: LedgerEntry | None) -> None:
@@ -86,8 +89,8 @@ class Deliveries:
             if entry is not None and entry.outcome == "queued":  # else an error came before
                 self._ledger.end(entry, "delivered")
             self._done(number)
-        elif not self._up(stanza) and (outcome is Outcome.UNSURE or _is_error(stanza)):
-            self._hold(number, stanza, entry, self._timers.seconds() + HOLD_ERRORS)
+        elif self._goes_again(number, stanza, outcome):
+            self._hold(number, stanza, entry)
         elif outcome is Outcome.UNSURE:
             words = f"the home server says nothing: {delivery.text}; it may have it all the same"
             self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
@@ -117,7 +120,15 @@ class Deliveries:
 
     # -- links that broke --------------------------------------------------------------------------
 
-    def _hold(self, number: int, stanza: OutStanza, entry: LedgerEntry | None, last: float) -> None:
+    def _goes_again(self, number: int, stanza: OutStanza, outcome: Outcome) -> bool:
+        unsure, down = outcome is Outcome.UNSURE, not self._up(stanza)
+        return (unsure or down) if self._waits(number, stanza) else (unsure and down)
+
+    def _waits(self, number: int, stanza: OutStanza) -> bool:
+        """Say whether a message is an error whose reader is still waited for."""
+        return stanza.tells_of_failure and self._timers.seconds() < self._open[number] + HOLD_ERRORS
+
+    def _hold(self, number: int, stanza: OutStanza, entry: LedgerEntry | None) -> None:
         if len(self._held) >= HELD_LIMIT:
             words = "the home server went away with it; it may have it all the same"
             self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
@@ -125,7 +136,7 @@ class Deliveries:
         self._metrics.count("relay.held")
         if entry is not None:
             entry.detail = "the home link broke; it goes again when the link is back"
-        self._held.append((self._timers.seconds() + HOLD, number, stanza, entry, last))
+        self._held.append((self._timers.seconds() + HOLD, number, stanza, entry))
         if self._timer is None:
             self._timer = self._timers.after(HOLD, self._expire)
 
@@ -137,7 +148,7 @@ class Deliveries:
         if again:
             self._metrics.count("relay.sent_again", len(again))
             log.info("sent_again", "{count} messages go again to a home server", count=len(again))
-        for _, number, stanza, entry, _ in again:
+        for _, number, stanza, entry in again:
             self._send(number, stanza, entry)
 
     def _expire(self) -> None:
@@ -147,11 +158,13 @@ class Deliveries:
             "the home server went away with it, and is out of reach; it may have it all the same"
         )
         while self._held and self._held[0][0] <= now:
-            _, number, stanza, entry, last = self._held.popleft()
-            if _is_error(stanza) and now < last:
-                self._held.append((now + HOLD, number, stanza, entry, last))
-                continue
-            self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
+            _, number, stanza, entry = self._held.popleft()
+            if not self._waits(number, stanza):
+                self._fail(number, stanza, entry, "recipient-unavailable", words, unsure=True)
+            elif self._up(stanza):
+                self._send(number, stanza, entry)
+            else:
+                self._held.append((now + HOLD, number, stanza, entry))
         if self._held:
             self._timer = self._timers.after(self._held[0][0] - now, self._expire)
 
@@ -179,7 +192,3 @@ class Deliveries:
             _, call, timer = settling.popleft()
             timer.cancel()
             call()
-
-
-def _is_error(stanza: OutStanza) -> bool:
-    return " type='error'" in stanza.xml[: stanza.xml.find(">")]

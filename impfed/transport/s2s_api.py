@@ -30,6 +30,7 @@ class S2SLimits:
 
     :ivar connect: how long a TCP connection may take.
     :ivar patience: how long a stanza may wait for a stream before it is returned.
+    :ivar errors: how long a message of type error may wait, of which nobody could be told.
     :ivar idle: without a stanza for so long an outgoing stream is closed.
     :ivar idle_in: the same for incoming ones.
     :ivar dead: after so long the kernel gives up a peer that answers nothing.
@@ -45,6 +46,7 @@ class S2SLimits:
 
     connect: float = 10.0
     patience: float = 30.0
+    errors: float = 600.0
     idle: float = 600.0
     idle_in: float = 3600.0
     dead: float = 50.0

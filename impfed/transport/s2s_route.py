@@ -31,13 +31,13 @@ class RouteState(Enum):
 class Waiting(NamedTuple):
     """A stanza that waits.
 
-    :ivar due: when it is returned at the latest.
-    :ivar again: whether it has been written to a stream that broke before it was acknowledged.
+    :ivar due: when it is returned at the latest, or, if it may wait for longer, looked at again.
+    :ivar last: until when it may wait.
     """
 
     stanza: OutStanza
     due: float
-    again: bool
+    last: float
 
 
 class RouteOwner(Protocol):
@@ -119,12 +119,17 @@ class Route:
             words = f"too much waits for {self.remote}"
             self._owner.bounce(stanza, "resource-constraint", words)
             return
-        self._queue.append(Waiting(stanza, now + limits.patience, False))
+        self._queue.append(self._waiting(stanza, now))
         self._octets += len(stanza.xml)
         self._owner.tell(stanza, Fate.WAITING)
         if self.state is RouteState.IDLE:
             self._dial()
         self._watch()
+
+    def _waiting(self, stanza: OutStanza, now: float) -> Waiting:
+        limits = self._context.limits
+        last = now + (limits.errors if stanza.tells_of_failure else limits.patience)
+        return Waiting(stanza, now + limits.patience, last)
 
     def _hand_over(self, carrier: S2SConnection, stanza: OutStanza) -> None:
         carrier.send(stanza)
@@ -181,10 +186,9 @@ class Route:
 
     def _take_back(self, connection: S2SConnection, now: float) -> None:
         left = connection.stream.left()
-        patience = self._context.limits.patience
         for stanza in reversed(left):
             if (stanza.from_.domain, stanza.to.domain) == (self.local, self.remote):
-                self._queue.appendleft(Waiting(stanza, now + patience, True))
+                self._queue.appendleft(self._waiting(stanza, now))
                 self._octets += len(stanza.xml)
                 self._owner.tell(stanza, Fate.WAITING)
         if left:
@@ -247,6 +251,9 @@ class Route:
         now = self._context.timers.seconds()
         while self._queue and self._queue[0].due <= now:
             waiting = self._queue.popleft()
+            if now < waiting.last:
+                self._queue.append(waiting._replace(due=now + self._context.limits.patience))
+                continue
             self._octets -= len(waiting.stanza.xml)
             words = self.reason or f"no stream to {self.remote} in time"
             self._owner.bounce(waiting.stanza, "remote-server-timeout", words)

@@ -166,6 +166,11 @@ class OutStanza(NamedTuple):
     id: str
     xml: str
 
+    @property
+    def tells_of_failure(self) -> bool:
+        """Whether it is a message of type error: its reader must get it, and nobody can be told else."""
+        return self.kind == "message" and " type='error'" in self.xml[: self.xml.find(">")]
+
 
 def _head(kind: str, to: JID, from_: JID, id: str, type: str, lang: str = "") -> str:
     head = f"<{kind} from='{from_.attribute}' to='{to.attribute}'"

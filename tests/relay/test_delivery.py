@@ -134,6 +134,32 @@ class DeliveryTests(RelayCase):
         self.assertNotIn("late", self.open_unread().take())
         self.assertEqual(self.streams.take(), [])
 
+    def test_error_on_a_link_that_is_dead(self) -> None:
+        """It is not lost on a link whose end nobody has noticed yet: it goes again over the next."""
+        self.up()
+        error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
+        self.far(error)
+        self.reactor.advance(21)  # nothing is confirmed, and the link still seems to stand
+        self.lose()
+        self.reactor.advance(5)
+        self.assertIn("type='error'", self.open_unread().take())
+
+    def test_error_that_is_not_confirmed(self) -> None:
+        """A home server that says nothing is given it again, but not for ever."""
+        self.up()
+        error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
+        self.far(error)
+        self.reactor.advance(20)
+        self.reactor.advance(HOLD)
+        self.assertIn("type='error'", self.turn())
+        for _ in range(40):
+            self.reactor.advance(HOLD)
+        self.turn()
+        self.reactor.advance(20)
+        self.reactor.advance(2 * HOLD)
+        self.assertNotIn("type='error'", self.turn())
+        self.assertEqual(self.streams.take(), [])
+
     def test_settled(self) -> None:
         """A foreign server is told that we have a message when the home server has confirmed it."""
         self.up()

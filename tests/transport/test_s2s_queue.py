@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -12,14 +13,22 @@ from twisted.internet.threads import deferToThread
 
 from impfed.core.errors import LocalError
 from impfed.transport.s2s import FixedSettings, S2SLimits, Security, Target, Tls
+from impfed.transport.s2s_bounce import read_stanza
 from impfed.xmpp.s2s_parts import StreamLimits
-from impfed.xmpp.stanza import iq, presence
+from impfed.xmpp.stanza import Stanza, error_reply, iq, presence
 from tests.transport.s2s_kit import J, Node, S2SCase, reactor, text
 from tests.transport.s2s_raw import RawPeer
 
 Steps = Generator[Deferred[Any], Any, None]
 QUICK = S2SLimits(patience=0.6, connect=0.5)
 CLEAR = Security(Tls.NONE, certificates=False)
+
+
+def message_of(from_: str, to: str, id: str) -> Stanza:
+    """Return a message as it has come from a stream."""
+    stanza = read_stanza(text(from_, to, id=id).xml)
+    assert stanza is not None
+    return stanza
 
 
 class _Leg(Protocol):
@@ -122,6 +131,34 @@ class QueueTests(S2SCase):
         yield self.until(lambda: a.s2s.status()[0]["state"] == "the next attempt is due later")
         b = self.node("b.example")
         yield self.until(lambda: b.user.bodies == ["early"])
+
+    @inlineCallbacks
+    def test_error_waits(self) -> Steps:
+        """That a message has not arrived is told for longer: nobody could be told of this not arriving."""
+        error = error_reply(
+            message_of("y@b.example", "x@a.example", "lost"), "recipient-unavailable"
+        )
+        a = self.node("a.example", limits=replace(QUICK, errors=60.0))
+        port = self.closed_port()
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", port)]
+        a.s2s.send(error)
+        a.s2s.send(text("x@a.example", "y@b.example", id="m"))
+        yield self.until(lambda: a.user.errors)
+        self.assertEqual(a.s2s.status()[0]["waiting"], 1)
+        b = self.node("b.example")
+        yield self.until(lambda: b.user.errors)
+        self.assertEqual([each.id for each in b.user.errors], ["lost"])
+
+    @inlineCallbacks
+    def test_error_does_not_wait_for_ever(self) -> Steps:
+        """One that cannot be told in its time is dropped."""
+        a = self.node("a.example", limits=replace(QUICK, errors=1.0))
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", self.closed_port())]
+        a.s2s.send(
+            error_reply(message_of("y@b.example", "x@a.example", "lost"), "recipient-unavailable")
+        )
+        yield self.until(lambda: a.metrics.value("s2s.dropped") == 1)
+        self.assertEqual(a.s2s.status()[0]["waiting"], 0)
 
     @inlineCallbacks
     def test_full(self) -> Steps:
