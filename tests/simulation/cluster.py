@@ -28,6 +28,7 @@ from impfed.store.records import (
 )
 from impfed.store.shared import SharedStore
 from impfed.testing.pki import make_ca, make_certificate
+from tests.simulation.cast import Cast
 from tests.simulation.loop import Loop
 from tests.simulation.network import Network
 from tests.simulation.process import NodeProcess, SimStore
@@ -56,8 +57,10 @@ class ClusterNode(NodeProcess):
     :param model: the server that keeps the shared store.
     """
 
-    def __init__(self, loop: Loop, network: Network, name: str, host: str, model: Model) -> None:
-        super().__init__(loop, network, name, host)
+    def __init__(
+        self, loop: Loop, network: Network, cast: Cast, name: str, host: str, model: Model
+    ) -> None:
+        super().__init__(loop, network, cast, name, host)
         self._model = model
         self.link: ModelLink | None = None
 
@@ -107,13 +110,13 @@ class ClusterNode(NodeProcess):
 
 
 class ClusterWorld(World):
-    """An installation of three nodes behind one home server and one partner."""
+    """An installation of three nodes."""
 
     def make_nodes(self) -> list[NodeProcess]:
         """Return the nodes and make the server that they share."""
         self.model = Model(lambda: self.loop.now)
         return [
-            ClusterNode(self.loop, self.network, name, host, self.model)
+            ClusterNode(self.loop, self.network, self.cast, name, host, self.model)
             for name, host in HOSTS.items()
         ]
 

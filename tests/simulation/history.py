@@ -11,8 +11,8 @@ class Said:
 
     :ivar shown: when it was shown to its recipient, each time.
     :ivar returned: what its sender was told, each time.
-    :ivar at_risk: how long before its connection broke it was written to it, in seconds; None when
-        it was not.
+    :ivar at_risk: how long it was on a connection before that broke, or before a node had to say
+        that it has it; None when it was neither.
     """
 
     sender: str
@@ -51,5 +51,5 @@ class History:
             self.texts[text].returned.append(why)
 
     def perhaps_lost(self, text: str, age: float) -> None:
-        """A text was written to a connection that broke so many seconds later."""
+        """A text was written so many seconds before its connection broke, or before it was counted."""
         self.texts[text].at_risk = age

@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.interfaces import IReactorCore, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IReactorCore, IReactorTCP, IReactorTime, IReactorUDP
 from zope.interface import implementer
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Loop:
         return self._count, self.random.random()
 
 
-@implementer(IReactorCore, IReactorTime, IReactorTCP)
+@implementer(IReactorCore, IReactorTime, IReactorTCP, IReactorUDP)
 class SimReactor:
     """The reactor of one process at one address.
 
@@ -138,6 +138,12 @@ class SimReactor:
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         """Listen on the made-up network."""
         return self.network.listen(self, port, factory)
+
+    def listenUDP(
+        self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 8192
+    ) -> Any:
+        """Take datagrams on the made-up network."""
+        return self.network.bind(self, port, protocol)
 
     def listenUNIX(self, path: str, factory: Any, mode: int = 0o600, **_: Any) -> Any:
         """Nobody connects to a control socket here."""

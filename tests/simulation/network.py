@@ -47,6 +47,7 @@ class Network:
         self.weather = Weather()
         self._listeners: dict[tuple[str, int], Port] = {}
         self._ends: list[End] = []
+        self._bound: dict[tuple[str, int], Datagrams] = {}
         self._parted: set[frozenset[str]] = set()
         self._port = _FIRST_PORT
 
@@ -81,6 +82,8 @@ class Network:
         reactor.alive = False
         for key in [key for key, port in self._listeners.items() if port.reactor is reactor]:
             del self._listeners[key]
+        for key in [key for key, port in self._bound.items() if port.reactor is reactor]:
+            del self._bound[key]
         for end in [end for end in self._ends if end.reactor is reactor]:
             end.closed = True
             self._ends.remove(end)
@@ -135,6 +138,29 @@ class Network:
         server.reactor.happen(server.open, listener.factory)
         self.loop.after(self.delay(), lambda: connector.connected(client))
 
+    def bind(self, reactor: SimReactor, port: int, protocol: Any) -> Datagrams:
+        """Take datagrams at an address."""
+        key = (reactor.host, port)
+        if key in self._bound:
+            raise error.CannotListenError(reactor.host, port, OSError("in use"))
+        self._bound[key] = datagrams = Datagrams(self, reactor, port, protocol)
+        protocol.makeConnection(datagrams)
+        return datagrams
+
+    def unbind(self, datagrams: Datagrams) -> None:
+        """Take no more datagrams."""
+        self._bound.pop(datagrams.here, None)
+
+    def carry(self, data: bytes, here: tuple[str, int], there: tuple[str, int]) -> None:
+        """Carry a datagram, which gets lost where nothing passes or nobody takes it."""
+
+        def arrived() -> None:
+            port = self._bound.get(there)
+            if port is not None and not self.parted(here[0], there[0]):
+                port.reactor.happen(port.protocol.datagramReceived, data, here)
+
+        self.loop.after(self.delay(), arrived)
+
     def delay(self) -> float:
         """Draw a time on the way."""
         return self.loop.random.uniform(*self.weather.latency)
@@ -165,6 +191,27 @@ class Port:
     def getHost(self) -> IPv4Address:
         """Return the address."""
         return IPv4Address("TCP", self.reactor.host, self.number)
+
+
+class Datagrams:
+    """A port for datagrams: a transport.
+
+    :ivar here: its address.
+    """
+
+    def __init__(self, network: Network, reactor: SimReactor, port: int, protocol: Any) -> None:
+        self._network = network
+        self.reactor = reactor
+        self.here = (reactor.host, port)
+        self.protocol = protocol
+
+    def write(self, data: bytes, there: tuple[str, int]) -> None:
+        """Send a datagram."""
+        self._network.carry(data, self.here, there)
+
+    def stopListening(self) -> None:
+        """Take no more."""
+        self._network.unbind(self)
 
 
 @implementer(IConnector)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
@@ -11,14 +11,21 @@ from xml.etree import ElementTree
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 
 from demo.farside.wire import Framer, Message, address_of, parameters, uri_of
+from tests.simulation.accounts import Presence
+from tests.simulation.cast import PARTNER, PARTNER_USERS
 from tests.simulation.history import History
 from tests.simulation.loop import SimReactor
-from tests.simulation.process import PARTNER
 
 _SDP = (
     "v=0\r\no=- 0 0 IN IP4 {host}\r\ns=session\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
     "m=message 5060 sip null\r\na=accept-types:text/plain\r\n"
 )
+#: How a state looks to XMPP users, and what the partner's users see of what those show.
+_AS_PRESENCE: dict[str, Presence] = {
+    "available": ("", ""), "busy": ("away", "Busy"), "away": ("away", ""), "offline": None,
+}  # fmt: skip
+_AS_STATE = {("", ""): "available", ("away", ""): "away", ("dnd", ""): "busy", None: "offline"}
+STATES = tuple(_AS_PRESENCE)
 _PIDF = "{urn:ietf:params:xml:ns:pidf}"
 _STATUS = "urn:ietf:params:xml:ns:pidf:status:rpid-status"
 
@@ -98,12 +105,10 @@ class Partner:
     :ivar watched: pairs (our user, their contact) that are to be watched.
     """
 
-    def __init__(
-        self, reactor: SimReactor, history: History, users: list[str], nodes: list[str]
-    ) -> None:
+    def __init__(self, reactor: SimReactor, history: History, nodes: Sequence[str]) -> None:
         self.reactor = reactor
         self.history = history
-        self.users = dict.fromkeys(users, "available")
+        self.users = dict.fromkeys(PARTNER_USERS, "available")
         self.nodes = nodes
         self.wires: list[_Wire] = []
         self.seen: dict[tuple[str, str], str] = {}
@@ -329,6 +334,15 @@ class Partner:
             f'"{_STATUS}" entity="sip:{user}"><tuple id="0"><status><basic>{basic}</basic>'
             f"{activity}</status></tuple></presence>"
         ).encode()
+
+    def presence(self, user: str) -> Presence:
+        """Return what an XMPP user is to see of one of ours."""
+        return _AS_PRESENCE[self.users[user]]
+
+    @staticmethod
+    def as_state(presence: Presence) -> str:
+        """Return what our users are to see of what an XMPP user shows."""
+        return _AS_STATE[presence]
 
     def show(self, user: str, state: str) -> None:
         """One of our users changes his state."""

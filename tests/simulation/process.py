@@ -10,6 +10,7 @@ import msgspec
 
 from impfed.config.model import (
     Config,
+    DnsConfig,
     HomeConfig,
     ListenerConfig,
     NextHopConfig,
@@ -17,17 +18,15 @@ from impfed.config.model import (
     SipDomainConfig,
     TlsConfig,
 )
+from impfed.config.s2s import S2SConfig, S2SDomainConfig
 from impfed.core.ids import IdSource
 from impfed.service import Node
 from impfed.store.api import Change, Done, Enter, Put, StoreError, StoreFault, call_done
 from impfed.store.memory import MemoryStore
 from impfed.store.records import decode, encode
+from tests.simulation.cast import NAMES, PARTNER, PARTNER_DOMAIN, SECRET, XMPP_DOMAIN, Cast, Home
 from tests.simulation.loop import Loop, SimReactor
 from tests.simulation.network import Network
-
-HOME, PARTNER = "10.1.0.1", "10.9.0.1"
-HOME_DOMAIN, PARTNER_DOMAIN = "home.example", "partner.example"
-SECRET = "secret"
 
 
 class Disk:
@@ -102,18 +101,21 @@ def _snapshot(change: Change) -> Change:
     return change
 
 
+def _home(home: Home) -> HomeConfig:
+    return HomeConfig(home.name, home.kind, (home.domain,), home.host, 5347, SECRET, home.gate)
+
+
 class NodeProcess:
     """One node, whatever becomes of it.
 
-    :ivar home_kind: the kind of the home server; to be set before the start.
+    :param cast: whom it connects.
     :ivar node: the living node; None while there is none.
     """
 
-    home_kind = "component"
-
-    def __init__(self, loop: Loop, network: Network, name: str, host: str) -> None:
+    def __init__(self, loop: Loop, network: Network, cast: Cast, name: str, host: str) -> None:
         self.loop = loop
         self.network = network
+        self.cast = cast
         self.name = name
         self.host = host
         self.disk = Disk()
@@ -125,23 +127,23 @@ class NodeProcess:
     def configuration(self) -> Config:
         """What the operator has written."""
         hop = NextHopConfig(PARTNER, 5060, "tcp")
+        domain = SipDomainConfig(PARTNER_DOMAIN, "microsoft", next_hop=hop, listed=True)
+        s2s = S2SConfig(
+            self.host,
+            secret="a secret of all nodes",
+            tls="none",
+            require_certificates=False,
+            domains=(S2SDomainConfig(XMPP_DOMAIN),),  # for homes with a component for each domain
+        )
         return Config(
             path=Path("simulated.toml"),
             node=NodeConfig(name=self.name, control_socket=Path("/tmp/impfed-simulated.sock")),
             tls=TlsConfig(),
             listeners=(ListenerConfig("sip", "tcp", self.host, 5060, self.host, 5060),),
-            domains=(SipDomainConfig(PARTNER_DOMAIN, "microsoft", next_hop=hop, listed=True),),
-            homes=(
-                HomeConfig(
-                    "home",
-                    self.home_kind,
-                    (HOME_DOMAIN,),
-                    HOME,
-                    5347,
-                    SECRET,
-                    "gate.example" if self.home_kind == "prosody" else "",
-                ),
-            ),
+            domains=(domain,) if self.cast.sip else (),
+            homes=tuple(map(_home, self.cast.homes)),
+            s2s=s2s if self.cast.xmpp else None,
+            dns=DnsConfig(servers=((NAMES, 53),)),
         )
 
     def start(self) -> None:

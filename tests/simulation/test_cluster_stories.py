@@ -10,19 +10,26 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.membership import Standing
 from impfed.cluster_setup import ClusterSide
+from tests.simulation.cast import Cast
 from tests.simulation.cluster import ClusterNode, ClusterWorld
 from tests.simulation.loop import START
 from tests.simulation.world import Faults
+
+NONE = Faults()
 
 
 class Story(ClusterWorld):
     """A run of a minute or so in which only happens what :meth:`at` is told.
 
+    :cvar home_kinds: what the home server may be.
     :ivar seen: where each node stood when :meth:`look` was called.
     """
 
-    def __init__(self, seed: int, troubled: float = 60.0) -> None:
-        super().__init__(seed, Faults(), troubled)
+    home_kinds: tuple[str, ...] = ("component", "prosody")
+
+    def __init__(self, seed: int, troubled: float = 60.0, faults: Faults = NONE) -> None:
+        kind = self.home_kinds[seed % len(self.home_kinds)]
+        super().__init__(seed, faults, troubled, Cast.of(kind, xmpp=True))
         self.seen: list[list[Standing]] = []
 
     def at(self, seconds: float, call: Callable[[], object]) -> None:
@@ -99,7 +106,8 @@ class StoreAwayTests(SynchronousTestCase):
     def test_gone_for_one(self) -> None:
         """A node that alone does not see it steps aside, and the others take its share."""
         for seed in range(3):
-            story = Story(seed)
+            # What it has sent, and cannot say so any more, the others send again.
+            story = Story(seed, faults=Faults(store=1e9))
             story.at(20.0, partial(story.cut, 1))
             story.at(28.0, story.look)
             story.at(32.0, story._store_well)

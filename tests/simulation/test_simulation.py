@@ -10,12 +10,16 @@ import os
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.store.api import StoreFault
+from tests.simulation.cast import Cast
 from tests.simulation.cluster import ClusterWorld
 from tests.simulation.world import Faults, World
 
 RUNS = int(os.environ.get("IMPFED_RUNS", "200"))
 SEED = os.environ.get("IMPFED_SEED", "")
 _SHORT = 20.0
+#: Every kind of home server and partner; and one of each, for short stories.
+EVERYBODY = Cast.of("prosody", "component", xmpp=True)
+ALONE = Cast.of("prosody", xmpp=True)
 
 
 class SwarmTests(SynchronousTestCase):
@@ -24,11 +28,14 @@ class SwarmTests(SynchronousTestCase):
     def assert_right(self, world: World) -> None:
         problems = world.run()
         if problems:
-            self.fail(f"IMPFED_SEED={world.seed} ({world.faults}):\n" + "\n".join(problems[:10]))
+            self.fail(
+                f"IMPFED_SEED={world.seed} ({world.cast}, {world.faults}):\n"
+                + "\n".join(problems[:10])
+            )
 
     def test_all_is_well(self) -> None:
         """Without faults every text is shown once and in order, and presence is right."""
-        world = World(0, Faults())
+        world = World(0, Faults(), cast=EVERYBODY)
         self.assert_right(world)
         said = world.history.texts.values()
         self.assertGreater(len(said), 200)
@@ -56,11 +63,14 @@ class ClusterTests(SynchronousTestCase):
     def assert_right(self, world: ClusterWorld) -> None:
         problems = world.run()
         if problems:
-            self.fail(f"IMPFED_SEED={world.seed} ({world.faults}):\n" + "\n".join(problems[:10]))
+            self.fail(
+                f"IMPFED_SEED={world.seed} ({world.cast}, {world.faults}):\n"
+                + "\n".join(problems[:10])
+            )
 
     def test_all_is_well(self) -> None:
         """Without faults every text is shown once, whichever node it comes to."""
-        world = ClusterWorld(0, Faults())
+        world = ClusterWorld(0, Faults(), cast=EVERYBODY)
         self.assert_right(world)
         said = world.history.texts.values()
         self.assertGreater(len(said), 200)
@@ -77,14 +87,14 @@ class EveryWriteTests(SynchronousTestCase):
     """The same short story again and again, each time with trouble at another write to the store."""
 
     def commits(self) -> int:
-        world = World(5, Faults(), _SHORT)
+        world = World(5, Faults(), _SHORT, ALONE)
         self.assertEqual(world.run(), [])
         return world.node.disk.commits
 
     def test_refused(self) -> None:
         """Whichever single write the store refuses, nothing is lost without a word."""
         for number in range(1, self.commits() + 1):
-            world = World(5, Faults(store=1e9), _SHORT)
+            world = World(5, Faults(store=1e9), _SHORT, ALONE)
             disk = world.node.disk
 
             def trouble(count: int, disk=disk, number=number) -> None:  # type: ignore[no-untyped-def]
@@ -96,7 +106,7 @@ class EveryWriteTests(SynchronousTestCase):
     def test_killed(self) -> None:
         """Whichever write the node is killed at, nothing is lost without a word."""
         for number in range(1, self.commits() + 1):
-            world = World(5, Faults(kill=1e9), _SHORT)
+            world = World(5, Faults(kill=1e9), _SHORT, ALONE)
 
             def kill(count: int, world=world, number=number) -> None:  # type: ignore[no-untyped-def]
                 if count == number:

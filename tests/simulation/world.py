@@ -8,31 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from impfed.store.api import StoreFault
+from tests.simulation.accounts import domain_of
+from tests.simulation.cast import NAMES, PARTNER, PARTNER_DOMAIN, XMPP_DOMAIN, XMPP_PARTNER, Cast
+from tests.simulation.foreign import ForeignServer
 from tests.simulation.history import History, Said
 from tests.simulation.home import HomeServer
 from tests.simulation.loop import START, Loop, SimReactor
+from tests.simulation.names import NameServer
 from tests.simulation.network import Network, Weather
-from tests.simulation.partner import Partner
-from tests.simulation.process import (
-    HOME,
-    HOME_DOMAIN,
-    PARTNER,
-    PARTNER_DOMAIN,
-    NodeProcess,
-)
+from tests.simulation.partner import STATES, Partner
+from tests.simulation.process import NodeProcess
 
 NODE = "10.2.0.1"
 #: Seconds of traffic and faults, then seconds without faults in which all must be right again.
 TROUBLED, QUIET = 300.0, 240.0
 
-_LOCALS = [f"{name}@{HOME_DOMAIN}" for name in ("alice", "bob", "carol")]
-_FOREIGN = [f"{name}@{PARTNER_DOMAIN}" for name in ("romeo", "juliet", "tybalt")]
-_STATES = ("available", "busy", "away", "offline")
-#: How a state looks to an XMPP user, and what an XMPP presence looks like to the partner's.
-_AS_PRESENCE = {
-    "available": ("", ""), "busy": ("away", "Busy"), "away": ("away", ""), "offline": None,
-}  # fmt: skip
-_AS_STATE = {("", ""): "available", ("away", ""): "away", ("dnd", ""): "busy", None: "offline"}
+_PRESENCES = (("", ""), ("away", ""), ("dnd", ""), None)
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,7 @@ class Faults:
     jump: float = 0.0
     sliced: float = 0.0
     reset: float = 0.0
+    restart: float = 0.0
 
     @classmethod
     def draw(cls, loop: Loop) -> Faults:
@@ -67,56 +59,86 @@ class Faults:
             jump=often(50, 200),
             sliced=often(0.05, 0.5),
             reset=often(0.0005, 0.01),
+            restart=often(30, 200),
         )
 
 
 class World:
     """An installation of one node.
 
-    :cvar home_kinds: what the home server may be: Prosody with our module, or any with a component.
     :param faults: what befalls it; drawn from the seed if None.
     :param troubled: seconds of traffic and faults.
+    :param cast: who takes part; drawn from the seed if None.
+    :ivar homes: the home servers, by their domains.
+    :ivar partner: the partner that speaks SIP; None without one.
+    :ivar foreign: the one that speaks XMPP; None without one.
     """
 
-    home_kinds = ("component", "prosody")
-
-    def __init__(self, seed: int, faults: Faults | None = None, troubled: float = TROUBLED) -> None:
+    def __init__(
+        self,
+        seed: int,
+        faults: Faults | None = None,
+        troubled: float = TROUBLED,
+        cast: Cast | None = None,
+    ) -> None:
         self.seed = seed
         self.troubled = troubled
-        self.home_kind = self.home_kinds[seed % len(self.home_kinds)]
-        self.loop = Loop(seed)
-        self.network = Network(self.loop)
-        self.history = History()
-        self.faults = Faults.draw(self.loop) if faults is None else faults
-        self.home = HomeServer(
-            SimReactor(self.loop, self.network, HOME), self.history, list(_LOCALS), self.home_kind
-        )
+        self.loop = loop = Loop(seed)
+        self.network = network = Network(loop)
+        self.history = history = History()
+        self.cast = cast = Cast.draw(loop.random) if cast is None else cast
+        self.faults = Faults.draw(loop) if faults is None else faults
+        self.homes = {
+            home.domain: HomeServer(SimReactor(loop, network, home.host), history, home)
+            for home in cast.homes
+        }
         self.nodes = self.make_nodes()
-        for node in self.nodes:
-            node.home_kind = self.home_kind
-        reactor = SimReactor(self.loop, self.network, PARTNER)
         hosts = [node.host for node in self.nodes]
-        self.partner = Partner(reactor, self.history, list(_FOREIGN), hosts)
+        self.partner: Partner | None = None
+        if cast.sip:
+            self.partner = Partner(SimReactor(loop, network, PARTNER), history, hosts)
+        self.foreign: ForeignServer | None = None
+        if cast.xmpp:
+            self.foreign = ForeignServer(loop, network, history, hosts, cast.acks)
+        self.names = NameServer(SimReactor(loop, network, NAMES))
         self._numbers = itertools.count(1)
         self._troubled = True
         self._settle_texts()
 
     def make_nodes(self) -> list[NodeProcess]:
         """Return the nodes, not yet started."""
-        return [NodeProcess(self.loop, self.network, "node1", NODE)]
+        return [NodeProcess(self.loop, self.network, self.cast, "node1", NODE)]
 
     @property
     def node(self) -> NodeProcess:
         """One of the nodes, drawn anew each time; the only one where there is one."""
         return self.loop.random.choice(self.nodes) if len(self.nodes) > 1 else self.nodes[0]
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Who watches whom, both ways: everybody takes part, and nobody has more than he must."""
+        locals, foreign = self.cast.locals, self.cast.foreign
+        return [
+            (locals[number % len(locals)], foreign[number % len(foreign)])
+            for number in range(max(len(locals), len(foreign)))
+        ]
+
+    def server(self, address: str) -> HomeServer | Partner | ForeignServer:
+        """Return the server where somebody is at home."""
+        domain = domain_of(address)
+        known = {**self.homes, PARTNER_DOMAIN: self.partner, XMPP_DOMAIN: self.foreign}
+        server = known[domain]
+        assert server is not None
+        return server
+
     def _settle_texts(self) -> None:
-        """What has arrived at the partner is under way at the home server no longer."""
+        """What has arrived at its recipient is under way at the home server no longer."""
         shown = self.history.shown
 
         def also(text: str, recipient: str, at: float) -> None:
             shown(text, recipient, at)
-            self.home.settled(text)
+            for home in self.homes.values():
+                home.settled(text)
 
         self.history.shown = also  # type: ignore[method-assign]
 
@@ -124,8 +146,12 @@ class World:
 
     def run(self) -> list[str]:
         """Run it; returns what is wrong afterwards, in words."""
-        self.home.start()
-        self.partner.start()
+        self.names.start()
+        for home in self.homes.values():
+            home.start()
+        for far in (self.partner, self.foreign):
+            if far is not None:
+                far.start()
         for node in self.nodes:
             node.start()
         self.loop.after(2.0, self._subscribe)
@@ -155,38 +181,39 @@ class World:
         self.loop.after(self.loop.random.expovariate(1.0 / mean), again)
 
     def _subscribe(self) -> None:
-        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
-            self.home.watch(local, foreign)
-            self.partner.watch(foreign, local)
+        for local, foreign in self.pairs:
+            self.server(local).watch(local, foreign)
+            self.server(foreign).watch(foreign, local)
 
     def _talk(self) -> None:
         random = self.loop.random
-        local, foreign = random.choice(_LOCALS), random.choice(_FOREIGN)
+        local, foreign = random.choice(self.cast.locals), random.choice(self.cast.foreign)
         for _ in range(random.choice((1, 1, 1, 4))):
             number = next(self._numbers)
             if random.random() < 0.5:
-                self.home.write(local, foreign, f"out {number}")
+                self.server(local).write(local, foreign, f"out {number}")
             else:
-                self.partner.write(foreign, local, f"in {number}")
+                self.server(foreign).write(foreign, local, f"in {number}")
 
     def _change(self) -> None:
         random = self.loop.random
-        if random.random() < 0.5:
-            self.partner.show(random.choice(_FOREIGN), random.choice(_STATES))
-            return
-        local = random.choice(_LOCALS)
-        presence = random.choice((("", ""), ("away", ""), ("dnd", ""), None))
-        if presence is None:
-            self.home.leave(local)
+        people = self.cast.foreign if random.random() < 0.5 else self.cast.locals
+        user = random.choice(people)
+        server = self.server(user)
+        if isinstance(server, Partner):
+            server.show(user, random.choice(STATES))
         else:
-            self.home.show(local, *presence)
+            server.show(user, random.choice(_PRESENCES))
 
     def _change_all(self) -> None:
         """Everybody is there again, so that everybody's presence can be asked for."""
-        for local in _LOCALS:
-            self.home.show(local, "", "")
-        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
-            self.home.watch(local, foreign)
+        for local in self.cast.locals:
+            self.homes[domain_of(local)].show(local, ("", ""))
+        for local, foreign in self.pairs:
+            self.server(local).watch(local, foreign)
+            far = self.server(foreign)
+            if isinstance(far, ForeignServer):
+                far.watch(foreign, local)
 
     # -- faults ------------------------------------------------------------------------------------
 
@@ -201,6 +228,7 @@ class World:
             (faults.part, self._part),
             (faults.store, self._store),
             (faults.jump, self._jump),
+            (faults.restart, self._restart_partner),
         ):
             if mean:
                 self._every(mean, call)
@@ -217,14 +245,24 @@ class World:
         if node.node is None:
             node.start()
 
+    @property
+    def _others(self) -> list[str]:
+        """Whom a node has connections to, besides the other nodes."""
+        homes = [home.host for home in self.cast.homes]
+        return homes + [PARTNER] * self.cast.sip + [XMPP_PARTNER] * self.cast.xmpp
+
+    def _restart_partner(self) -> None:
+        if self.foreign is not None:
+            self.foreign.restart(self.loop.random.choice((0.5, 5.0, 40.0)))
+
     def _pause(self) -> None:
         self.node.reactor.pause(self.loop.random.choice((0.1, 1.0, 10.0, 45.0)))
 
     def _cut(self) -> None:
-        self.network.cut(self.node.host, self.loop.random.choice((HOME, PARTNER)))
+        self.network.cut(self.node.host, self.loop.random.choice(self._others))
 
     def _part(self) -> None:
-        host, other = self.node.host, self.loop.random.choice((HOME, PARTNER))
+        host, other = self.node.host, self.loop.random.choice([*self._others, NAMES])
         self.network.part(host, other)
         delay = self.loop.random.choice((1.0, 10.0, 40.0))
         self.loop.after(delay, lambda: self.network.join(host, other))
@@ -273,12 +311,14 @@ class World:
         faults = self.faults
         return bool(
             faults.kill or faults.lose or faults.cut or faults.part or faults.reset or faults.pause
-            or faults.store or faults.jump
+            or faults.store or faults.jump or faults.restart
         )  # fmt: skip
 
     def _excused(self, said: Said) -> bool:
-        """Whether it was on a component link that broke: what the dead socket held is gone."""
-        return self.home_kind == "component" and said.at_risk is not None
+        """Whether it was where a text may get lost: see what the documentation promises of each link."""
+        far = {domain_of(said.sender), domain_of(said.recipient)}
+        unconfirmed = XMPP_DOMAIN in far and not self.cast.acks
+        return said.at_risk is not None or (unconfirmed and self._broken)
 
     def _order(self) -> list[str]:
         """Texts of one person to another are shown first in the order in which they were written."""
@@ -315,13 +355,15 @@ class World:
     def _presence(self) -> list[str]:
         """In the end everybody sees everybody as he is."""
         problems = []
-        for local, foreign in zip(_LOCALS, _FOREIGN, strict=True):
-            wanted = _AS_PRESENCE[self.partner.users[foreign]]
-            seen = self.home.seen.get((local, foreign))
-            if seen != wanted:
-                problems.append(f"{local} sees {foreign} as {seen} instead of {wanted}")
-            state = _AS_STATE[self.home.users[local]]
-            shown = self.partner.seen.get((foreign, local))
-            if shown != state:
-                problems.append(f"{foreign} sees {local} as {shown} instead of {state}")
+        for local, foreign in self.pairs:
+            home, far = self.homes[domain_of(local)], self.server(foreign)
+            presence = home.users[local]
+            theirs = far.presence(foreign) if isinstance(far, Partner) else far.users[foreign]
+            ours = far.as_state(presence) if isinstance(far, Partner) else presence
+            for user, contact, seen, wanted in (
+                (local, foreign, home.seen.get((local, foreign)), theirs),
+                (foreign, local, far.seen.get((foreign, local)), ours),
+            ):
+                if seen != wanted:
+                    problems.append(f"{user} sees {contact} as {seen} instead of {wanted}")
         return problems
