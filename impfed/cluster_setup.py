@@ -25,12 +25,14 @@ from impfed.gateway.gateway import Gateway
 from impfed.gateway.im import ImGateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.paced import PacedStack
+from impfed.gateway.paced_parts import SharedPauses
 from impfed.gateway.presence import PresenceGateway
-from impfed.gateway.presence_moves import PresenceMoves
+from impfed.gateway.presence_moves import PresenceCommons, PresenceMoves
 from impfed.gateway.sights import Sights
 from impfed.interwork.address import jid_of
 from impfed.proxy.junction import Junction
 from impfed.relay.setup import XmppFederation
+from impfed.routing.learned import LearnedDomains
 from impfed.routing.neighbours import Neighbours
 from impfed.sip.message import SipRequest
 from impfed.sip.target import Hop
@@ -187,6 +189,8 @@ class ClusterSide:
         admission: Admission,
         neighbours: Neighbours,
         junction: Junction | None,
+        paced: PacedStack,
+        learned: LearnedDomains,
     ) -> None:
         """Put the cluster between the gateway, its links and the other nodes."""
         user = self._user = Clustered(
@@ -199,6 +203,7 @@ class ClusterSide:
             timers,
             self._reactor,
             self._store,
+            (PresenceCommons(presence), SharedPauses(paced), learned),
         )
         self.home.links.placed = user
         self.home.links.user = user

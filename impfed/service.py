@@ -259,7 +259,7 @@ class Node(MultiService):
         if self.cluster is not None:
             self.cluster.build(
                 self.gateway, self.im, self.presence, self.timers, self._admission, neighbours,
-                self.junction,
+                self.junction, self.paced, self.routing.learned,
             )  # fmt: skip
             home = self._home
             self.paced.may_act = lambda: home.post.may_act

@@ -44,6 +44,7 @@ class Feed:
                 return
             for name, keys in wanted.items():
                 if (kind := KINDS.get(name)) is not None:  # else of a newer release
+                    self._store.superseded(kind, keys)
                     found = yield self._store.get(kind, sorted(keys))
                     for key in sorted(keys):
                         self._user().changed(kind, key, found.get(key))

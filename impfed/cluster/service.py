@@ -24,8 +24,9 @@ from impfed.cluster.membership import (
 )
 from impfed.cluster.ownership import Pair, Placement
 from impfed.cluster.post import PostOffice
+from impfed.cluster.rewriting import Rewriting
 from impfed.core.log import EventLog
-from impfed.store.api import Done, Fenced, StoreError, StoreFault
+from impfed.store.api import Done, Fenced, StoreError, StoreFault, StoreState
 from impfed.store.coordination import Beat, Coordination, NodeRow, Unknown
 from impfed.store.gather import Clock
 from impfed.store.records import KINDS, Record, RecordType
@@ -82,6 +83,7 @@ class ClusterService:
         self._tick_call: IDelayedCall | None = None
         self._beating = self._asking = self._joining = False
         self._ready = self._balancing = self._doubtful = False
+        self._rewriting = Rewriting(lambda: self._the_user.rewrite())
         self._settled = 0
         self._heard_at = 0.0
         self._seen: list[tuple[str, str]] = []
@@ -195,7 +197,7 @@ class ClusterService:
 
         Fails with a :class:`StoreError` in words.
         """
-        self._store.observe(lambda _: self._pass_time())
+        self._store.observe(self._store_changed)
         while True:
             try:
                 [self._feed_id] = yield self.coordination.last("feed")
@@ -456,12 +458,13 @@ class ClusterService:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        if not self._ready:
-            return
-        rewritten = maybeDeferred(self._the_user.rewrite)
-        rewritten.addErrback(
-            lambda failure: _log.failure("rewrite", "writing again raised", failure)
-        )
+        if self._ready:
+            self._rewriting.begin()
+
+    def _store_changed(self, state: StoreState) -> None:
+        self._pass_time()
+        if self._rewriting.store_changed(state):
+            self._rewrite()
 
     # -- taking and giving -------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from impfed.gateway.surroundings import Writes
 from impfed.store.api import Delete, Put
@@ -58,6 +58,10 @@ class Authorizations:
     def of(self, local: JID) -> list[AuthorizationRecord]:
         """Return a local user's records, in order of the foreign addresses."""
         return sorted(self._records.get(local, {}).values(), key=lambda record: record.foreign)
+
+    def all(self) -> Iterator[AuthorizationRecord]:
+        """Return every record."""
+        return (record for records in self._records.values() for record in records.values())
 
     def locals(self) -> Iterable[JID]:
         """Return the local users of whom there are records."""

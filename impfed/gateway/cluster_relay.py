@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from zope.interface import implementer
 
 from impfed.cluster.ownership import Pair
+from impfed.store.api import Change
 from impfed.store.records import RelayedTextRecord
 from impfed.transport.link_api import IForeignRelay
 from impfed.xmpp.stanza import OutStanza, Stanza
@@ -26,6 +27,10 @@ class RelayMoves(Protocol):
 
     def departed(self, domain: str, call: Callable[[], None]) -> None:
         """Call when local users' messages to a foreign domain so far are not ours any more."""
+        ...
+
+    def kept(self) -> Iterator[Change]:
+        """Yield the texts that wait, as they have to be in the store."""
         ...
 
     def abandon(self) -> None:

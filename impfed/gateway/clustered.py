@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -19,10 +20,12 @@ from impfed.core.timers import Timer
 from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
 from impfed.gateway.cluster_relay import PlacedRelay, RelayMoves
 from impfed.gateway.cluster_search import Search
+from impfed.gateway.commons import Commons, Keeper
 from impfed.gateway.gateway import Gateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.presence_moves import PresenceMoves
-from impfed.store.api import IStore, StoreError
+from impfed.gateway.rewriting import write_all
+from impfed.store.api import StoreError
 from impfed.store.records import (
     HeldTextRecord,
     InboundSubscriptionRecord,
@@ -31,6 +34,7 @@ from impfed.store.records import (
     Record,
     RelayedTextRecord,
 )
+from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, error_reply, read_stanza
@@ -47,6 +51,8 @@ _FINISH = 35.0
 #: that the link may take to be replaced by another node's.
 _QUIET, _REPLACED = 3.0, 5.0
 _LIVING = ("live", "draining")
+#: Seconds between one node and the next that look what the store has lost of what belongs to all.
+_FILL_APART = 5.0
 
 
 class FromHome(msgspec.Struct, tag="from-home", gc=False):
@@ -70,6 +76,7 @@ class Clustered(ClusterUser):
     """Keeps the gateway's sessions and subscriptions where the cluster places them.
 
     :param home: the home links as the gateway sees them.
+    :param keepers: who has records in memory that belong to all nodes.
     :ivar search: see :meth:`impfed.gateway.cluster_search.Search.search`.
     """
 
@@ -83,7 +90,8 @@ class Clustered(ClusterUser):
         presence: PresenceMoves,
         timers: ReactorTimers,
         reactor: Any,
-        store: IStore,
+        store: SharedStore,
+        keepers: Sequence[Keeper] = (),
     ) -> None:
         self._cluster = cluster
         self._home = home
@@ -95,6 +103,7 @@ class Clustered(ClusterUser):
         self._reactor = reactor
         self._store = store
         self._write = store.write
+        self._commons = Commons(store, keepers)
         self._busy: set[str] = set()  # homes whose links are being taken, or let go
         self._leases: set[str] = set()  # homes whose links the cluster has leased to this node
         self._up: dict[str, float] = {}  # homes whose link is up here, and since when
@@ -392,10 +401,21 @@ class Clustered(ClusterUser):
         else:
             self._presence.lost(kind, key)
 
-    def rewrite(self) -> None:
-        """The store has lost writes: write everything again."""
-        self._presence.rewrite()
-        self._im.rewrite()
+    @inlineCallbacks
+    def rewrite(self) -> Any:
+        """The store has lost writes: write everything again.
+
+        What belongs to all nodes is put in by the first of them that finds it missing.
+        """
+        yield self._store.repeat_common()
+        relayed = self._relay.moves.kept() if self._relay is not None else ()
+        yield write_all(self._store, chain(self._im.kept(), relayed, self._presence.kept()))
+        names = sorted(self._cluster.placement.now.names)
+        rank = names.index(self._cluster.name) if self._cluster.name in names else len(names)
+        its_turn: Deferred[None] = Deferred()
+        self._timers.after(_FILL_APART * rank, its_turn.callback, None)
+        yield its_turn
+        yield self._commons.fill()
 
     def letter(self, pair: Pair, payload: bytes) -> Deferred[None] | None:
         """Handle a letter; done when what it brought would outlive this process."""
@@ -430,12 +450,11 @@ class Clustered(ClusterUser):
 
     def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
         """Another node has changed what belongs to all."""
-        self._presence.changed(kind, key, record)
+        self._commons.changed(kind, key, record)
 
     def reload(self) -> Deferred[Any]:
         """Changes may have been missed."""
-        reloaded: Deferred[Any] = self._presence.reload(self._store)
-        return reloaded
+        return self._commons.reload()
 
     # -- what SIP asks -----------------------------------------------------------------------------
 

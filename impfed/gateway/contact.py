@@ -460,9 +460,13 @@ class Contact(msgspec.Struct, eq=False):
 
     def keep(self) -> None:
         """Write down how the subscription stands."""
-        subscriber = self.subscriber
         self._sign_kept = self.last_used
-        record = OutboundSubscriptionRecord(
+        self._around.store.write([Put(self.record())])
+
+    def record(self) -> OutboundSubscriptionRecord:
+        """Return how the subscription stands, for the store."""
+        subscriber = self.subscriber
+        return OutboundSubscriptionRecord(
             local=str(self.local),
             foreign=str(self.foreign),
             dialog=subscriber.dialog,
@@ -473,7 +477,6 @@ class Contact(msgspec.Struct, eq=False):
             last_used=self.last_used,
             asked_at=self._asked_at,
         )
-        self._around.store.write([Put(record)])
 
     def restore(self, record: OutboundSubscriptionRecord, now: float) -> None:
         """Stand as the store remembers; nothing is sent yet."""

@@ -133,6 +133,10 @@ class Inbox:
             around.stack.respond(transaction, 480, headers=BUSY)
         self._settle(entry, [])
 
+    def held(self) -> list[HeldTextRecord]:
+        """Return the texts out of INVITEs of which a home server has not decided."""
+        return list(self._held.values())
+
     def deliver_held(self, held: HeldTextRecord) -> None:
         """Deliver a text that came only inside an INVITE; kept until a home server has decided."""
         self._held[held.id] = held

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from impfed.cluster.ownership import Pair
 from impfed.gateway.im import ImGateway
 from impfed.gateway.im_session import ImSession
+from impfed.store.api import Change, Put
 from impfed.store.records import HeldTextRecord, OutboxRecord
 
 #: Says which other node a pair goes to; "" for none.
@@ -68,9 +69,13 @@ class ImMoves:
         for record in self._im.outbox.waiting():
             self._im.outbox.forget(record.id)
 
-    def rewrite(self) -> None:
-        """Write everything that is owned again."""
-        self._im.outbox.rewrite()
+    def kept(self) -> Iterator[Change]:
+        """Yield what has to be in the store, as it is when it is asked for."""
+        outbox = self._im.outbox
+        yield from (Put(record) for record in outbox.waiting() if outbox.waits(record))
+        yield from map(Put, self._im.inbox.held())
+        for session in self._im.sessions():
+            yield from (Put(each.held) for each in session.dialogs if each.held is not None)
 
     def _leaving(self, leaves: Leaves) -> list[tuple[ImSession, str]]:
         found = [

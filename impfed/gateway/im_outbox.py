@@ -138,10 +138,9 @@ class Outbox:
         """A text goes on from another node."""
         self._waiting.pop(id, None)
 
-    def rewrite(self) -> None:
-        """Write every record again: the store has lost some."""
-        for record in self._waiting.values():
-            self._around.store.write([Put(record)])
+    def waits(self, record: OutboxRecord) -> bool:
+        """Whether a text is without an end yet."""
+        return self._waiting.get(record.id) is record
 
     # -- the end of a text -------------------------------------------------------------------------
 

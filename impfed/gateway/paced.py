@@ -31,6 +31,7 @@ from impfed.gateway.paced_parts import (
     hop_of,
     in_dialog,
     is_typing,
+    record_of,
     value_of,
 )
 from impfed.policy.budget import (
@@ -462,10 +463,7 @@ class PacedStack:
             domain=domain,
             seconds=round(pause.until - now),
         )
-        record = PauseRecord(
-            hop=pause.hop, domain=domain, until=pause.until, refusals=pause.refusals
-        )
-        self._store.write([Put(record)])
+        self._store.write([Put(record_of(pause))])
 
     # -- for whoever shows it, or shares it out -----------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -9,12 +10,13 @@ from twisted.internet.defer import Deferred
 from impfed.core.timers import Timer
 from impfed.interwork.typing import ISCOMPOSING_TYPE
 from impfed.policy.budget import PartnerBudget, Person
+from impfed.policy.pauses import Pause
 from impfed.policy.waiting import Ticket, WaitingRoom
 from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, FailureCause
 from impfed.store.api import Change, Done
-from impfed.store.records import PauseRecord
+from impfed.store.records import PauseRecord, Record
 from impfed.transport.flow import Flow
 from impfed.transport.sip import SipStack
 from impfed.transport.stream import StreamFlow
@@ -38,6 +40,34 @@ class Records(Protocol):
     ) -> None:
         """Make changes."""
         ...
+
+
+class SharedPauses:
+    """Has the pauses that any node was asked for hold for all (a :class:`~impfed.gateway.commons.Keeper`)."""
+
+    kinds: tuple[type[Record], ...] = (PauseRecord,)
+
+    def __init__(self, paced: PacedStack) -> None:
+        self._paced = paced
+
+    def records(self, kind: type[Record]) -> Iterable[Record]:
+        """Return the pauses in memory."""
+        return [record_of(pause) for pause in self._paced.pauses.known.values()]
+
+    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
+        """Another node was asked for a pause, or one is over."""
+        known = self._paced.pauses.known
+        if isinstance(record, PauseRecord):
+            known[key] = Pause(record.hop, record.domain, record.until, record.refusals)
+        else:
+            known.pop(key, None)
+
+
+def record_of(pause: Pause) -> PauseRecord:
+    """Return a pause as the store keeps it."""
+    return PauseRecord(
+        hop=pause.hop, domain=pause.domain, until=pause.until, refusals=pause.refusals
+    )
 
 
 class Outgoing:

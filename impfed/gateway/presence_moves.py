@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from twisted.internet.defer import inlineCallbacks
+from typing import TYPE_CHECKING
 
 from impfed.cluster.ownership import Pair
 from impfed.gateway.watched_pair import WatchedPair
 from impfed.gateway.watcher import Watcher
-from impfed.store.api import IStore
+from impfed.store.api import Change, Put
 from impfed.store.records import (
     AuthorizationRecord,
     InboundSubscriptionRecord,
@@ -128,39 +126,45 @@ class PresenceMoves:
         """What waits for the partner's budget is not sent by this node any more."""
         self._watched.around.stack.withdraw(owner.foreign.domain, owner.dialog_key[0])
 
-    # -- what belongs to all nodes -----------------------------------------------------------------
-
-    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
-        """Another node has changed an authorization or somebody's list."""
-        authorizations, policies = self._presence.authorizations, self._presence.policies
-        if kind is AuthorizationRecord:
-            if isinstance(record, AuthorizationRecord):
-                authorizations.load([record])
-            else:
-                authorizations.gone(key)
-            local, _, foreign = key.partition("|")
-            self._watched.reconsider((JID.parse(local), JID.parse(foreign)))
-        elif kind in (PolicyEntryRecord, PolicyDefaultRecord):
-            assert record is None or isinstance(record, PolicyEntryRecord | PolicyDefaultRecord)
-            policies.changed(key, record)
-
-    @inlineCallbacks
-    def reload(self, store: IStore) -> Any:
-        """Read again what belongs to all."""
-        records: Iterable[Any] = yield store.load(AuthorizationRecord)
-        self._presence.authorizations.load(records)
-        entries = yield store.load(PolicyEntryRecord)
-        self._presence.policies.load(entries, (yield store.load(PolicyDefaultRecord)))
-
-    def rewrite(self) -> None:
-        """Write everything that is owned again."""
-        for watcher in self._watchers():
-            watcher.keep()
+    def kept(self) -> Iterator[Change]:
+        """Yield what has to be in the store, as it is when it is asked for."""
+        yield from (Put(each.record()) for each in self._watchers() if each.stands)
         for contact in self._watching.contacts_now():
-            contact.keep()
+            if self._watching.contact((contact.local, contact.foreign)) is contact:
+                yield Put(contact.record())
 
     def _watchers(self) -> list[Watcher]:
         return [watcher for pair in self._watched.all_pairs() for watcher in pair.watchers]
+
+
+class PresenceCommons:
+    """Keeps the authorizations and lists of all users (a :class:`~impfed.gateway.commons.Keeper`)."""
+
+    kinds: tuple[type[Record], ...] = (AuthorizationRecord, PolicyEntryRecord, PolicyDefaultRecord)
+
+    def __init__(self, presence: PresenceGateway) -> None:
+        self._authorizations = presence.authorizations
+        self._policies = presence.policies
+        self._watched = presence.watched
+
+    def records(self, kind: type[Record]) -> Iterable[Record]:
+        """Return what is in memory."""
+        if kind is AuthorizationRecord:
+            return self._authorizations.all()
+        return (record for record in self._policies.records() if type(record) is kind)
+
+    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
+        """Take in what another node has changed; who is concerned is shown what he may see now."""
+        if kind is AuthorizationRecord:
+            if isinstance(record, AuthorizationRecord):
+                self._authorizations.load([record])
+            else:
+                self._authorizations.gone(key)
+            local, _, foreign = key.partition("|")
+            self._watched.reconsider((JID.parse(local), JID.parse(foreign)))
+        else:
+            assert record is None or isinstance(record, PolicyEntryRecord | PolicyDefaultRecord)
+            self._policies.changed(key, record)
 
 
 def _pair(record: OutboundSubscriptionRecord) -> tuple[JID, JID]:

@@ -328,9 +328,14 @@ class Watcher(msgspec.Struct, eq=False):
             last_state=self.shown,
         )
 
+    @property
+    def stands(self) -> bool:
+        """Whether the watcher is told of changes, or will be."""
+        return self.notifier.state in (Watch.PENDING, Watch.ACTIVE)
+
     def keep(self) -> None:
         """Write down how the subscription stands."""
-        if self.notifier.state in (Watch.PENDING, Watch.ACTIVE):
+        if self.stands:
             self._around.store.write([Put(self.record())])
         elif self.notifier.state is Watch.ENDING:
             self.forget_record(self._around, self.record())

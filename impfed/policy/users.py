@@ -7,7 +7,7 @@ change down at once, and tells listeners of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol
@@ -236,6 +236,13 @@ class UserPolicies:
     def default(self, local: JID) -> Default:
         """Return what a user wants for everybody else."""
         return self._policies.get(local, _NOTHING).default
+
+    def records(self) -> Iterator[PolicyEntryRecord | PolicyDefaultRecord]:
+        """Return every entry of every list, and the defaults that are not the usual one."""
+        for local, policy in self._policies.items():
+            yield from (*policy.domains.values(), *policy.users.values())
+            if policy.default != "ask":
+                yield PolicyDefaultRecord(local=local.text, default=policy.default)
 
     # -- changing ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ it is entered then.  A text that has to wait is written down, and outlives this 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from impfed.core.ids import IdSource
@@ -125,21 +125,18 @@ class TextLedger:
         if stanza.kept:
             return
         stanza.kept = True
-        record = RelayedTextRecord(
-            id=entry.id,
-            local=stanza.from_.text,
-            foreign=stanza.to.text,
-            stanza_id=stanza.id,
-            xml=stanza.xml,
-            received_at=entry.received_at,
-            handed=stanza.handed,
-        )
 
         def written(error: BaseException | None) -> None:
             if error is None:
                 self.kept(stanza)
 
-        self._store.write([Put(record)], written)
+        self._store.write([Put(_record(stanza))], written)
+
+    def kept_texts(self) -> Iterator[Change]:
+        """Yield the texts that wait, as they have to be in the store."""
+        for stanza in list(self.waiting.values()):
+            if stanza.kept and self.waiting.get(stanza.entry.id) is stanza:
+                yield Put(_record(stanza))
 
     def forget(self, stanza: OutStanza) -> None:
         """A text that waits is another node's now, with its record."""
@@ -232,3 +229,15 @@ class TextLedger:
             if len(self._recent) > _REMEMBERED:
                 self._recent.popitem(last=False)
         return entry
+
+
+def _record(stanza: NotedStanza) -> RelayedTextRecord:
+    return RelayedTextRecord(
+        id=stanza.entry.id,
+        local=stanza.from_.text,
+        foreign=stanza.to.text,
+        stanza_id=stanza.id,
+        xml=stanza.xml,
+        received_at=stanza.entry.received_at,
+        handed=stanza.handed,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,6 +24,7 @@ from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Lists, Relay
 from impfed.routing.opened import OpenDomains
+from impfed.store.api import Change
 from impfed.store.records import LedgerEntry, RelayedTextRecord
 from impfed.transport.home import HomeLinks
 from impfed.transport.s2s import S2S
@@ -200,6 +201,10 @@ class XmppFederation:
             if owner and self._withdraw(stanza):
                 given.setdefault(owner, []).append(key)
         return given
+
+    def kept(self) -> Iterator[Change]:
+        """Yield the texts that wait, as they have to be in the store."""
+        return self._relay.ledger.kept_texts() if self.enabled else iter(())
 
     def abandon(self) -> None:
         """Forget every text that waits, telling nobody: others have taken over."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 from twisted.internet.defer import Deferred
@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.store.api import Change, Delete, Done, Put
-from impfed.store.records import LearnedDomainRecord
+from impfed.store.records import LearnedDomainRecord, Record
 
 log = EventLog("impfed.routing")
 
@@ -118,6 +118,24 @@ class LearnedDomains:
             self._store.write([Delete(LearnedDomainRecord, domain)])
             known = True
         return known
+
+    # -- in a cluster (a :class:`impfed.gateway.commons.Keeper`) -----------------------------------
+
+    kinds: tuple[type[Record], ...] = (LearnedDomainRecord,)
+
+    def records(self, kind: type[Record]) -> Iterable[Record]:
+        """Return what has worked."""
+        return self._proven.values()
+
+    def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
+        """Another node has learned a domain, or was told to forget it."""
+        self._found.pop(key, None)
+        if isinstance(record, LearnedDomainRecord):
+            self._proven[key] = record
+        else:
+            self._proven.pop(key, None)
+
+    # -- for operators -----------------------------------------------------------------------------
 
     def view(self) -> list[dict[str, Any]]:
         """Return a dict for each domain: name, protocol, since when, and whether it is proven."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from impfed.store.api import (
 )
 from impfed.store.batches import PATIENCE, Batches, prepared
 from impfed.store.gather import Clock, StateTeller
+from impfed.store.journal import Entry, Journal
 from impfed.store.link import Argument, Link, pairs
 from impfed.store.records import Memo, Record, RecordType, decode, readable
 
@@ -68,6 +69,7 @@ class SharedStore:
         self._batches = Batches(
             link, ledger, clock, self._writer, gather, batch_limit, self._outcome
         )
+        self._journal = Journal()
         self._upward: list[Deferred[None]] = []
         self._grace: IDelayedCall | None = None
         self._teller = StateTeller()
@@ -105,6 +107,7 @@ class SharedStore:
     def act_as(self, node: str, epoch: int) -> None:
         """Write as a node from now on; what is not settled yet, under another epoch, is fenced."""
         self._batches.act_as(node, epoch)
+        self._repeat(self._journal.unconfirmed())
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -147,11 +150,50 @@ class SharedStore:
         except (TypeError, ValueError, msgspec.MsgspecError) as problem:
             error = StoreError(StoreFault.OTHER, f"cannot write a record down: {problem}")
         else:
+            done = self._journaled(write[0], done)
             error = self._refusal(bool(write[0]))
         if error is not None:
             self._clock.callLater(0, lambda: call_done(done, error))
             return
         self._batches.add(write, done, within)
+
+    def _journaled(self, flat: list[Argument], done: Done | None) -> Done | None:
+        noted = self._journal.note(flat, self._clock.seconds())
+        if not noted:
+            return done
+
+        def confirmed(error: BaseException | None) -> None:
+            if error is None:
+                for entry in noted:
+                    entry.confirmed_at = self._clock.seconds()
+            call_done(done, error)
+
+        return confirmed
+
+    def repeat_common(self) -> Deferred[None]:
+        """Make this node's last changes of common records again, for the store may have lost them.
+
+        Those too that it could not take.  Fires when all have been tried.
+        """
+        return self._repeat(self._journal.lately(self._clock.seconds()))
+
+    def _repeat(self, entries: list[Entry]) -> Deferred[None]:
+        for entry in entries:
+
+            def confirmed(error: BaseException | None, entry: Entry = entry) -> None:
+                if error is None:
+                    entry.confirmed_at = self._clock.seconds()
+
+            self._batches.add((list(entry.change), []), confirmed, 0.0)
+        return self._batches.settle_all()
+
+    def superseded(self, kind: type[Record], keys: Iterable[str]) -> None:
+        """Other nodes have changed these common records; what this one made of them before is past."""
+        self._journal.superseded(kind.kind, keys)
+
+    def changed_here(self, kind: type[Record], key: str) -> bool:
+        """Whether this node has made the last change of a common record, and not long ago."""
+        return self._journal.holds(kind.kind, key)
 
     def _refusal(self, records: bool) -> StoreError | None:
         if self.state is StoreState.CLOSED:

@@ -21,7 +21,7 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.paced import PacedStack
 from impfed.gateway.presence import PresenceGateway
-from impfed.gateway.presence_moves import PresenceMoves
+from impfed.gateway.presence_moves import PresenceCommons, PresenceMoves
 from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.policy.peers import PeerPolicy
@@ -241,6 +241,7 @@ class Side:
         self.clustered = Clustered(
             node.service, self.home, config.homes, self.gateway, ImMoves(self.im),
             PresenceMoves(self.presence), timers, node.clock, node.store,
+            (PresenceCommons(self.presence),),
         )  # fmt: skip
         node.service._info = self.clustered.info
         self.gateway.search = self.clustered.search
