@@ -4,8 +4,9 @@ Usage: python -m bench.presencefar LISTEN_PORT NODE_PORT NODE_NAME DOMAIN CERTIF
 
 It listens for the node's SUBSCRIBEs and has one connection of its own to the node, as a Microsoft
 edge does.  Commands on standard input, one JSON object a line: ``watch`` (count, users, domain,
-rate), ``refresh`` (count, rate), ``state`` (activity), ``mark``, ``report``, ``order``, ``forget``,
-``close``, ``open``, ``quit``.  Times are seconds since the last ``mark``.
+rate), ``refresh`` (count, rate), ``state`` (activity), ``announce`` (activity, rate), ``mark``,
+``report``, ``order``, ``forget``, ``close``, ``open``, ``quit``.  Times are seconds since the last
+``mark``.
 """
 
 from __future__ import annotations
@@ -239,6 +240,14 @@ class Far:
         self.notified[watcher.call_id] = self.now()
         connection.answer(message, "200 OK")
 
+    async def announce(self, rate: float) -> None:
+        """Tell all subscriptions the present state, at a rate."""
+        begin = time.monotonic()
+        for number, known in enumerate(list(self.watched.values())):
+            if (pause := begin + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            self.notify(known, "active")
+
     # -- our watchers ------------------------------------------------------------------------------
 
     def ask(self, watcher: Watcher) -> None:
@@ -352,6 +361,9 @@ class Far:
             await self.refresh(int(command["count"]), float(command.get("rate", "inf")))
         elif do == "state":
             self.activity = command["activity"]
+        elif do == "announce":
+            self.activity = command["activity"]
+            self.waves.add(asyncio.ensure_future(self.announce(float(command["rate"]))))
         elif do == "mark":
             self.mark()
         elif do == "forget":

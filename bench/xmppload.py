@@ -4,8 +4,9 @@ Usage: python -m bench.xmppload DOMAIN SECRET HOST:PORT [SHOW]
 
 It imports nothing from ``impfed``. Commands on standard input, one JSON object a line:
 ``send`` (to_domain, rate, pairs, seconds, body), ``subscribe`` (to_domain, count, rate), ``show``
-(show), ``report``, ``quit``. Events: ``ready``, ``sent``, ``subscribing``, ``report`` (counts).
-Subscriptions are approved and answered with presence, probes with the present show.
+(show), ``announce`` (show, rate), ``report``, ``quit``. Events: ``ready``, ``sent``, ``subscribing``,
+``report`` (counts, and in ``shows`` how many contacts are how). Subscriptions are approved and
+answered with presence, probes with the present show; ``announce`` tells all who have asked.
 """
 
 from __future__ import annotations
@@ -37,14 +38,19 @@ class Component(asyncio.Protocol):
         self.domain, self.secret = domain, secret
         self.counts: Counter[str] = Counter(texts=0, errors=0, pings=0, subscriptions=0)
         self.show = ""
+        self.asked: dict[tuple[str, str], None] = {}  # user, and who has asked how he is
+        self.shows: dict[tuple[str, str], str] = {}  # user and contact: how the contact is
         self.transport: asyncio.WriteTransport | None = None
         self._depth = 0
         self._stanza: tuple[str, dict[str, str]] = ("", {})
         self._has_body = False
+        self._show = ""
+        self._text: list[str] = []
         self._out: list[str] = []
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text.append
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -74,12 +80,15 @@ class Component(asyncio.Protocol):
             digest = hashlib.sha1((attributes["id"] + self.secret).encode()).hexdigest()
             self._out.append(f"<handshake>{digest}</handshake>")
         elif self._depth == 2:
-            self._stanza, self._has_body = (name, attributes), False
+            self._stanza, self._has_body, self._show = (name, attributes), False, ""
         elif name == "body":
             self._has_body = True
+        self._text.clear()
 
     def _end(self, name: str) -> None:
         self._depth -= 1
+        if name == "show":
+            self._show = "".join(self._text)
         if self._depth != 1:
             return
         name, attributes = self._stanza
@@ -96,12 +105,15 @@ class Component(asyncio.Protocol):
             self._answer("iq", attributes, "result")
         elif name == "presence" and kind == "subscribe":
             self.counts["subscriptions"] += 1
+            self.asked[attributes["to"].partition("/")[0], attributes["from"]] = None
             self._answer("presence", attributes, "subscribed")
             self._answer("presence", attributes, "", "/load")
         elif name == "presence" and kind == "probe":
             self.counts["probes"] += 1
             self._answer("presence", attributes, "", "/load")
         elif name == "presence":
+            pair = attributes["to"].partition("/")[0], attributes["from"].partition("/")[0]
+            self.shows[pair] = kind or self._show
             self.counts[{"": "presences"}.get(kind, "errors" if kind == "error" else kind)] += 1
 
     def _answer(self, name: str, to: dict[str, str], kind: str, resource: str = "") -> None:
@@ -122,6 +134,16 @@ class Component(asyncio.Protocol):
                 f"<presence from='u{number}@{self.domain}' to='c{number}@{to_domain}'"
                 " type='subscribe'/>"
             )
+
+    async def announce(self, show: str, rate: float) -> None:
+        """Tell everybody who has asked how our users are now, at a rate."""
+        self.show = show
+        begin = time.monotonic()
+        for number, (user, contact) in enumerate(list(self.asked)):
+            if (pause := begin + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            inner = f"<show>{show}</show>" if show else ""
+            self.write(f"<presence from='{user}/load' to='{contact}'>{inner}</presence>")
 
     async def send(self, to_domain: str, rate: float, pairs: int, seconds: float, body: int) -> int:
         """Send texts at a rate, open loop, over so many pairs of users; returns the number."""
@@ -160,9 +182,14 @@ async def serve(component: Component) -> None:
     while (line := await lines.get()) != "quit":
         command = json.loads(line) if line else {}
         if command.get("do") == "report":
-            emit("report", id=command["id"], **component.counts)
+            shows = Counter(component.shows.values())
+            emit("report", id=command["id"], shows=shows, **component.counts)
         elif command.get("do") == "show":
             component.show = command["show"]
+            emit("done", id=command["id"])
+        elif command.get("do") == "announce":
+            wave = component.announce(command["show"], float(command["rate"]))
+            sending.append(asyncio.ensure_future(wave))
             emit("done", id=command["id"])
         elif command.get("do") == "subscribe":
             wave = component.subscribe(

@@ -1,16 +1,19 @@
-"""Three nodes that share a Redis, behind HAProxy, with one Prosody and one far side.
+"""Three nodes that share a Redis, behind HAProxy, with one Prosody, a far side and a crowd.
 
 All nodes tell partners the balancer's address.  What belongs to a dialog comes to any of them and is passed
-on to the owner by its relay token.
+on to the owner by its relay token.  What the nodes dial they reach through a relay that can spoil it.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from demo.node import Node
@@ -28,13 +31,16 @@ from impfed.cluster.ownership import Rendezvous
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient
 from impfed.gateway.cluster_home import link_pair
+from tests.interop import crowd
 from tests.interop.balancer import BALANCER, NAME, Haproxy
+from tests.interop.crowd import Crowd
+from tests.interop.links import Links
 from tests.interop.scene import FOREIGN, HOME, RUN
 from tests.store.redis_server import RedisServer
 
 NAMES = ("node1", "node2", "node3")
 USERS = ("alice", "bob", "carol", "dave")
-FAR_USERS = tuple(f"u{number:02}" for number in range(30))
+FAR_USERS = tuple(f"u{number:03}" for number in range(125))  # with USERS 500 pairs
 MODULE = f"federation.{HOME}"
 
 SAMPLE = ROOT / "etc" / "impfed-cluster.toml"
@@ -67,7 +73,7 @@ class ClusterNode(Node):
         found = "|".join(map(re.escape, longest))
         text = re.sub(found, lambda place: self.places[place[0]], text)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.configuration.write_text(text)
+        self.configuration.write_text(text + self.extra)
 
 
 def host(name: str) -> str:
@@ -75,31 +81,47 @@ def host(name: str) -> str:
     return f"{name}.{HOME}"
 
 
+#: What a node reaches through the relay: the link from NODE to one of these is NODE-TARGET.
+TARGETS = ("redis", "home", "partner")
+
+
+def links(target: str, names: Iterable[str] = NAMES) -> list[str]:
+    """Return the names of the links from these nodes to a target."""
+    return [f"{name}-{target}" for name in names]
+
+
 class Cluster:
     """The cluster and all around it.
 
-    :param directory: where everything lies; a folder of the run when None.
+    :param standing: subscriptions that stand.
     :ivar nodes: by name.
+    :ivar links: what the nodes dial.
     """
 
-    def __init__(self, name: str = "cluster", far_users: Iterable[str] = FAR_USERS) -> None:
+    def __init__(self, name: str = "cluster", standing: int = 0) -> None:
         self.directory = directory = RUN / name
         shutil.rmtree(directory, ignore_errors=True)
         self.authority = authority = Authority(directory / "pki", "interop CA")
         self.port, self.far_port, self.redis_port, *ports = free_ports(3 + 2 * len(NAMES))
+        (self.crowd_port,) = free_ports(1)
+        self.standing = standing
+        self.links = Links(directory)
         self.redis = RedisServer(
             "--port", str(self.redis_port), "--appendonly", "yes", "--appendfsync", "always", *rights()
         )  # fmt: skip
         users = dict.fromkeys(USERS, "secret")
-        self.home = Prosody(directory / "prosody", users=users, module=MODULE)
+        self.home = Prosody(
+            directory / "prosody", users=users, module=MODULE, components=(crowd.LOCAL,)
+        )
         self.home.c2s_port, self.home.component_port = free_ports(2)
         self.inner = dict(zip(NAMES, ports[: len(NAMES)], strict=True))
         outer = dict(zip(NAMES, ports[len(NAMES) :], strict=True))
         self.nodes = {name: self._node(name, outer[name]) for name in NAMES}
-        self.far_users = tuple(far_users)
+        self.far_users = FAR_USERS
         self.far_certificate = authority.issue(f"sip.{FOREIGN}", FOREIGN)
         self.haproxy: Haproxy
         self.far: Talker
+        self.crowd: Crowd
         self.users: dict[str, Talker] = {}
 
     def _node(self, name: str, port: int) -> Node:
@@ -112,6 +134,8 @@ class Cluster:
         }
         folder = self.directory / name
         folder.mkdir(parents=True)
+        lead = self.links.lead
+        next_hop = lead(f"{name}-crowd", self.crowd_port)
         places = {
             "/var/lib/impfed": f"{folder}/state",
             "/run/impfed/control.sock": f"{folder}/control.sock",
@@ -128,9 +152,10 @@ class Cluster:
             "node3": second,
             "10.0.0.2:5062": f"127.0.0.1:{self.inner[first]}",
             "10.0.0.3:5062": f"127.0.0.1:{self.inner[second]}",
-            "sip.lync.example:5061": f"127.0.0.1:{self.far_port}",
-            "10.0.0.9:5347": f"127.0.0.1:{self.home.component_port}",
-            "10.0.0.8:6379": f"127.0.0.1:{self.redis_port}",
+            "sip.lync.example:5061": f"127.0.0.1:{lead(f'{name}-partner', self.far_port)}",
+            "10.0.0.9:5347": f"127.0.0.1:{lead(f'{name}-home', self.home.component_port)}",
+            "10.0.0.8:6379": f"127.0.0.1:{lead(f'{name}-redis', self.redis_port)}",
+            'domains = ["company.example"]': f'domains = ["{HOME}", "{crowd.LOCAL}"]',
             "company.example": HOME,
             'kind = "microsoft"': 'kind = "microsoft"\nlisted = true',  # it bears the load
         }
@@ -140,6 +165,7 @@ class Cluster:
         return ClusterNode(
             folder, self.home, issued, port, ("127.0.0.1", self.far_port), name=NAME,
             up=(b"impfed.service.started",), places=places,
+            extra=crowd.CONFIGURATION.format(domain=crowd.FOREIGN, next_hop=next_hop),
         )  # fmt: skip
 
     # -- life --------------------------------------------------------------------------------------
@@ -153,9 +179,11 @@ class Cluster:
                 node.start()
             self.haproxy = Haproxy(self.directory, self._places(), self.port)
             self._far_side()
+            self._crowd()
             self.settle(60)
             for name in USERS:
                 self.users[name] = xmpp_user(self.directory, self.home, name)
+            self.crowd.fill()
         except PartFailed:
             self.stop()
             raise
@@ -194,12 +222,20 @@ class Cluster:
         )  # fmt: skip
         self.far.expect(event="ready")
 
+    def _crowd(self) -> None:
+        certificate = self.authority.issue(f"sip.{crowd.FOREIGN}", crowd.FOREIGN)
+        self.crowd = Crowd(
+            self.directory, self.home, certificate, self.crowd_port, (self.port, NAME),
+            self.standing,
+        )  # fmt: skip
+
     def stop(self) -> None:
         """Stop everything."""
-        for talker in (*self.users.values(), *([self.far] if hasattr(self, "far") else [])):
+        for talker in self.users.values():
             talker.stop()
-        if hasattr(self, "haproxy"):
-            self.haproxy.stop()
+        for part in ("far", "crowd", "haproxy", "links"):
+            if hasattr(self, part):
+                getattr(self, part).stop()
         for node in self.nodes.values():
             node.stop()
         self.home.stop()
@@ -283,6 +319,38 @@ class Cluster:
         return Rendezvous(names).owner(link_pair("prosody"))
 
     # -- doing -------------------------------------------------------------------------------------
+
+    def control(self, name: str, *words: str) -> str:
+        """Return what ``impfedctl`` prints, asked of a node."""
+        command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
+        command += [self.nodes[name].socket, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode == 2:
+            raise PartFailed(f"impfedctl {' '.join(words)} of {name}: {done.stderr}")
+        return done.stdout
+
+    def restart(self, name: str, extra: str = "") -> None:
+        """Stop a node as an operator does, and start it with some more lines of configuration."""
+        node = self.nodes[name]
+        assert node.part is not None
+        node.part.process.terminate()
+        node.part.process.wait(60)
+        node.extra += extra
+        node.write()
+        node.start()
+
+    def shown(self, name: str) -> str:
+        """Return the certificate that a node shows to other nodes."""
+        return ssl.get_server_certificate(("127.0.0.1", self.inner[name]), timeout=20)
+
+    def heal(self) -> None:
+        """Undo what a test that has failed may have left: links, nodes that are down or drained."""
+        self.links.mend()
+        for name, node in self.nodes.items():
+            if node.part is None or not node.part.alive:
+                node.start()
+            elif self.membership(name).get("standing") == "draining":
+                self.control(name, "drain", "stop")
 
     def kill(self, name: str) -> None:
         """``kill -9``."""

@@ -6,8 +6,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from demo.parts import wait_until
@@ -40,6 +39,7 @@ class History:
     :ivar refused: those that nobody got, their senders being told.
     :ivar doubtful: those that came though the sender was told that they had not.
     :ivar twice: how often each came that came more than once.
+    :ivar changed: those that came to an XMPP user again, under another id.
     :ivar disordered: those that came before an earlier one of the same people.
     """
 
@@ -47,8 +47,9 @@ class History:
     delivered: int = 0
     lost: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-    doubtful: list[str] = field(default_factory=list)
+    doubtful: dict[str, str] = field(default_factory=dict)
     twice: dict[str, int] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
     disordered: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -57,7 +58,8 @@ class History:
             f" {dict(Counter(self.refused.values()))},"
             f" {len(self.lost)} lost {self.lost[:10]}, {len(self.twice)} twice or more"
             f" {list(self.twice.items())[:10]}, {len(self.doubtful)} delivered and told otherwise"
-            f" {self.doubtful[:10]}, {len(self.disordered)} out of order {self.disordered[:10]}"
+            f" {list(self.doubtful.items())[:10]}, {len(self.changed)} under two ids {self.changed[:10]},"
+            f" {len(self.disordered)} out of order {self.disordered[:10]}"
         )
 
 
@@ -151,14 +153,22 @@ class Load:
             if came > 1:
                 history.twice[text.body] = came
             if came and text.body in told:
-                history.doubtful.append(text.body)
+                history.doubtful[text.body] = told[text.body]
             elif text.body in told:
                 history.refused[text.body] = told[text.body]
             elif not came:
                 history.lost.append(text.body)
+        history.changed = self._changed()
         for bodies in (far, *near.values()):
             history.disordered += self._disordered(bodies)
         return history
+
+    def _changed(self) -> list[str]:
+        ids: dict[str, set[str]] = {}
+        for name, user in self._cluster.users.items():
+            for each in user.seen(self._begin[name], event="message"):
+                ids.setdefault(each["body"], set()).add(each["id"])
+        return [body for body, found in ids.items() if len(found) > 1]
 
     def _disordered(self, bodies: list[str]) -> Iterator[str]:
         """Yield those that came for the first time after a later one of the same two people."""
@@ -171,14 +181,3 @@ class Load:
             if number < highest.get(pairs[body], -1):
                 yield body
             highest[pairs[body]] = max(number, highest.get(pairs[body], -1))
-
-
-@contextmanager
-def under_load(cluster: Cluster, rate: float, report: Callable[[History], None]) -> Iterator[Load]:
-    """Send while the block runs; then hand over what became of all."""
-    load = Load(cluster, rate)
-    try:
-        yield load
-    finally:
-        history = load.end()
-    report(history)

@@ -1,136 +1,20 @@
-"""Three real nodes, Redis, HAProxy, Prosody and a far side, while one thing after another fails.
-
-With IMPFED_SOAK in the environment (``make soak``) the long forms are played.
-"""
+"""Three real nodes, Redis, HAProxy, Prosody and a far side, while nodes die, sleep and are restarted."""
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from twisted.trial.unittest import SynchronousTestCase
+from tests.interop.cluster import NAMES
+from tests.interop.cluster_story import SOAK, ClusterStory
+from tests.interop.scene import HOME
 
-from demo.parts import PartFailed, wait_until
-from tests.interop.cluster import NAMES, Cluster
-from tests.interop.cluster_load import History, Load
-from tests.interop.scene import FOREIGN, HOME
-
-SOAK = bool(os.environ.get("IMPFED_SOAK"))
 #: Seconds of texts with kills in turn, and for which a process is stopped.
-LONG, STOPPED = (600.0, 45.0) if SOAK else (45.0, 6.0)
+LONG, STOPPED = (300.0, 45.0) if SOAK else (40.0, 6.0)
 
 
-@functools.cache
-def _started() -> Cluster | PartFailed:
-    try:
-        scene = Cluster().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
-
-
-def cluster() -> Cluster:
-    """Return the scene, started once."""
-    found = _started()
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
-
-
-class ClusterTests(SynchronousTestCase):
-    """Each test leaves the cluster whole."""
-
-    timeout = 1800
-
-    def setUp(self) -> None:
-        self.scene = cluster()
-        self.far = self.scene.far
-        self.begin = self.far.position
-
-    def tearDown(self) -> None:
-        for node in self.scene.nodes.values():
-            if node.part is None or not node.part.alive:
-                node.start()
-        self.scene.settle(60)
-        # When its connection has broken, answers come by another one, and find nobody who waits.
-        found = self.far.seen(self.begin, event="violation")
-        found = [each for each in found if "nobody waits" not in each["detail"]]
-        self.assertEqual(found, [])
-
-    # -- what people do ----------------------------------------------------------------------------
-
-    def texts(self, local: str, foreign: str, what: str) -> None:
-        """One text each way, which arrives."""
-        user, since, far = self.scene.users[local], self.far.position, self.far
-        begin = user.position
-        user.send("message", to=f"{foreign}@{FOREIGN}", body=f"{what} out")
-        far.expect(since, 30, event="im", text=f"{what} out")
-        number = far.send("im", **{"from": foreign, "to": f"{local}@{HOME}", "text": f"{what} in"})
-        self.assertEqual(far.expect(since, 40, event="done", id=number)["status"], 200)
-        user.expect(begin, 30, event="message", body=f"{what} in")
-
-    def befriend(self, local: str, foreign: str) -> None:
-        """Both see each other."""
-        user, since = self.scene.users[local], self.far.position
-        begin = user.position
-        number = self.far.send("subscribe", **{"from": foreign, "to": f"{local}@{HOME}"})
-        self.assertEqual(self.far.expect(since, 30, event="done", id=number)["status"], 200)
-        user.expect(begin, 30, event="asked", sender=f"{foreign}@{FOREIGN}")
-        user.send("approve", to=f"{foreign}@{FOREIGN}")
-        self.sees(foreign, local, "available", since)
-        user.send("subscribe", to=f"{foreign}@{FOREIGN}")
-        user.expect(begin, 30, event="presence", kind="available", sender=f"{foreign}@{FOREIGN}")
-
-    def sees(self, foreign: str, local: str, state: str, since: int) -> None:
-        """A far user is told how a local one is."""
-        people = {"to": f"{foreign}@{FOREIGN}", "sender": f"{local}@{HOME}"}
-        self.far.expect(since, 40, event="presence", subscription="active", state=state, **people)
-
-    def changes(self, local: str, foreign: str) -> None:
-        """Each learns at once how the other one is now."""
-        user, since = self.scene.users[local], self.far.position
-        begin = user.position
-        user.send("presence", show="dnd")
-        self.sees(foreign, local, "busy", since)
-        self.far.send("presence", **{"from": foreign, "state": "busy"})
-        user.expect(begin, 40, event="presence", sender=f"{foreign}@{FOREIGN}", show="away")
-        since, begin = self.far.position, user.position
-        user.send("presence", show="")
-        self.sees(foreign, local, "available", since)
-        self.far.send("presence", **{"from": foreign, "state": "available"})
-        user.expect(begin, 40, event="presence", sender=f"{foreign}@{FOREIGN}", show="")
-
-    def others(self, name: str) -> list[str]:
-        return [other for other in NAMES if other != name]
-
-    # -- the load ----------------------------------------------------------------------------------
-
-    @contextmanager
-    def load(self, rate: float = 10.0) -> Iterator[list[History]]:
-        """Texts flow while the block runs; nothing of them is lost, and no order is broken."""
-        load, told = Load(self.scene, rate), []
-        try:
-            yield told
-        finally:
-            history = load.end()
-        told.append(history)
-        print(f"\n{self.id().rpartition('.')[2]}: {history}", flush=True)
-        self.assertEqual(history.lost, [])
-        self.assertEqual(history.disordered, [])
-        self.assertGreater(history.delivered, history.sent * 0.5)
-
-    def flows(self, seconds: float) -> None:
-        """Let texts flow for some time."""
-        end = time.monotonic() + seconds
-        wait_until(lambda: time.monotonic() > end, seconds + 5)
-
-    # -- stories -----------------------------------------------------------------------------------
+class ClusterTests(ClusterStory):
+    """The stories."""
 
     def test_any_node(self) -> None:
         """People talk and see each other whichever node their pair belongs to."""
@@ -163,7 +47,7 @@ class ClusterTests(SynchronousTestCase):
         foreign = self.scene.far_user_of(local, victim, offset)
         self.texts(local, foreign, f"before {victim} dies")
         self.befriend(local, foreign)
-        with self.load():
+        with self.load(crash=True, refused=0.3):
             self.scene.kill(victim)
             self.scene.settle(30, self.others(victim))
             self.flows(2)
@@ -193,7 +77,7 @@ class ClusterTests(SynchronousTestCase):
         self.befriend(local, foreign)
         part = self.scene.nodes[victim].part
         assert part is not None
-        with self.load():
+        with self.load(crash=True, refused=0.3):
             part.kill(signal.SIGSTOP)
             try:
                 self.scene.settle(30, self.others(victim))
@@ -213,34 +97,10 @@ class ClusterTests(SynchronousTestCase):
         """The node sleeps that holds the home link."""
         self.stopped(self.scene.link_owner(), STOPPED, "dave", 1)
 
-    def test_redis_restarted(self) -> None:
-        """Redis is killed and away for five seconds: what cannot be kept is refused, then all goes on."""
-        foreign = self.scene.far_user_of("bob", NAMES[0], 2)
-        self.befriend("bob", foreign)
-        with self.load(5.0):
-            self.flows(1)
-            self.scene.redis.kill()
-            self.flows(5)
-            self.scene.redis.start()
-            self.scene.settle(60)
-            self.flows(2)
-        self.changes("bob", foreign)
-
-    def test_rolling_restart(self) -> None:
-        """Each node is restarted in turn, and nobody but the sender of a text just then notices."""
-        foreign = self.scene.far_user_of("bob", NAMES[1], 3)
-        self.befriend("bob", foreign)
-        with self.load():
-            for name in NAMES:
-                self.scene.nodes[name].stop()
-                self.scene.nodes[name].start()
-                self.scene.settle(60)
-        self.changes("bob", foreign)
-
     def test_kills_in_turn(self) -> None:
         """Texts flow both ways while one node after the other is killed: none is lost."""
         end, victims = time.monotonic() + LONG, 0
-        with self.load(20.0) as told:
+        with self.load(crash=True, refused=0.3) as told:
             while time.monotonic() < end:
                 victim = NAMES[victims % len(NAMES)]
                 self.flows(3)

@@ -51,17 +51,23 @@ class RedisServer:
         """Return the answer to a command, as it comes, "" when there is none."""
         return self.ask(str(self.socket), *words)
 
+    def lines(self, *words: str) -> list[str]:
+        """Return what is in the answer to a command that is answered with a list of texts."""
+        return [line for line in self.answer(*words).split("\r\n")[1:] if line[:1] not in ("$", "")]
+
     @staticmethod
     def ask(place: str | tuple[str, int], *words: str) -> str:
         """Ask the server at a path or port."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        question = f"*{len(words)}\r\n{''.join(parts)}*1\r\n$4\r\nQUIT\r\n"
         family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
         try:
             with socket.socket(family) as connection:
                 connection.settimeout(5)
                 connection.connect(place)
-                connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-                return connection.recv(65536).decode()
+                connection.sendall(question.encode())
+                with connection.makefile("rb") as answer:
+                    return answer.read().decode().removesuffix("+OK\r\n")
         except OSError:
             return ""
 

@@ -1,0 +1,64 @@
+"""What operators do to a cluster under load: drain, restart with other settings, change certificates."""
+
+from __future__ import annotations
+
+from demo.parts import wait_until
+from tests.interop.balancer import NAME
+from tests.interop.cluster import NAMES, host, links
+from tests.interop.cluster_story import ClusterStory
+from tests.interop.scene import HOME
+
+LATE = """
+[[domain]]
+name = "late.example"
+next_hop = { address = "127.0.0.1:9", tls_name = "sip.late.example" }
+"""
+
+
+class UpkeepTests(ClusterStory):
+    """Nobody notices any of it."""
+
+    def test_drain(self) -> None:
+        """A node gives everything away, is taken back, and every text arrives once."""
+        victim = self.scene.link_owner()
+        foreign = self.scene.far_user_of("alice", victim, 4)
+        self.texts("alice", foreign, "before the drain")
+        self.befriend("alice", foreign)
+        with self.load():
+            self.flows(2)
+            self.assertIn("drained", self.scene.control(victim, "drain"))
+            self.flows(2)
+        self.assertEqual(self.scene.crowd.owners(self.scene.redis, NAMES)[victim], 0)
+        self.changes("alice", foreign)
+        self.texts("alice", foreign, "while it is out")
+        with self.load():
+            self.scene.control(victim, "drain", "stop")
+            self.scene.settle(60)
+            self.flows(2)
+        self.changes("alice", foreign)
+
+    def test_rolling_restart(self) -> None:
+        """Each node is restarted with another configuration, and nobody notices."""
+        foreign = self.scene.far_user_of("bob", NAMES[1], 3)
+        self.befriend("bob", foreign)
+        with self.load():
+            for name in NAMES:
+                self.scene.restart(name, LATE)
+                self.scene.settle(60)
+        for name in NAMES:
+            self.assertIn("127.0.0.1:9", self.scene.control(name, "route", "x@late.example"))
+        self.changes("bob", foreign)
+
+    def test_certificates(self) -> None:
+        """Each node gets a new certificate while it runs, and shows it to whoever connects next."""
+        foreign = self.scene.far_user_of("carol", NAMES[2], 3)
+        self.befriend("carol", foreign)
+        with self.load():
+            new = {name: self.scene.authority.issue(host(name), NAME, HOME) for name in NAMES}
+            wanted = {name: issued.certificate.read_text() for name, issued in new.items()}
+            swapped = wait_until(lambda: {n: self.scene.shown(n) for n in NAMES} == wanted, 30, 0.5)
+            self.assertTrue(swapped)
+            for link in links("partner"):
+                self.scene.links.tell("reset", link=link)
+            self.flows(2)
+        self.changes("carol", foreign)
