@@ -9,6 +9,7 @@ import socket
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from demo.parts import Part, PartFailed, wait_until
 
@@ -59,15 +60,14 @@ class RedisServer:
     def ask(place: str | tuple[str, int], *words: str) -> str:
         """Ask the server at a path or port."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-        question = f"*{len(words)}\r\n{''.join(parts)}*1\r\n$4\r\nQUIT\r\n"
         family = socket.AF_UNIX if isinstance(place, str) else socket.AF_INET
         try:
             with socket.socket(family) as connection:
                 connection.settimeout(5)
                 connection.connect(place)
-                connection.sendall(question.encode())
-                with connection.makefile("rb") as answer:
-                    return answer.read().decode().removesuffix("+OK\r\n")
+                connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
+                with connection.makefile("rb") as stream:
+                    return whole(stream).decode()
         except OSError:
             return ""
 
@@ -83,6 +83,16 @@ class RedisServer:
         if self.alive:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def whole(stream: IO[bytes]) -> bytes:
+    """Read one answer, with all that is in it."""
+    line = stream.readline()
+    if line[:1] == b"$" and line != b"$-1\r\n":
+        return line + stream.read(int(line[1:]) + 2)
+    if line[:1] == b"*" and line != b"*-1\r\n":
+        return line + b"".join([whole(stream) for _ in range(int(line[1:]))])
+    return line
 
 
 @cache
