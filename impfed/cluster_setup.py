@@ -7,18 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from impfed.cluster.membership import Standing
 from impfed.cluster.portions import Demands, Portions
 from impfed.cluster.service import ClusterService
 from impfed.cluster.shares import Demand
+from impfed.cluster_view import ClusterView
 from impfed.config.model import Config
 from impfed.core.errors import RemoteError
+from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
+from impfed.ctl.api import Whereabouts
 from impfed.gateway.admission import Admission
 from impfed.gateway.cluster_home import ClusterHome
+from impfed.gateway.cluster_questions import Questions
 from impfed.gateway.cluster_relay import PlacedRelay
 from impfed.gateway.clustered import Clustered
 from impfed.gateway.gateway import Gateway
@@ -26,11 +30,13 @@ from impfed.gateway.im import ImGateway
 from impfed.gateway.im_moves import ImMoves
 from impfed.gateway.paced import PacedStack
 from impfed.gateway.paced_parts import SharedPauses
+from impfed.gateway.people import People
 from impfed.gateway.presence import PresenceGateway
-from impfed.gateway.presence_moves import PresenceCommons, PresenceMoves
+from impfed.gateway.presence_moves import PairsElsewhere, PresenceCommons, PresenceMoves
 from impfed.gateway.sights import Sights
 from impfed.interwork.address import jid_of
 from impfed.proxy.junction import Junction
+from impfed.relay.pairs import Totals
 from impfed.relay.setup import XmppFederation
 from impfed.routing.learned import LearnedDomains
 from impfed.routing.neighbours import Neighbours
@@ -146,12 +152,14 @@ class ClusterSide:
         store: SharedStore,
         home: ClusterHome,
         sights: Sights,
+        ids: IdSource,
         elapsed: Callable[[], float] = awake,
     ) -> None:
         self._reactor = reactor
         self._sights = sights
         self._config = config
         self._store = store
+        self._ids = ids
         self.home = home
         instance = f"{socket.gethostname()}:{config.node.state_directory}"
         name = config.node.name
@@ -162,6 +170,7 @@ class ClusterSide:
         self.drain = Drain(reactor, self.service, self._left)
         self._user: Clustered | None = None
         self._portions: Portions | None = None
+        self._pairs_elsewhere: PairsElsewhere | None = None
         self._elapsed = elapsed
         self._proxied: Callable[[], int] = lambda: 0
 
@@ -193,6 +202,7 @@ class ClusterSide:
         learned: LearnedDomains,
     ) -> None:
         """Put the cluster between the gateway, its links and the other nodes."""
+        self._questions = Questions(self.service, timers, self._ids, self.service.name)
         user = self._user = Clustered(
             self.service,
             self.home,
@@ -203,7 +213,11 @@ class ClusterSide:
             timers,
             self._reactor,
             self._store,
+            self._questions,
             (PresenceCommons(presence), SharedPauses(paced), learned),
+        )
+        self._pairs_elsewhere = PairsElsewhere(
+            presence, lambda domain: presence.watching.around.domain(domain) is not None
         )
         self.home.links.placed = user
         self.home.links.user = user
@@ -258,6 +272,31 @@ class ClusterSide:
         """Return what the home links have for their relay."""
         assert self._user is not None
         return self._user.place(relay, federation)
+
+    def counted(self, relayed: Totals) -> Totals:
+        """Return who counts the pairs of a local user that are not this node's over SIP.
+
+        :param relayed: counts those over XMPP.
+        """
+        assert self._pairs_elsewhere is not None
+        sip = self._pairs_elsewhere
+        return Totals(
+            lambda local: relayed.watchers(local) + sip.watchers(local),
+            lambda local: relayed.contacts(local) + sip.contacts(local),
+        )
+
+    def view(self, where: Callable[[str], Deferred[Whereabouts]], people: People) -> ClusterView:
+        """Return what all nodes say together.
+
+        :param where: finds messages at this node.
+        """
+        assert self._user is not None
+        people.subscribe = self._user.subscribe
+        return ClusterView(self._questions, self._others, where, people)
+
+    def _others(self) -> list[str]:
+        mine = self.service.name
+        return [row.name for row in self.service.nodes if row.name != mine and row.state != "left"]
 
     def divide(self, paced: PacedStack) -> None:
         """Divide the partners' budgets between the nodes."""

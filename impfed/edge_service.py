@@ -20,7 +20,7 @@ from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
-from impfed.ctl.api import ControlError, INodeView
+from impfed.ctl.api import ControlError, INodeView, Whereabouts
 from impfed.ctl.server import ControlServer
 from impfed.policy.peers import PeerPolicy
 from impfed.policy.sources import SourceLimits
@@ -33,7 +33,6 @@ from impfed.sip.framing import FramingLimits
 from impfed.sip.outgoing import OutgoingRequest
 from impfed.sip.target import Hop
 from impfed.store.memory import MemoryStore
-from impfed.store.records import LedgerEntry
 from impfed.transport.flow import Flow
 from impfed.transport.pool import Target
 from impfed.transport.sip import SipLimits, SipStack
@@ -240,10 +239,10 @@ class Edge(MultiService):
         """Raise ControlError: an edge holds none."""
         return self.perform("subscriptions", ())
 
-    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
+    def where(self, text: str) -> Deferred[Whereabouts]:
         """Raise ControlError: an edge keeps no ledger."""
         self.perform("where", ())
-        return succeed([])
+        return succeed(Whereabouts([]))
 
     def learned(self) -> list[dict[str, Any]]:
         """Return nothing: an edge learns no domains."""

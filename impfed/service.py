@@ -22,7 +22,7 @@ from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
-from impfed.ctl.api import INodeView
+from impfed.ctl.api import INodeView, Whereabouts
 from impfed.ctl.operations import Operations
 from impfed.ctl.server import ControlServer
 from impfed.gateway.admission import Admission
@@ -53,7 +53,7 @@ from impfed.routing.directory import Directory
 from impfed.routing.setup import Routing
 from impfed.sip.framing import FramingLimits
 from impfed.sip.target import Hop
-from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord, RelayedTextRecord
+from impfed.store.records import HeldTextRecord, OutboxRecord, RelayedTextRecord
 from impfed.store.setup import make_store
 from impfed.store.shared import SharedStore
 from impfed.transport.flow import Flow
@@ -186,7 +186,7 @@ class Node(MultiService):
             domain = min(config.own_domains, default="node.invalid")
             sights = Sights(name, domain, self.stack, self.routing.neighbours, ids, self.timers)
             self.cluster = ClusterSide(
-                self.reactor, config, self.store, self._home, sights, self._elapsed
+                self.reactor, config, self.store, self._home, sights, ids, self._elapsed
             )
 
     def _build_gateway(self) -> None:
@@ -275,7 +275,9 @@ class Node(MultiService):
         if self.cluster is not None and self.home.relay is not None:
             self.home.relay = self.cluster.place(self.home.relay, self.federation)
         self.home.opened = opened.serves
-        watched.elsewhere, watching.elsewhere = self.federation.watchers, self.federation.contacts
+        relayed = Totals(self.federation.watchers, self.federation.contacts)
+        counted = self.cluster.counted(relayed) if self.cluster is not None else relayed
+        watched.elsewhere, watching.elsewhere = counted.watchers, counted.contacts
         self.federation.count_with(Totals(watched.watchers, watching.contacts))
 
     def _build_views(self) -> None:
@@ -289,6 +291,9 @@ class Node(MultiService):
         )
         people = People(self.im, presence, self.store, config.local_domains)
         drain = self.cluster.drain if self.cluster is not None else None
+        self._cluster_view = (
+            self.cluster.view(self._where, people) if self.cluster is not None else None
+        )
         self._operations = Operations(
             explainer, people, presence, config.local_domains, self.budgets, self._pat, drain
         )
@@ -440,13 +445,17 @@ class Node(MultiService):
         """Return the presence subscriptions, both directions."""
         return [*self.presence.view(), *self.federation.subscriptions()]
 
-    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
-        """Find messages by id or address: those on their way first, then the ledger."""
+    def where(self, text: str) -> Deferred[Whereabouts]:
+        """Find messages by id or address, at every node of a cluster."""
+        return self._where(text) if self._cluster_view is None else self._cluster_view.where(text)
+
+    def _where(self, text: str) -> Deferred[Whereabouts]:
+        """Find them here: those on their way first, then the ledger."""
         waiting = self.im.on_their_way(text) + self.federation.on_their_way(text)
         answer = self.store.ledger(address=text) if "@" in text else self.store.ledger(id=text)
         if "@" in text:  # a Call-ID may look like an address (RFC 3261 section 8.1.1.4)
             answer.addCallback(lambda entries: entries or self.store.ledger(id=text))
-        return answer.addCallback(lambda entries: waiting + entries)
+        return answer.addCallback(lambda entries: Whereabouts(waiting + entries))
 
     def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Fire with where a message to an address would go now, and why."""

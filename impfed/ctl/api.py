@@ -8,6 +8,7 @@ the node answers with any number of ``{"item": ...}`` and then ``{"end": true}``
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -72,6 +73,18 @@ class ControlError(ImpfedError):
     """The control socket cannot be opened, or a request cannot be answered; in words."""
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What was found of messages.
+
+    :ivar found: those on their way first, then newest first; of one message there may be several.
+    :ivar silent: nodes of the cluster that did not answer: what they have handled is not here.
+    """
+
+    found: list[LedgerEntry]
+    silent: tuple[str, ...] = ()
+
+
 class NodeView(Protocol):
     """What a node shows; ``impfed.service`` provides it."""
 
@@ -92,8 +105,8 @@ class NodeView(Protocol):
         """Return a dict for each presence subscription, both directions."""
         ...
 
-    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
-        """Find messages by any id of theirs or by an address on either side, newest first."""
+    def where(self, text: str) -> Deferred[Whereabouts]:
+        """Find messages by any id of theirs or by an address on either side."""
         ...
 
     def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
@@ -132,7 +145,7 @@ class INodeView(Interface):
     def subscriptions() -> list[dict[str, Any]]:
         """Return a dict for each presence subscription."""
 
-    def where(text: str) -> Deferred[list[LedgerEntry]]:
+    def where(text: str) -> Deferred[Whereabouts]:
         """Find messages by any id of theirs or by an address."""
 
     def route(address: str, sender: str = "") -> Deferred[dict[str, Any]]:

@@ -186,11 +186,14 @@ def _where(client: ControlClient, options: argparse.Namespace, out: TextIO) -> i
     items = client.ask("where", options.text)
     if options.json:
         _as_json(items, out)
-    elif items:
-        out.write(words.whereabouts(items))
+        return 0 if any("id" in item for item in items) else 1
+    found = [item for item in items if "id" in item]
+    if found:
+        out.write(words.whereabouts(found))
     else:
         print(f"the ledger knows no message with id or address {options.text}", file=out)
-    return 0 if items else 1
+    out.write(words.silence(item["silent"] for item in items if "silent" in item))
+    return 0 if found else 1
 
 
 def _route(client: ControlClient, options: argparse.Namespace, out: TextIO) -> int:

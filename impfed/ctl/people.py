@@ -45,7 +45,10 @@ def gone(item: dict[str, Any]) -> str:
     )
     fate = f"is {item['now']} now" if item["now"] else "is removed"
     verb = "moved" if item["now"] else "forgotten"
-    return printable(f"{item['user']} {fate}: {numbers} {verb}") + "\n"
+    told = printable(f"{item['user']} {fate}: {numbers} {verb}") + "\n"
+    for name in item.get("silent", ()):
+        told += f"node {printable(name)} did not answer: repeat this when it is back\n"
+    return told
 
 
 def command(name: str, width: Callable[[], int]) -> Callable[..., int]:

@@ -21,9 +21,16 @@ from zope.interface import implementer
 from impfed.core.log import EventLog
 from impfed.core.logformat import HIDDEN, is_secret
 from impfed.core.trace import TraceLine
-from impfed.ctl.api import COMMANDS, OPERATIONS, REQUEST_LIMIT, ControlError, NodeView
+from impfed.ctl.api import (
+    COMMANDS,
+    OPERATIONS,
+    REQUEST_LIMIT,
+    ControlError,
+    NodeView,
+    Whereabouts,
+)
 from impfed.ctl.follow import as_item, concerns
-from impfed.store.records import LedgerEntry, OutboxRecord
+from impfed.store.records import LedgerEntry
 
 #: Longest path that the system takes for a Unix socket, in octets.
 _PATH_LIMIT = 107
@@ -47,20 +54,24 @@ def _hidden(value: Any) -> Any:
     return value
 
 
-def ledger_item(found: LedgerEntry | OutboxRecord) -> dict[str, Any]:
-    """Return what ``where`` says of one message; of a text on its way everything but the text."""
-    if isinstance(found, LedgerEntry):
-        return dict(plain(found))
-    entry = LedgerEntry(
-        found.id,
-        "out",
-        found.local,
-        found.foreign,
-        found.stanza_id,
-        received_at=found.received_at,
-        detail=f"on its way, sent {found.attempts} times so far",
-    )
-    return {**plain(entry), "attempts": found.attempts}
+def told_once(found: Iterable[LedgerEntry]) -> list[dict[str, Any]]:
+    """Return an item for each message, put together of all that is known of it.
+
+    A text on its way is told of by the gateway and by the ledger; one that has moved to another node of
+    a cluster by the ledgers of both.
+    """
+    known: dict[str, list[LedgerEntry]] = {}
+    for entry in found:
+        known.setdefault(entry.id, []).append(entry)
+    items = []
+    for entries in known.values():
+        item: dict[str, Any] = plain(
+            next((each for each in entries if each.finished_at), entries[0])
+        )
+        for entry in entries:
+            item |= {key: value for key, value in plain(entry).items() if not item[key]}
+        items.append(item)
+    return items
 
 
 @implementer(IPushProducer)
@@ -157,18 +168,13 @@ class ControlProtocol(LineOnlyReceiver):
         self._all(self._view.subscriptions())
 
     def _where(self, text: str) -> Deferred[None]:
-        def again(found: list[Any]) -> Any:
-            return found or (self._view.where(text.lower()) if text != text.lower() else found)
+        def again(found: Whereabouts) -> Any:
+            other = text.lower()
+            return self._view.where(other) if not found.found and other != text else found
 
-        def answer(found: list[Any]) -> None:
-            # A text on its way is in the outbox and in the ledger: it is told of once.
-            once: dict[str, dict[str, Any]] = {}
-            for each in found:
-                item = ledger_item(each)
-                known = once.setdefault(item["id"], item)
-                if known is not item:
-                    known.update({key: value for key, value in item.items() if not known[key]})
-            self._all(once.values())
+        def answer(found: Whereabouts) -> None:
+            silent = [{"silent": name} for name in found.silent]
+            self._all([*told_once(found.found), *silent])
 
         return self._view.where(text).addCallback(again).addCallback(answer)
 

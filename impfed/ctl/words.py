@@ -120,6 +120,12 @@ def _block(title: str, rows: str) -> str:
     return f"\n{title}\n{rows}" if rows else f"\n{title}\n  none\n"
 
 
+def silence(nodes: Iterable[str]) -> str:
+    """Return a line for each node of the cluster that did not answer."""
+    words = "did not answer: what it has handled is missing here"
+    return "".join(f"node {printable(name)} {words}\n" for name in nodes)
+
+
 def whereabouts(items: Iterable[dict[str, Any]]) -> str:
     """Return what the ledger knows of messages, each as a short story of both legs."""
     return "\n".join(_story(item) for item in items)

@@ -18,6 +18,7 @@ from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
+from impfed.gateway.cluster_questions import Question, Questions, Reply
 from impfed.gateway.cluster_relay import PlacedRelay, RelayMoves
 from impfed.gateway.cluster_search import Search
 from impfed.gateway.commons import Commons, Keeper
@@ -37,7 +38,7 @@ from impfed.store.records import (
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import Stanza, error_reply, read_stanza
+from impfed.xmpp.stanza import Stanza, error_reply, presence, read_stanza
 
 log = EventLog("impfed.cluster")
 
@@ -51,6 +52,8 @@ _FINISH = 35.0
 #: that the link may take to be replaced by another node's.
 _QUIET, _REPLACED = 3.0, 5.0
 _LIVING = ("live", "draining")
+#: Seconds in which all nodes hear of a change of what belongs to all.
+_HEARD = 1.0
 #: Seconds between one node and the next that look what the store has lost of what belongs to all.
 _FILL_APART = 5.0
 
@@ -69,13 +72,14 @@ def _pair(stanza: Stanza) -> Pair:
     return stanza.from_.bare.text, stanza.to.bare.text
 
 
-_LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists)
+_LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists | Question | Reply)
 
 
 class Clustered(ClusterUser):
     """Keeps the gateway's sessions and subscriptions where the cluster places them.
 
     :param home: the home links as the gateway sees them.
+    :param questions: asks the other nodes on behalf of operators.
     :param keepers: who has records in memory that belong to all nodes.
     :ivar search: see :meth:`impfed.gateway.cluster_search.Search.search`.
     """
@@ -91,6 +95,7 @@ class Clustered(ClusterUser):
         timers: ReactorTimers,
         reactor: Any,
         store: SharedStore,
+        questions: Questions,
         keepers: Sequence[Keeper] = (),
     ) -> None:
         self._cluster = cluster
@@ -104,6 +109,7 @@ class Clustered(ClusterUser):
         self._store = store
         self._write = store.write
         self._commons = Commons(store, keepers)
+        self._questions = questions
         self._busy: set[str] = set()  # homes whose links are being taken, or let go
         self._leases: set[str] = set()  # homes whose links the cluster has leased to this node
         self._up: dict[str, float] = {}  # homes whose link is up here, and since when
@@ -223,6 +229,17 @@ class Clustered(ClusterUser):
             self._gateway.stanza_arrived(stanza, link)
         else:
             self._send_on(pair, stanza)
+
+    def subscribe(self, local: JID, foreign: Sequence[JID]) -> None:
+        """Have a local user ask to see foreign ones, each at the node of the pair.
+
+        A moment later, for that node has to have heard what is known of the pair already.
+        """
+        self._timers.after(_HEARD, self._subscribe, local, foreign)
+
+    def _subscribe(self, local: JID, foreign: Sequence[JID]) -> None:
+        for each in foreign:
+            self.stanza_arrived(read_stanza(presence(each, local, type="subscribe").xml), None)
 
     def _relayed(self, stanza: Stanza) -> None:
         """The same for a foreign user who is reached over XMPP."""
@@ -420,6 +437,9 @@ class Clustered(ClusterUser):
     def letter(self, pair: Pair, payload: bytes) -> Deferred[None] | None:
         """Handle a letter; done when what it brought would outlive this process."""
         errand = _LETTER.decode(payload)
+        if isinstance(errand, Question | Reply):
+            self._questions.letter(errand)
+            return None
         if not isinstance(errand, FromHome):
             self._home.letter(errand)
             return None

@@ -104,7 +104,11 @@ class WatchedSide:
 
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch a local one."""
-        return len(self._pairs.get(local, ())) + self.elsewhere(local)
+        return self.here(local) + self.elsewhere(local)
+
+    def here(self, local: JID) -> int:
+        """Return how many of them this node serves over SIP."""
+        return len(self._pairs.get(local, ()))
 
     def pairs(self, local: JID) -> list[WatchedPair]:
         """Return a local user as each foreign user sees him who asks for it at present."""
@@ -379,7 +383,7 @@ class WatchedSide:
             self._decided(key)
         if ruling is Ruling.SHOW and not pair.known:
             pair.when_known(pair.show)
-        elif ruling is Ruling.ASK and pair.watchers:
+        elif ruling is Ruling.ASK and any(each.stands for each in pair.watchers):
             self.gates.ask.examine(key)
             pair.ask_user()
 

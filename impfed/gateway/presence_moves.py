@@ -12,6 +12,7 @@ from impfed.gateway.watcher import Watcher
 from impfed.store.api import Change, Put
 from impfed.store.records import (
     AuthorizationRecord,
+    Decision,
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
     PolicyDefaultRecord,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Leaves = Callable[[Pair], str]
 
 #: By node the keys of the records that go there, each with what makes this node forget it.
+_COUNTED: tuple[Decision, ...] = ("pending", "approved")
+
 Leaving = dict[str, dict[str, Callable[[], None]]]
 
 
@@ -135,6 +138,31 @@ class PresenceMoves:
 
     def _watchers(self) -> list[Watcher]:
         return [watcher for pair in self._watched.all_pairs() for watcher in pair.watchers]
+
+
+class PairsElsewhere:
+    """Counts the pairs of a local user that other nodes serve, by the answers that all nodes know.
+
+    :param over_sip: whether a foreign domain is reached over SIP.
+    """
+
+    def __init__(self, presence: PresenceGateway, over_sip: Callable[[str], bool]) -> None:
+        self._presence = presence
+        self._over_sip = over_sip
+
+    def watchers(self, local: JID) -> int:
+        """Return how many foreign users watch him, or may, beside those who are served here."""
+        known = sum(record.inbound in _COUNTED for record in self._of(local))
+        return max(0, known - self._presence.watched.here(local))
+
+    def contacts(self, local: JID) -> int:
+        """Return how many he watches, or has asked to, beside those who are watched from here."""
+        known = sum(record.outbound in _COUNTED for record in self._of(local))
+        return max(0, known - self._presence.watching.here(local))
+
+    def _of(self, local: JID) -> Iterator[AuthorizationRecord]:
+        records = self._presence.authorizations.of(local)
+        return (each for each in records if self._over_sip(each.foreign.rpartition("@")[2]))
 
 
 class PresenceCommons:

@@ -213,7 +213,11 @@ class WatchingSide:
 
     def contacts(self, local: JID) -> int:
         """Return how many foreign contacts a local user watches."""
-        return len(self._contacts.get(local, ())) + self.elsewhere(local)
+        return self.here(local) + self.elsewhere(local)
+
+    def here(self, local: JID) -> int:
+        """Return how many of them this node watches for him over SIP."""
+        return len(self._contacts.get(local, ()))
 
     def at_limit(self) -> dict[JID, int]:
         """Return the local users who may not watch one contact more, with their contacts."""

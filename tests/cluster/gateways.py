@@ -14,6 +14,7 @@ from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.admission import Admission
 from impfed.gateway.cluster_home import ClusterHome
+from impfed.gateway.cluster_questions import Questions
 from impfed.gateway.clustered import Clustered
 from impfed.gateway.dialogs import DialogTable
 from impfed.gateway.gateway import Gateway
@@ -238,9 +239,10 @@ class Side:
         self.im = ImGateway(around)
         self.presence = PresenceGateway(around)
         self.gateway = Gateway(around, admission, self.im, self.presence)
+        self.questions = Questions(node.service, timers, ids, node.name)
         self.clustered = Clustered(
             node.service, self.home, config.homes, self.gateway, ImMoves(self.im),
-            PresenceMoves(self.presence), timers, node.clock, node.store,
+            PresenceMoves(self.presence), timers, node.clock, node.store, self.questions,
             (PresenceCommons(self.presence),),
         )  # fmt: skip
         node.service._info = self.clustered.info

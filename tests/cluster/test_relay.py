@@ -130,6 +130,7 @@ class Side:
         nothing: Any = Nothing()
         self.clustered = Clustered(
             node.service, self.home, [HOME], nothing, nothing, nothing, timers, node.clock, node.store,
+            nothing,
         )  # fmt: skip
         node.service._info = self.clustered.info
         self.relay = Relay()

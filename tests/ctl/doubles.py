@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from impfed.core.trace import TraceLine, Tracer
-from impfed.ctl.api import ControlError, INodeView
+from impfed.ctl.api import ControlError, INodeView, Whereabouts
 from impfed.store.records import LedgerEntry
 
 INVITE = (
@@ -86,6 +86,7 @@ class FakeNode:
         ]
         self.subscription_list: list[dict[str, Any]] = []
         self.found: list[Any] = [entry()]
+        self.silent: tuple[str, ...] = ()
         self.asked: list[str] = []
         self.broken = False
         self.refusal = ""
@@ -120,12 +121,13 @@ class FakeNode:
         """Return the subscriptions."""
         return self.subscription_list
 
-    def where(self, text: str) -> Deferred[list[LedgerEntry]]:
+    def where(self, text: str) -> Deferred[Whereabouts]:
         """Return what is to be found under an address in lower case, or under m1."""
         self.asked.append(text)
         if self.broken:
             return fail(RuntimeError("the store is gone"))
-        return succeed(self.found if text in ("m1", "carol@company.example") else [])
+        known = text in ("m1", "carol@company.example")
+        return succeed(Whereabouts(self.found if known else [], self.silent))
 
     def route(self, address: str, sender: str = "") -> Deferred[dict[str, Any]]:
         """Return a route with two hops, the first of them out of reach."""

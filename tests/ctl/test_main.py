@@ -289,6 +289,17 @@ class AnswerTests(RunningNodeCase):
             self.assertNotIn("SIP leg", out)
 
     @inlineCallbacks
+    def test_where_with_a_silent_node(self) -> Any:
+        """A node that does not answer is named, whether something was found or not."""
+        self.node.silent = ("node3",)
+        code, out, _ = yield self.ask("where", "m1")
+        self.assertEqual(code, 0)
+        self.assertIn("node node3 did not answer", out)
+        code, out, _ = yield self.ask("where", "nothing")
+        self.assertEqual(code, 1)
+        self.assertIn("node node3 did not answer", out)
+
+    @inlineCallbacks
     def test_where_nothing(self) -> Any:
         """A message that nobody knows gives exit code 1 and words."""
         code, out, _ = yield self.ask("where", "nothing")

@@ -20,7 +20,6 @@ from zope.interface.verify import verifyObject
 from impfed.config.model import HomeConfig
 from impfed.ctl.api import REQUEST_LIMIT, ControlError, INodeView
 from impfed.ctl.server import CLIENT_LIMIT, ControlProtocol, ControlServer
-from impfed.store.records import OutboxRecord
 from tests.ctl.doubles import ANSWER, INVITE, OTHER, STANZA, FakeNode, entry
 
 
@@ -143,23 +142,27 @@ class WhereTests(ProtocolCase):
         self.assertEqual(len(self.ask("where", "Carol@Company.Example")), 2)
         self.assertEqual(self.node.asked, ["Carol@Company.Example", "carol@company.example"])
 
-    def test_text_on_its_way_is_told_once_and_without_the_text(self) -> None:
-        """A message in outbox and ledger is one item, with what both know, never the body."""
-        waiting = OutboxRecord(
-            "m1",
-            "carol@company.example",
-            "bob@lync.example",
-            "the body",
-            stanza_id="s9",
-            attempts=2,
-        )
-        queued = entry(outcome="queued", sip_status=0, finished_at=0.0, direction="out")
+    def test_text_on_its_way_is_told_once(self) -> None:
+        """A message that the gateway and the ledger know is one item, with what both know."""
+        waiting = entry(stanza_id="s9", outcome="queued", detail="sent 2 times", call_id="")
+        queued = entry(stanza_id="", outcome="queued", sip_status=0)
+        for each in (waiting, queued):
+            each.finished_at = 0.0
         self.node.found = [waiting, queued]
         item, _ = self.ask("where", "m1")
         self.assertEqual(item["item"]["stanza_id"], "s9")
         self.assertEqual(item["item"]["call_id"], "call-1")
-        self.assertIn("sent 2 times", item["item"]["detail"])
-        self.assertNotIn(b"the body", self.transport.value())
+        self.assertEqual(item["item"]["detail"], "sent 2 times")
+
+    def test_text_that_has_moved(self) -> None:
+        """Of a message that two nodes know the one tells that has brought it to its end."""
+        begun = entry(outcome="queued", node="node1", finished_at=0.0, sip_status=0)
+        ended = entry(outcome="delivered", node="node2", stanza_id="")
+        self.node.found, self.node.silent = [begun, ended], ("node3",)
+        item, silent, _ = self.ask("where", "m1")
+        self.assertEqual((item["item"]["outcome"], item["item"]["node"]), ("delivered", "node2"))
+        self.assertEqual(item["item"]["stanza_id"], "s1")
+        self.assertEqual(silent["item"], {"silent": "node3"})
 
 
 class TraceTests(ProtocolCase):
