@@ -16,6 +16,7 @@ DRIVERS = (
     "cluster/feed.py",
     "cluster/portions.py",
     "cluster/post.py",
+    "cluster/rewriting.py",
     "cluster/service.py",
 )
 FORBIDDEN = (
