@@ -10,7 +10,7 @@ Nothing here does IO: :mod:`impfed.cluster.post` does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -109,6 +109,10 @@ class Outgoing:
         hops = envelope.hops + 1
         passed = msgspec.structs.replace(envelope, generation=generation, hops=hops)
         self._waiting.append((passed, token))
+
+    def pairs(self) -> Iterator[Pair]:
+        """Return the pair of each letter that is not posted yet."""
+        return (envelope.pair for envelope, _ in self._waiting)
 
     def batch(self) -> list[Envelope]:
         """Return what to post now; empty while something is being posted."""

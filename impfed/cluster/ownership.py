@@ -118,6 +118,25 @@ class Placement:
             (owner if owner in self.living else self.me) in self.unsettled for owner in others
         )
 
+    def moved(self, pair: Pair) -> bool:
+        """Whether a pair has, or may have, another owner than in a generation not settled by all."""
+        if not pair[1] and pair[0].startswith(_NODE):
+            return False
+        owner = self.now.owner(pair)
+        return self.unknown or any(map.owner(pair) != owner for map in self.before)
+
+    @property
+    def losing(self) -> list[str]:
+        """The other living nodes that had pairs which are another one's now."""
+        now = frozenset(self.now.names)
+        found: dict[str, None] = {}
+        for map in self.before:
+            newcomers = not now.issubset(map.names)
+            found |= {name: None for name in map.names if newcomers or name not in now}
+        if self.unknown:
+            found |= dict.fromkeys(self.living)
+        return [name for name in found if name in self.living and name != self.me]
+
     def seen(
         self, generation: int, enabled: Iterable[str], settled: Mapping[str, int]
     ) -> Placement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from impfed.cluster.api import ClusterUser
+from impfed.cluster.flush import Flush
 from impfed.cluster.mailbox import (
     BOX_LIMIT,
     READ_LIMIT,
@@ -58,6 +59,7 @@ class PostOffice:
     :param me: name of this node.
     :param feed: called with the entries of the feed of common changes.
     :ivar user: who handles letters.
+    :ivar flush: keeps letters back that would overtake others.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class PostOffice:
         ] = {}  # of letters to this node itself that are not handled yet
         self._mail_id = "0-0"
         self._feed_id = "0-0"
+        self.flush = Flush(me, coordination, clock, self, self._unstrand)
         self._running = self._stopped = False
         self._giving = self._blanks = 0
         self._room: Deferred[None] | None = None
@@ -105,9 +108,10 @@ class PostOffice:
         """
         placement = self._center.placement
         owner = placement.owner(pair)
-        if owner in (self._me, ""):
+        stays = not owner or self.flush.keeps(pair)
+        if stays or owner == self._me:
             envelope = Envelope(self._me, 0, "", 0, placement.generation, *pair, payload)
-            if not owner:
+            if stays:
                 if len(self._stranded) >= READ_LIMIT:
                     return False
                 self._stranded.append((envelope, done))
@@ -176,6 +180,21 @@ class PostOffice:
         self._queue_for(node).again()
         self._post_soon(node, _AGAIN)
 
+    # -- for what keeps letters back ---------------------------------------------------------------
+
+    @property
+    def placement(self) -> Placement:
+        """Who owns what now."""
+        return self._center.placement
+
+    def unposted(self, node: str) -> Iterator[Pair]:
+        """Return the pairs of letters that are not in a node's mailbox yet."""
+        return self._queue_for(node).pairs()
+
+    def has_read(self, id: str) -> bool:
+        """Whether this node has read its own mailbox up to an entry."""
+        return _order(id) <= _order(self._mail_id)
+
     # -- receiving ---------------------------------------------------------------------------------
 
     def start(self, feed_id: str) -> None:
@@ -204,9 +223,8 @@ class PostOffice:
 
     def placed(self) -> None:
         """The placement has changed: what waited for that goes on."""
-        stranded, self._stranded = self._stranded, []
-        for envelope, token in stranded:
-            self._forward(envelope, token)
+        self.flush.placed()
+        self._unstrand()
         living = self._center.placement.living
         for node, queue in list(self._outgoing.items()):
             if node not in living:  # the queue stays, for its numbers must never come again
@@ -214,6 +232,12 @@ class PostOffice:
                     self._forward(envelope, token)
         for envelope in self._incoming.released():
             self._handle(envelope)
+
+    def _unstrand(self) -> None:
+        """Bring what has waited here to its owner, unless it has to wait still."""
+        stranded, self._stranded = self._stranded, []
+        for envelope, token in stranded:
+            self._forward(envelope, token)
 
     def _held(self, envelope: Envelope) -> bool:
         if not envelope.pair[1]:
@@ -301,10 +325,10 @@ class PostOffice:
 
     def _forward(self, envelope: Envelope, token: object) -> None:
         owner = self._center.placement.owner(envelope.pair)
-        if owner == self._me:
-            self._keep_here(envelope, token)
-        elif not owner:
+        if not owner or (not envelope.number and self.flush.keeps(envelope.pair)):
             self._stranded.append((envelope, token))
+        elif owner == self._me:
+            self._keep_here(envelope, token)
         elif envelope.number:
             self._queue_for(owner).forward(envelope, self._center.placement.generation, token)
             self._post_soon(owner)
@@ -379,3 +403,9 @@ class PostOffice:
         slept: Deferred[None] = Deferred()
         self.later(seconds, lambda: slept.callback(None))
         return slept
+
+
+def _order(id: str) -> tuple[int, int]:
+    """Return an entry's id of a stream as it sorts."""
+    number, _, part = id.partition("-")
+    return int(number), int(part or 0)

@@ -488,6 +488,7 @@ class ClusterService:
             yield self._adopt(owner)
         for dead in gone[1:]:
             yield self.post.inherit(dead)
+        yield self.post.flush.wait()
         if self.placement.generation == placement.generation and self.standing in _BEATING:
             self._settled = placement.generation
 

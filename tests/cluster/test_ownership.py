@@ -90,6 +90,26 @@ class PlacementTests(SynchronousTestCase):
         place = place.seen(2, "ab", {"a": 2, "b": 1})
         self.assertFalse(any(map(place.held, mine)))
 
+    def test_who_loses_pairs(self) -> None:
+        """Until all have settled it is known which pairs have moved, and who had them."""
+        place = Placement("a").seen(1, "abc", {"a": 1, "b": 1, "c": 1})
+        self.assertEqual(place.losing, [])
+        place = place.seen(2, "ab", {"a": 1, "b": 1, "c": 1})  # c drains
+        place = place.seen(3, "abd", {"a": 1, "b": 1, "c": 1, "d": 3})  # d comes
+        self.assertEqual(sorted(place.losing), ["b", "c"])
+        first, now = Rendezvous("abc"), Rendezvous("abd")
+        for pair in PAIRS[:1000]:
+            same = first.owner(pair) == Rendezvous("ab").owner(pair) == now.owner(pair)
+            self.assertEqual(place.moved(pair), not same)
+        self.assertFalse(place.moved(node_pair("c")))
+        place = place.seen(3, "abd", {"a": 3, "b": 3, "c": 3, "d": 3})
+        self.assertEqual((place.losing, any(map(place.moved, PAIRS[:1000]))), ([], False))
+
+    def test_death_moves_no_letters(self) -> None:
+        """When a node dies nobody who lives loses a pair."""
+        place = Placement("a").seen(1, "abc", {"a": 1, "b": 1, "c": 1})
+        self.assertEqual(place.seen(2, "ab", {"a": 1, "b": 1}).losing, [])
+
     def test_missed_generation(self) -> None:
         """After a generation that was not seen everything new waits for all; what was always ours does not."""
         place = Placement("a").seen(1, "abc", {"a": 1, "b": 1, "c": 1})

@@ -80,6 +80,35 @@ class PostTests(SynchronousTestCase):
             self.assertEqual(seen[to], payloads)
         self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
 
+    def test_order_at_slow_links(self) -> None:
+        """Letters to the owner before are not overtaken, however long they take from there."""
+        for node in self.nodes.values():
+            node.link.delay = 0.12
+        for step in range(300):
+            if step == 50:
+                self.nodes["n3"].service.drain()
+            if step == 200:
+                self.nodes["n3"].service.work_again()
+            self.send(*range(12))
+            self.cluster.run(0.03, 0.01)
+        self.cluster.run(8.0)
+        seen = self.seen()
+        for to, payloads in self.sent.items():
+            self.assertEqual(seen[to], payloads)
+        self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
+
+    def test_owner_before_is_silent(self) -> None:
+        """A letter does not wait for ever for others that their owner before does not pass on."""
+        self.nodes["n3"].user.holding = []
+        self.send(*range(30))
+        self.cluster.run(1.0)
+        self.cluster.add("n4")
+        self.cluster.run(4.0)
+        self.send(*range(30), text="later")
+        self.cluster.run(6.0)
+        later = [payload for _, payload in self.cluster.letters if payload.startswith(b"later")]
+        self.assertEqual(len(later), 30)
+
     def test_numbers_never_come_again(self) -> None:
         """Letters to a node that died, came back and died again are all handled."""
         two = self.nodes["n2"]
