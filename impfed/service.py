@@ -53,7 +53,12 @@ from impfed.routing.directory import Directory
 from impfed.routing.setup import Routing
 from impfed.sip.framing import FramingLimits
 from impfed.sip.target import Hop
-from impfed.store.records import HeldTextRecord, OutboxRecord, RelayedTextRecord
+from impfed.store.records import (
+    HeldTextRecord,
+    OutboxRecord,
+    RelayedTextRecord,
+    SessionRecord,
+)
 from impfed.store.setup import make_store
 from impfed.store.shared import SharedStore
 from impfed.transport.flow import Flow
@@ -335,6 +340,7 @@ class Node(MultiService):
             yield self.cluster.join()
         yield self.routing.start()
         yield self.paced.load()
+        sessions = yield self.store.load(SessionRecord)
         outbox = yield self.store.load(OutboxRecord)
         held = yield self.store.load(HeldTextRecord)
         relayed = yield self.store.load(RelayedTextRecord)
@@ -345,6 +351,7 @@ class Node(MultiService):
         self.home.startService()
         self.watch.start()
         self.presence.resume()
+        self.im.resume(sessions)
         self.im.restore(outbox, held)
         self.federation.restore(relayed)
         if self.cluster is not None:

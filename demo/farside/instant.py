@@ -217,7 +217,7 @@ class Instant:
         self, connection: Connection, message: Message, dialog: Dialog | None, person: Person
     ) -> None:
         if dialog is not None:
-            self._answer(connection, message, dialog, dialog.local_tag)
+            self._moved(connection, message, dialog)
             return
         peer = address_of(uri_of(message.get("from")))
         dialog = self.edge.new_dialog(person, peer)
@@ -234,6 +234,14 @@ class Instant:
         self.edge.emit("session", sender=peer, to=person.address, display=message.get("from"))
         self.edge.spawn(self._ring(connection, message, dialog, person))
 
+    def _moved(self, connection: Connection, message: Message, dialog: Dialog) -> None:
+        """A re-INVITE: the node's Contact is another one from now on, and nobody is asked."""
+        self.edge.breaches_of(rules.offer(message))
+        dialog.target, dialog.connection = uri_of(message.get("contact")), connection
+        dialog.state["acked"] = asyncio.Event()
+        self.edge.emit("moved", sender=dialog.peer, to=dialog.user, contact=dialog.target)
+        self.edge.spawn(self._accept(connection, message, dialog, dialog.local_tag))
+
     async def _ring(
         self, connection: Connection, message: Message, dialog: Dialog, person: Person
     ) -> None:
@@ -247,6 +255,12 @@ class Instant:
         if dialog.state.get("refused"):
             self.edge.reply(connection, message, 487, "Request Terminated", tag)
             return
+        await self._accept(connection, message, dialog, tag)
+
+    async def _accept(
+        self, connection: Connection, message: Message, dialog: Dialog, tag: str
+    ) -> None:
+        """200, until it is acknowledged."""
         acked = dialog.state["acked"]
         assert isinstance(acked, asyncio.Event)
         for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0):
@@ -256,7 +270,7 @@ class Instant:
                 return
             except TimeoutError:
                 continue
-        self.edge.violation("ack", f"no ACK for the session of {dialog.peer} and {person.address}")
+        self.edge.violation("ack", f"no ACK for the session of {dialog.peer} and {dialog.user}")
 
     def _answer(self, connection: Connection, message: Message, dialog: Dialog, tag: str) -> None:
         extra = [

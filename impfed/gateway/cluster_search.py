@@ -19,14 +19,16 @@ from impfed.store.records import (
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
     Record,
+    SessionRecord,
     pair_key,
+    session_key,
 )
-from impfed.xmpp.jid import JID
 
 log = EventLog("impfed.cluster")
 
-#: Methods of requests in dialogs that another node can take over.
+#: Methods of requests in dialogs that another node can have.
 _OF_SUBSCRIPTIONS = frozenset(("SUBSCRIBE", "NOTIFY", "BENOTIFY"))
+_OF_SESSIONS = frozenset(("MESSAGE", "INFO", "BYE", "INVITE", "OPTIONS"))
 
 
 class Search:
@@ -72,23 +74,27 @@ class Search:
             done(500, "")
             return
         local = request.to.uri
-        if not isinstance(local, SipUri) or request.method not in _OF_SUBSCRIPTIONS:
-            done(481, "")
-            return
-        event = (request.get("event") or "").partition(";id=")[2]
-        found = self._find(request.call_id, request.to_tag, event, jid_of(local), sender.jid.bare)
-        found.addErrback(self._not_found, request.call_id)
+        places: tuple[tuple[type[Any], str], ...] = ()
+        call_id, tag = request.call_id, request.to_tag
+        if request.method in _OF_SESSIONS:
+            places = ((SessionRecord, session_key(call_id, tag)),)
+        elif request.method in _OF_SUBSCRIPTIONS and isinstance(local, SipUri):
+            event = (request.get("event") or "").partition(";id=")[2]
+            places = (
+                (
+                    InboundSubscriptionRecord,
+                    f"{call_id}|{tag}|{event}" if event else f"{call_id}|{tag}",
+                ),
+                (OutboundSubscriptionRecord, pair_key(jid_of(local).text, sender.jid.bare.text)),
+            )
+        found = self._find(call_id, places)
+        found.addErrback(self._not_found, call_id)
         found.addCallback(lambda answer: done(*answer))
 
     @inlineCallbacks
-    def _find(self, call_id: str, tag: str, event: str, local: JID, foreign: JID) -> Any:
-        inbound = f"{call_id}|{tag}|{event}" if event else f"{call_id}|{tag}"
-        outbound = pair_key(local.text, foreign.text)
+    def _find(self, call_id: str, places: Sequence[tuple[type[Any], str]]) -> Any:
         yield self._given()
-        for kind, key in (
-            (InboundSubscriptionRecord, inbound),
-            (OutboundSubscriptionRecord, outbound),
-        ):
+        for kind, key in places:
             found = yield self._cluster.touch(kind, key)
             if found is None:
                 continue
@@ -109,4 +115,4 @@ class Search:
             why=failure.value.text,
             conversation=call_id,
         )
-        return 500, ""  # never 481: that would end a subscription that lives
+        return 500, ""  # never 481: that would end what lives

@@ -34,6 +34,7 @@ from impfed.store.records import (
     OutboxRecord,
     Record,
     RelayedTextRecord,
+    SessionRecord,
 )
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
@@ -289,7 +290,11 @@ class Clustered(ClusterUser):
         self._presence.adopt(
             kinds.get(InboundSubscriptionRecord, []), kinds.get(OutboundSubscriptionRecord, [])
         )
-        self._im.adopt(kinds.get(OutboxRecord, []), kinds.get(HeldTextRecord, []))
+        self._im.adopt(
+            kinds.get(SessionRecord, []),
+            kinds.get(OutboxRecord, []),
+            kinds.get(HeldTextRecord, []),
+        )
         if self._relay is not None:
             self._relay.adopt(kinds.get(RelayedTextRecord, []))
 
@@ -362,8 +367,12 @@ class Clustered(ClusterUser):
         end = self._timers.seconds() + _FINISH
         while self._im.busy(leaves):
             late = self._timers.seconds() >= end
-            for owner, keys in self._im.surrender(leaves, all=late).items():
-                yield self._search.give(OutboxRecord, owner, keys)
+            for owner, given in self._im.surrender(leaves, late=late).items():
+                # The session first: else its texts begin another one.
+                if given.sessions:
+                    yield self._search.give(SessionRecord, owner, given.sessions)
+                if given.texts:
+                    yield self._search.give(OutboxRecord, owner, given.texts)
             if late:
                 return
             if self._im.busy(leaves):
@@ -413,8 +422,8 @@ class Clustered(ClusterUser):
         log.info(
             "lost", "node {owner} has taken over {kind} {key}", owner=owner, kind=kind, key=key
         )
-        if kind == OutboxRecord.kind:
-            self._im.lost(key)
+        if kind in (OutboxRecord.kind, SessionRecord.kind):
+            self._im.lost(kind, key)
         else:
             self._presence.lost(kind, key)
 

@@ -10,7 +10,7 @@ import msgspec
 from impfed.core.errors import RemoteError
 from impfed.core.log import EventLog
 from impfed.core.timers import Page, Timer
-from impfed.gateway.contact_ends import Verdict, condition_of, judge, words
+from impfed.gateway.contact_ends import Verdict, condition_of, judge, not_allowed, words
 from impfed.gateway.presence_common import (
     Errand,
     contact_for,
@@ -243,16 +243,7 @@ class Contact(msgspec.Struct, eq=False):
         self._reach = explain(response)
         self._around.metrics.count(f"presence.out.refused.{response.status}")
         if response.status == 403 and self._around.kind_of(self.foreign.domain).refuses_by_403:
-            log.warn(
-                "not_allowed_by_partner",
-                "{domain} refuses our SUBSCRIBE with 403: its administrator has to allow"
-                " {ours} (an allow entry or IM provider). Authorizations stay; we try again"
-                " hourly. {why}",
-                domain=self.foreign.domain,
-                ours=self.local.domain,
-                why=self._reach,
-                conversation=response.call_id,
-            )
+            not_allowed(self.local.domain, self.foreign.domain, self._reach, response.call_id)
 
     # -- effects -----------------------------------------------------------------------------------
 

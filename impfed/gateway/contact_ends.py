@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from enum import Enum
 
+from impfed.core.log import EventLog
 from impfed.interwork.errors import Condition, sip_to_xmpp
 from impfed.sip.subscription import EndCause, SubscriptionEnded
+
+log = EventLog("impfed.gateway")
 
 #: Answers to a first SUBSCRIBE that say that the address belongs to nobody.
 NOBODY = frozenset({404, 410, 414, 416, 484, 485, 604})
@@ -69,3 +72,17 @@ def words(verdict: Verdict, who: str, why: str) -> str:
     :param why: what the far side answered, in words; "" for nothing.
     """
     return _WORDS.get(verdict, "").format(who=who, why=why).strip()
+
+
+def not_allowed(ours: str, domain: str, why: str, call_id: str) -> None:
+    """Say in the log that a partner has not allowed us, a domain of ours, at all."""
+    log.warn(
+        "not_allowed_by_partner",
+        "{domain} refuses our SUBSCRIBE with 403: its administrator has to allow"
+        " {ours} (an allow entry or IM provider). Authorizations stay; we try again"
+        " hourly. {why}",
+        domain=domain,
+        ours=ours,
+        why=why,
+        conversation=call_id,
+    )

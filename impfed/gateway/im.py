@@ -27,8 +27,8 @@ from impfed.sip.message import SipRequest
 from impfed.sip.sdp import ImOffer, im_answer
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ServerTransaction
-from impfed.store.api import Put
-from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord
+from impfed.store.api import Delete, Put
+from impfed.store.records import HeldTextRecord, LedgerEntry, OutboxRecord, SessionRecord
 from impfed.transport.flow import Flow
 from impfed.transport.stream import StreamFlow
 from impfed.xmpp.jid import JID
@@ -96,6 +96,16 @@ class ImGateway:
     def known_session(self, local: JID, foreign: JID) -> ImSession | None:
         """Return the session of a pair, None where there is none."""
         return self._sessions.get((local, foreign))
+
+    def session_lost(self, key: str) -> None:
+        """Another node has taken over the dialog of a session.
+
+        :param key: of its record.
+        """
+        call_id, _, tag = key.rpartition("|")
+        dialog = self.around.dialogs.owner(call_id, tag)
+        if isinstance(dialog, ImDialog):
+            dialog.session.lose(dialog)
 
     def end_all(self, local: JID) -> int:
         """End the sessions of a local user who is no more; returns how many.
@@ -340,7 +350,7 @@ class ImGateway:
     def _chat_state_arrived(session: ImSession, stanza: Stanza) -> None:
         for state in _STATES:
             if stanza.child(state, CHAT_STATES) is not None:
-                session.local_typing(state)
+                session.typing.local(state)
                 break
 
     def _tell_foreign(self, local: JID, foreign: JID, words: str) -> None:
@@ -349,6 +359,17 @@ class ImGateway:
             session.send(OutText(None, words, session.domain.text_limit))
 
     # -- beginnings --------------------------------------------------------------------------------
+
+    def resume(self, records: list[SessionRecord]) -> None:
+        """Go on with sessions that another node has begun, or this one before it was restarted."""
+        for record in records:
+            if self.around.dialogs.owner(*record.dialog.key) is not None:
+                continue
+            session = self.session(JID.parse(record.local), JID.parse(record.foreign))
+            if session is not None:
+                session.resume(record)
+            else:  # of an earlier configuration
+                self.around.store.write([Delete(SessionRecord, record.key)])
 
     def restore(self, outbox: list[OutboxRecord], held: list[HeldTextRecord]) -> None:
         """Go on where the last process stopped."""

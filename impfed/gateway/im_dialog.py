@@ -15,7 +15,8 @@ from impfed.sip.message import SipRequest, SipResponse
 from impfed.sip.sdp import im_answer
 from impfed.sip.target import Hop
 from impfed.sip.transaction import FailureCause, ServerTransaction
-from impfed.store.records import HeldTextRecord
+from impfed.store.api import Delete
+from impfed.store.records import HeldTextRecord, SessionRecord, session_key
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 
@@ -28,13 +29,17 @@ log = EventLog("impfed.gateway")
 class ImDialog:
     """A dialog between one local and one foreign user, either side's INVITE.
 
-    :ivar path: the flow it came by or the hop it was sent to; in-dialog requests go the same way.
+    :ivar path: the flow it came by or the hop it was sent to; in-dialog requests go the same way.  None
+        when it has come from another node and the way is not known yet.
+    :ivar asking: whether a re-INVITE of ours has no answer yet.
+    :ivar recorded: whether the store has it, because it has come from another node.
     :ivar confirmed: whether both sides know that it stands (ACK seen, or sent).
     :ivar held: text embedded in the INVITE, kept in case that no MESSAGE repeats it.
     :ivar shown: normalised text that was already shown from ``held``; its repeat is not shown.
     """
 
     __slots__ = (
+        "asking",
         "confirmed",
         "dialog",
         "ended",
@@ -42,18 +47,23 @@ class ImDialog:
         "held_timer",
         "linger",
         "path",
+        "recorded",
         "session",
         "shown",
         "since",
     )
 
-    def __init__(self, session: ImSession, dialog: Dialog, path: Flow | Hop, now: float) -> None:
+    def __init__(
+        self, session: ImSession, dialog: Dialog, path: Flow | Hop | None, now: float
+    ) -> None:
         self.session = session
         self.dialog = dialog
         self.path = path
         self.since = now
         self.confirmed = False
         self.ended = False
+        self.asking = False
+        self.recorded = False
         self.held: HeldTextRecord | None = None
         self.held_timer: Timer | None = None
         self.shown = ""
@@ -118,7 +128,7 @@ class ImDialog:
     def _typing(self, request: SipRequest) -> None:
         typing = read_typing(request.content_type, request.body)
         if typing is not None:
-            self.session.foreign_typing(typing)
+            self.session.typing.foreign(typing)
 
     def _bye(self, transaction: ServerTransaction) -> None:
         self.session.around.stack.respond(transaction, 200)
@@ -128,6 +138,8 @@ class ImDialog:
 
     def _reinvite(self, transaction: ServerTransaction, request: SipRequest, flow: Flow) -> None:
         session, around = self.session, self.session.around
+        if self.asking:
+            raise RemoteError(491, "Request Pending")  # RFC 3261 section 14.2
         domain, user = session.outside.domain, session.contact_user
         host, _ = around.stack.advertised(flow.transport, domain=domain)
         around.stack.respond(
@@ -195,13 +207,44 @@ class ImDialog:
         self.linger = linger
         self.release_held()
         self.ended = True
-        around = self.session.around
-        around.stack.request(self.dialog.request("BYE"), self.session.destination(self), self)
+        self._forget_record()
+        around, way = self.session.around, self.session.destination(self)
+        if way is None:
+            self.drop()
+        else:
+            around.stack.request(self.dialog.request("BYE"), way, self)
 
     def drop(self) -> None:
         """Forget the dialog: the peer has ended it, or does not know it any more."""
+        self._forget_record()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Serve it no longer; it may go on at another node."""
         self.ended = True
         self.session.around.dialogs.remove(self)
+
+    # -- in a cluster ------------------------------------------------------------------------------
+
+    def record(self) -> SessionRecord:
+        """Return it as another node goes on with it."""
+        self.release_held()
+        session = self.session
+        return SessionRecord(
+            local=session.local.text,
+            foreign=session.foreign.text,
+            dialog=self.dialog,
+            chat_states=session.chat_states,
+            local_wrote=session.local_wrote,
+            shown=self.shown,
+            conversation=session.conversation,
+        )
+
+    def _forget_record(self) -> None:
+        if self.recorded:
+            self.recorded = False
+            key = session_key(*self.dialog.key)
+            self.session.around.store.write([Delete(SessionRecord, key)])
 
     def response_arrived(self, transaction: object, response: SipResponse) -> None:
         """An answer to our BYE or to a typing notice; a lost typing notice is no loss."""

@@ -1,65 +1,99 @@
-"""Texts and sessions that come from other nodes of a cluster, and go to them."""
+"""Sessions and texts that come from other nodes of a cluster, and go to them.
+
+A session in use goes with its dialog, and a re-INVITE of the new node tells the peer so; a quiet one
+ends by BYE, and the next text begins another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from impfed.cluster.ownership import Pair
 from impfed.gateway.im import ImGateway
 from impfed.gateway.im_session import ImSession
 from impfed.store.api import Change, Put
-from impfed.store.records import HeldTextRecord, OutboxRecord
+from impfed.store.records import HeldTextRecord, OutboxRecord, SessionRecord
 
 #: Says which other node a pair goes to; "" for none.
 Leaves = Callable[[Pair], str]
 
 #: Seconds for which a text is still taken that was on its way when its session was ended here.
 _LINGER = 1.0
+#: Seconds since the last text or typing notice after which a session is not in use any more.
+IN_USE = 120.0
+
+
+@dataclass
+class Given:
+    """What goes to one node: keys of records."""
+
+    sessions: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 class ImMoves:
-    """Takes texts in and gives them away.  Sessions themselves stay: they end, and begin elsewhere."""
+    """Takes sessions and texts in, and gives them away."""
 
     def __init__(self, im: ImGateway) -> None:
         self._im = im
 
-    def adopt(self, outbox: Sequence[OutboxRecord], held: Sequence[HeldTextRecord]) -> None:
-        """Send texts of another node, in the order in which they were taken over."""
+    def adopt(
+        self,
+        sessions: Sequence[SessionRecord],
+        outbox: Sequence[OutboxRecord],
+        held: Sequence[HeldTextRecord],
+    ) -> None:
+        """Go on with sessions of another node, and send its texts in the order of their arrival."""
+        self._im.resume(list(sessions))
         self._im.restore(list(outbox), list(held))
 
     def count(self) -> int:
         """Return how many sessions there are."""
         return len(self._im.sessions())
 
-    def surrender(self, leaves: Leaves, *, all: bool = False) -> dict[str, list[str]]:
-        """End the sessions of leaving pairs that have nothing under way, and give up their texts.
+    def surrender(self, leaves: Leaves, *, late: bool = False) -> dict[str, Given]:
+        """Give up the sessions of leaving pairs that have nothing under way, and their texts.
 
         Texts of one that has go nowhere yet, for they must not overtake the one under way.
 
-        :param all: the patience with those is over: they keep the one text, and go on with it.
-        :return: the keys of the texts by the node that sends them now.
+        :param late: the patience with those is over: they keep the one text, and go on with it.
+        :return: what goes to each node.
         """
-        given: dict[str, list[str]] = {}
+        given: dict[str, Given] = {}
         for session, owner in self._leaving(leaves):
             session.hold()
             under_way = session.under_way
-            if under_way and not all:
+            if under_way and not late:
                 continue
+            found = given.setdefault(owner, Given())
             for record in session.surrender():
                 self._im.outbox.forget(record.id)
-                given.setdefault(owner, []).append(record.key)
+                found.texts.append(record.key)
             if not under_way:
+                self._part(session, found)
                 session.close(_LINGER)
                 self._im.closed(session)
         return given
+
+    def _part(self, session: ImSession, given: Given) -> None:
+        """Let the dialog of a session that is in use go on at another node."""
+        now = self._im.around.timers.seconds()
+        if now - session.last_activity <= IN_USE and (dialog := session.part()) is not None:
+            record = dialog.record()
+            self._im.around.store.write([Put(record)])
+            given.sessions.append(record.key)
 
     def busy(self, leaves: Leaves) -> bool:
         """Return whether there are sessions of leaving pairs still."""
         return bool(self._leaving(leaves))
 
-    def lost(self, key: str) -> None:
-        """Another node has taken over a text."""
-        self._im.outbox.forget(key)
+    def lost(self, kind: str, key: str) -> None:
+        """Another node has taken over a text, or a session."""
+        if kind == OutboxRecord.kind:
+            self._im.outbox.forget(key)
+        else:
+            self._im.session_lost(key)
 
     def drop(self) -> None:
         """Forget everything, telling nobody."""
@@ -76,6 +110,7 @@ class ImMoves:
         yield from map(Put, self._im.inbox.held())
         for session in self._im.sessions():
             yield from (Put(each.held) for each in session.dialogs if each.held is not None)
+            yield from (Put(each.record()) for each in session.dialogs if each.recorded)
 
     def _leaving(self, leaves: Leaves) -> list[tuple[ImSession, str]]:
         found = [

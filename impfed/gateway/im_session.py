@@ -12,22 +12,17 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.gateway.im_dialog import ImDialog
 from impfed.gateway.im_invite import InviteAttempt
+from impfed.gateway.im_resume import Resumption
 from impfed.gateway.im_text import OutText
+from impfed.gateway.im_typing import Typing
 from impfed.gateway.paced import NOT_SENT
 from impfed.interwork.address import uri_of
-from impfed.interwork.availability import Kind
 from impfed.interwork.text import IncomingText
-from impfed.interwork.typing import (
-    ISCOMPOSING_TYPE,
-    KEYBOARD_TYPE,
-    iscomposing,
-    keyboard_activity,
-)
 from impfed.sip.message import SipRequest, SipResponse
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
-from impfed.store.api import Change, Delete
-from impfed.store.records import HeldTextRecord, OutboxRecord
+from impfed.store.api import Change, Delete, Put
+from impfed.store.records import HeldTextRecord, OutboxRecord, SessionRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 
@@ -42,9 +37,6 @@ _SEND_AGAIN = frozenset({408, 480, 481})
 _ENDS_DIALOG = frozenset({404, 410, 416, 482, 483, 484, 485, 502, 604})
 _TEXT = (("Content-Type", "text/plain; charset=UTF-8"),)
 _LATE = 60.0  # seconds after which a text tells when it was written (RFC 3261 section 20.17)
-_TYPING_REPEAT = 5.0  # seconds; a Microsoft client forgets a typing notice after about 6
-_TYPING_TIMES = 12
-_TYPING_FORGOTTEN = 10.0  # seconds without a notice from the far side
 
 
 class ImSession:
@@ -53,16 +45,14 @@ class ImSession:
     :ivar current: the dialog confirmed last; it carries what we send.
     :ivar queue: texts to send, the first one possibly on its way.
     :ivar on_its_way: the dialog in which the first text is being sent.
-    :ivar attempt: our INVITE, while it is unanswered.
+    :ivar attempt: our INVITE, or the re-INVITE of a session of another node, while it is unanswered.
     :ivar local_wrote: whether the local user has written something in it.
+    :ivar typing: who of the two types.
     :ivar leaving: whether its pair goes to another node: it finishes what is under way.
     """
 
     __slots__ = (
-        "_foreign_typing",
         "_idle",
-        "_local_typing",
-        "_repeats",
         "around",
         "attempt",
         "chat_states",
@@ -82,6 +72,7 @@ class ImSession:
         "outside_address",
         "queue",
         "since",
+        "typing",
     )
 
     def __init__(
@@ -100,13 +91,11 @@ class ImSession:
         self.current: ImDialog | None = None
         self.queue: deque[OutText] = deque()
         self.on_its_way: ImDialog | None = None
-        self.attempt: InviteAttempt | None = None
+        self.attempt: InviteAttempt | Resumption | None = None
         self.chat_states = False
         self.local_wrote = False
         self.leaving = False
-        self._foreign_typing: Timer | None = None
-        self._local_typing: Timer | None = None
-        self._repeats = 0
+        self.typing = Typing(self)
         self.since = self.last_activity = self.around.timers.seconds()
         self._idle: Timer = self.around.timers.after(
             self.around.config.im.idle_timeout, self._idle_too_long
@@ -132,7 +121,7 @@ class ImSession:
         """The peer said BYE."""
         self._forget(dialog)
         if not self.dialogs:
-            self._stop_foreign_typing()
+            self.typing.stop_foreign()
             if self.chat_states:
                 self.gateway.chat_state(self, "gone")
         self.pump()
@@ -149,16 +138,16 @@ class ImSession:
                 self._forget(dialog)
                 dialog.bye()
 
-    def destination(self, dialog: ImDialog) -> Flow | Hop:
+    def destination(self, dialog: ImDialog) -> Flow | Hop | None:
         """Return where an in-dialog request goes: the dialog's flow while it lives, else the next hop.
 
-        The peer's Contact is never dialled (DESIGN section 9).
+        The peer's Contact is never dialled (DESIGN section 9).  None when no way is known.
         """
         path = dialog.path
         through = self.around.through(dialog.dialog.route_set, path)
         if through is not None:
             return through
-        if isinstance(path, Hop) or path.alive:
+        if isinstance(path, Hop) or (path is not None and path.alive):
             return path
         hops = self.gateway.next_hops(self)
         return hops[0] if hops else path
@@ -173,8 +162,7 @@ class ImSession:
         self.dialogs.clear()
         self.current = None
         self._idle.cancel()
-        self._stop_local_typing()
-        self._stop_foreign_typing()
+        self.typing.stop()
 
     def touch(self) -> None:
         """Somebody said something: the idle time begins anew."""
@@ -196,7 +184,7 @@ class ImSession:
         self.touch()
         self.local_wrote = self.local_wrote or text.record is not None
         self.queue.append(text)
-        self._stop_local_typing()
+        self.typing.stop_local()
         self.pump()
 
     def pump(self) -> None:
@@ -212,10 +200,12 @@ class ImSession:
                 self.attempt.start()
             return
         text = self.queue[0]
+        way = self.destination(dialog)
+        assert way is not None  # what is current has been gone by
         request = dialog.dialog.request("MESSAGE", self._headers(text), text.part.encode())
         text.call_id, text.cseq = request.call_id, request.cseq
         self.on_its_way = dialog
-        self.around.stack.request(request, self.destination(dialog), self)
+        self.around.stack.request(request, way, self)
 
     def _headers(self, text: OutText) -> tuple[tuple[str, str], ...]:
         record = text.record
@@ -353,12 +343,68 @@ class ImSession:
             if stack.withdraw(self.foreign.domain, dialog.dialog.call_id):
                 self.on_its_way = None
 
+    def resume(self, record: SessionRecord) -> None:
+        """Go on with a dialog of another node, unless there is a newer one."""
+        now = self.around.timers.seconds()
+        record.dialog.skip_numbers(now)
+        dialog = ImDialog(self, record.dialog, None, now)
+        dialog.confirmed = dialog.recorded = True
+        dialog.shown = record.shown
+        self.around.store.write([Put(record)])  # its numbers go on from here
+        self.chat_states = self.chat_states or record.chat_states
+        self.local_wrote = self.local_wrote or record.local_wrote
+        self.conversation = record.conversation
+        newer = self.attempt is not None or self.current is not None
+        self.add(dialog)
+        if newer:
+            self._end_superseded()
+        else:
+            self.attempt = Resumption(self, dialog)
+            self.attempt.start()
+
+    def resumed(self, dialog: ImDialog) -> None:
+        """The peer knows that the dialog goes on here."""
+        self.attempt = None
+        if self.current is None and not dialog.ended:
+            self.current = dialog
+        self._end_superseded()
+        self.pump()
+
+    def not_resumed(self, dialog: ImDialog, known: bool) -> None:
+        """The peer does not go on with it: the next text begins anew.
+
+        :param known: whether it may still know the dialog.
+        """
+        self.attempt = None
+        self._forget(dialog)
+        if known:
+            dialog.bye()
+        elif not dialog.ended:
+            dialog.drop()
+        if self.queue or self.dialogs:
+            self.pump()
+        else:
+            self.close()
+            self.gateway.closed(self)
+
     def surrender(self) -> list[OutboxRecord]:
         """Give up every text that is not under way; another node sends it."""
         self.leaving = False
         kept = [self.queue.popleft()] if self.under_way else []
         left, self.queue = list(self.queue), deque(kept)
         return [text.record for text in left if text.record is not None]
+
+    def part(self) -> ImDialog | None:
+        """Return the dialog that is in use, which goes on at another node; None when there is none."""
+        dialog = self.current
+        if dialog is not None:
+            self.lose(dialog)
+        return dialog
+
+    def lose(self, dialog: ImDialog) -> None:
+        """A dialog goes on at another node."""
+        self._forget(dialog)
+        dialog.let_go()
 
     def abandon(self) -> None:
         """Forget everything, telling nobody: another node has taken over."""
@@ -369,7 +415,7 @@ class ImSession:
             self.attempt = None
         for dialog in self.dialogs:
             dialog.held = None
-            dialog.drop()
+            dialog.let_go()
         self.dialogs.clear()
         self.close()
 
@@ -379,76 +425,13 @@ class ImSession:
         self, transaction: ServerTransaction, request: SipRequest, text: IncomingText
     ) -> None:
         """Hand a text of a MESSAGE to the home server; the answer to the MESSAGE follows from it."""
-        self._stop_foreign_typing()
+        self.typing.stop_foreign()
         self.gateway.inbox.deliver(self.local, self.foreign, transaction, request, text)
 
     @staticmethod
     def held_settled(held: HeldTextRecord) -> list[Change]:
         """Return the change that forgets an embedded text whose repeat has come."""
         return [Delete(HeldTextRecord, held.key)]
-
-    # -- typing ------------------------------------------------------------------------------------
-
-    def foreign_typing(self, state: str) -> None:
-        """The foreign user types ("composing") or stopped ("active")."""
-        if self.gateway.inbox.stopped(self.local, self.foreign):
-            return
-        if state == "composing":
-            if self._foreign_typing is None:
-                self.gateway.chat_state(self, "composing")
-            else:
-                self._foreign_typing.cancel()
-            self._foreign_typing = self.around.timers.after(
-                _TYPING_FORGOTTEN, self.foreign_typing, "paused"
-            )
-        elif self._foreign_typing is not None:
-            self._stop_foreign_typing()
-            self.gateway.chat_state(self, "active" if state == "active" else "paused")
-
-    def _stop_foreign_typing(self) -> None:
-        if self._foreign_typing is not None:
-            self._foreign_typing.cancel()
-            self._foreign_typing = None
-
-    def local_typing(self, state: str) -> None:
-        """The local user's client reports a chat state (XEP-0085).  It never opens a dialog."""
-        self.chat_states = True
-        if state == "gone":
-            self._stop_local_typing()
-            if not self.queue:
-                self.close()
-                self.gateway.closed(self)
-        elif state == "composing":
-            self._repeats = _TYPING_TIMES
-            if self._local_typing is None:
-                self._repeat_typing()
-        elif self._local_typing is not None:
-            self._stop_local_typing()
-            self._typing_notice(False)
-
-    def _repeat_typing(self) -> None:
-        self._local_typing = None
-        if self._repeats <= 0 or self.current is None:
-            return
-        self._repeats -= 1
-        self._typing_notice(True)
-        self._local_typing = self.around.timers.after(_TYPING_REPEAT, self._repeat_typing)
-
-    def _stop_local_typing(self) -> None:
-        if self._local_typing is not None:
-            self._local_typing.cancel()
-            self._local_typing = None
-
-    def _typing_notice(self, composing: bool) -> None:
-        dialog = self.current
-        if dialog is None or self.on_its_way is not None:
-            return
-        if Kind.load(self.domain.kind).typing == "keyboard":
-            method, media, body = "INFO", KEYBOARD_TYPE, keyboard_activity(composing)
-        else:
-            method, media, body = "MESSAGE", ISCOMPOSING_TYPE, iscomposing(composing)
-        request = dialog.dialog.request(method, (("Content-Type", media),), body)
-        self.around.stack.request(request, self.destination(dialog), dialog)
 
     def view(self) -> dict[str, object]:
         """Return what ``impfedctl sessions`` shows of it."""

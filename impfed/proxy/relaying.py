@@ -121,7 +121,7 @@ class Relaying:
         if not request.to_tag:
             return None if way.routes else self.by_placement(request, flow)
         name = self._found.get((request.call_id, request.to_tag), "") if self._found else ""
-        if name and not (self._neighbours.gone(name) or self._neighbours.who(flow.peer.names)):
+        if name and not self._neighbours.gone(name) and name != self._who(flow):
             return self._neighbours.named(name)
         token = token_of(uri)
         if token is None or self._tokens is None or way.routes or not request.to_tag:
@@ -148,13 +148,20 @@ class Relaying:
         return hop
 
     def belongs(self, request: SipRequest, name: str, flow: Flow) -> bool:
-        """Remember whose a dialog is, as the cluster's store has said; False if that leads nowhere."""
-        if self._neighbours.named(name) is None or self._neighbours.who(flow.peer.names):
+        """Remember whose a dialog is, as the cluster's store has said; False if that leads nowhere.
+
+        A third node may have sent the request here by a token of ours, before the dialog went on.
+        """
+        if self._neighbours.named(name) is None or name == self._who(flow):
             return False
         if len(self._found) >= _FOUND_LIMIT:
             self._found.clear()
         self._found[request.call_id, request.to_tag] = name
         return True
+
+    def _who(self, flow: Flow) -> str:
+        """Return which of the nodes a connection is from; "" for none."""
+        return self._neighbours.who(flow.peer.names)
 
     def by_placement(self, request: SipRequest, flow: Flow) -> Hop | None:
         """Return the node of a cluster that a new request belongs to; None when it is this one's.

@@ -25,7 +25,7 @@ TARGET_REFRESH = frozenset({"INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "BENOTIFY
 _LOOSE = re.compile(r"[^?]*;[Ll][Rr](?:[=;?]|$)")
 _TARGET = re.compile(r"[Ss][Ii][Pp][Ss]?:[^\x00-\x20\x7f]+")
 _METHOD_PARAM = re.compile(r";method=[^;?]*", re.IGNORECASE)
-#: How far numbers skip where the clock does not help.
+#: How far numbers skip at least, for the clocks of nodes differ.
 _GAP = 200
 #: The clock as a number: faster than any dialog uses numbers up, and good until 2040.
 _NUMBERS_SINCE = 1_700_000_000.0
@@ -214,11 +214,7 @@ class Dialog(msgspec.Struct, gc=False):
 
         :param now: seconds since the epoch.
         """
-        by_clock = _number_at(now)
-        if self.local_cseq < by_clock:
-            self.local_cseq = by_clock
-        else:
-            self.local_cseq += _GAP
+        self.local_cseq = max(self.local_cseq + _GAP, _number_at(now))
 
     def snapshot(self) -> dict[str, Any]:
         """Return the dialog as plain values, for the store."""

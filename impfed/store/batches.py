@@ -26,9 +26,13 @@ from impfed.store.api import (
     StoreError,
     StoreFault,
 )
+from impfed.store.encoding import encode, readable
 from impfed.store.gather import Clock, WriteQueue
 from impfed.store.link import Answer, Argument, Link, pairs
-from impfed.store.records import LedgerEntry, Record, encode, readable
+from impfed.store.records import (
+    LedgerEntry,
+    Record,
+)
 from impfed.store.sqlitefile import row_of
 
 #: Seconds after which a write or question that could not be settled fails.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from impfed.core.log import EventLog
+from impfed.store.encoding import readable
 from impfed.store.link import Argument
-from impfed.store.records import readable
 
 #: Seconds for which a change that the store has confirmed may still be lost by it (a replica that lags
 #: and becomes the master, a file that ends too early).

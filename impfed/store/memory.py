@@ -22,8 +22,12 @@ from impfed.store.api import (
     StoreState,
     call_done,
 )
+from impfed.store.encoding import decode, encode, readable
 from impfed.store.gather import StateTeller
-from impfed.store.records import LedgerEntry, RecordType, decode, encode, readable
+from impfed.store.records import (
+    LedgerEntry,
+    RecordType,
+)
 
 
 @implementer(IStore)

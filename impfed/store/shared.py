@@ -25,10 +25,15 @@ from impfed.store.api import (
     call_done,
 )
 from impfed.store.batches import PATIENCE, Batches, prepared
+from impfed.store.encoding import decode, readable
 from impfed.store.gather import Clock, StateTeller
 from impfed.store.journal import Entry, Journal
 from impfed.store.link import Argument, Link, pairs
-from impfed.store.records import Memo, Record, RecordType, decode, readable
+from impfed.store.records import (
+    Memo,
+    Record,
+    RecordType,
+)
 
 #: Seconds without a connection after which the store counts as gone.
 GRACE = 1.0

@@ -28,8 +28,13 @@ from impfed.store.api import (
     StoreState,
     call_done,
 )
+from impfed.store.encoding import decode, encode, readable
 from impfed.store.gather import Clock, StateTeller, WriteQueue
-from impfed.store.records import LedgerEntry, Memo, RecordType, decode, encode, readable
+from impfed.store.records import (
+    LedgerEntry,
+    Memo,
+    RecordType,
+)
 from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, row_of
 
 #: Name of the file within a node's state directory.

@@ -16,7 +16,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from impfed.store.api import StoreError, StoreFault
-from impfed.store.records import LedgerEntry, readable
+from impfed.store.encoding import readable
+from impfed.store.records import (
+    LedgerEntry,
+)
 
 #: Marks the file as ours ("impf" in ASCII).
 APPLICATION_ID = 0x696D7066

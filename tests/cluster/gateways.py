@@ -328,16 +328,20 @@ class World:
 
     def far_sends(
         self, node: str, method: str, local: str, foreign: str, *, call_id: str, cseq: int,
-        tag: str = "", body: str = "", headers: tuple[str, ...] = (),
+        tag: str = "", own_tag: str = "", body: str = "", headers: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
-        """A request of a foreign user reaches a node."""
+        """A request of a foreign user reaches a node.
+
+        :param tag: the node's, within a dialog.
+        :param own_tag: his own; one by the Call-ID, as in dialogs that he has begun, if empty.
+        """
         self._branches += 1
         data = body.encode()
         lines = [
             f"{method} sip:{local}@{HOME} SIP/2.0",
             f"Via: SIP/2.0/TLS 192.0.2.10:5061;branch=z9hG4bKfar{self._branches}",
             "Max-Forwards: 70",
-            f"From: <sip:{foreign}@{FOREIGN}>;tag=f-{call_id}",
+            f"From: <sip:{foreign}@{FOREIGN}>;tag={own_tag or f'f-{call_id}'}",
             f"To: <sip:{local}@{HOME}>{f';tag={tag}' if tag else ''}",
             f"Call-ID: {call_id}",
             f"CSeq: {cseq} {method}",

@@ -19,12 +19,12 @@ from impfed.config.model import (
 )
 from impfed.core.ids import IdSource
 from impfed.store.api import StoreError, StoreFault
+from impfed.store.encoding import decode
 from impfed.store.model import Model
 from impfed.store.modellink import ModelLink
 from impfed.store.records import (
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
-    decode,
 )
 from impfed.store.shared import SharedStore
 from impfed.testing.pki import make_ca, make_certificate

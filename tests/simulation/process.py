@@ -22,8 +22,8 @@ from impfed.config.s2s import S2SConfig, S2SDomainConfig
 from impfed.core.ids import IdSource
 from impfed.service import Node
 from impfed.store.api import Change, Done, Enter, Put, StoreError, StoreFault, call_done
+from impfed.store.encoding import decode, encode
 from impfed.store.memory import MemoryStore
-from impfed.store.records import decode, encode
 from tests.simulation.cast import NAMES, PARTNER, PARTNER_DOMAIN, SECRET, XMPP_DOMAIN, Cast, Home
 from tests.simulation.loop import Loop, SimReactor
 from tests.simulation.network import Network

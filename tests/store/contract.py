@@ -29,6 +29,7 @@ from impfed.store.records import (
     OutboxRecord,
     PolicyDefaultRecord,
     PolicyEntryRecord,
+    SessionRecord,
 )
 
 CAROL = "carol@company.example"
@@ -58,6 +59,7 @@ def subscription(call_id: str = "c1", **fields: Any) -> InboundSubscriptionRecor
 
 def samples() -> list[Any]:
     return [
+        SessionRecord(CAROL, BOB, dialog("c4"), True, True, "first", "f00d"),
         OutboxRecord("m1", CAROL, BOB, "hi \N{SNOWMAN}\n", receipt=True, received_at=12.5),
         HeldTextRecord("h1", CAROL, BOB, "c1", "first", 22.25),
         InboundSubscriptionRecord(

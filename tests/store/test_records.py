@@ -7,7 +7,11 @@ from typing import ClassVar
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.store.records import OutboxRecord, Record, decode, encode
+from impfed.store.encoding import decode, encode
+from impfed.store.records import (
+    OutboxRecord,
+    Record,
+)
 from tests.store.contract import BOB, CAROL, samples
 
 
