@@ -29,7 +29,9 @@ from impfed.store.coordination import Coordination, Letter
 from impfed.store.gather import Clock
 
 _AGAIN = 0.2  # seconds
-_WAIT = 5.0
+#: Seconds for which the store is asked to wait for letters: a dead connection is noticed soon after.
+_WAIT = 1.0
+_CATCHING_UP = 0.05
 _TRIM_AFTER = 0.05
 
 _log = EventLog("impfed.cluster")
@@ -203,6 +205,18 @@ class PostOffice:
             self._running = True
             self._feed_id = feed_id
             self._read()
+
+    @inlineCallbacks
+    def caught_up(self) -> Any:
+        """Fire when word of all that was given to this node until now has been taken.
+
+        Not while there are too many letters to read on, for they may wait for this node to settle.
+        """
+        [last] = yield self._coordination.last(f"mail:{self._me}")
+        while self._running and not self._incoming.full:
+            if not self._giving and self.has_read(last):
+                return
+            yield self.sleep(_CATCHING_UP)
 
     def stop(self) -> None:
         """Read and post no more."""

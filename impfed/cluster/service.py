@@ -155,7 +155,21 @@ class ClusterService:
                 continue
             if found:
                 yield maybeDeferred(self._the_user.adopt, list(found.values()))
+                self._reconsider([record.pair for record in found.values()])
             return
+
+    @inlineCallbacks
+    def _reconsider(self, pairs: list[Pair]) -> Any:
+        """Have what was given go on if we had settled before the word of it came, and it is not ours.
+
+        Who gave it may know more of the nodes than we do yet: the beat after the next one knows as much.
+        """
+        if not all(map(self.placement.mine, pairs)):
+            yield self._wait_settled_view()
+            yield self._wait_settled_view()
+            if not all(map(self.placement.mine, pairs)):
+                self._doubtful = True
+                self._balance()
 
     def take_lease(self, name: str) -> Deferred[str]:
         """Take a lease, for example of a home link; returns its holder."""
@@ -469,7 +483,8 @@ class ClusterService:
     # -- taking and giving -------------------------------------------------------------------------
 
     def _balance(self) -> None:
-        if self._balancing or not self._ready or self._settled == self.placement.generation:
+        settled = self._settled == self.placement.generation and not self._doubtful
+        if self._balancing or not self._ready or settled:
             return
         self._balancing = True
         done = self._rebalance()
@@ -482,6 +497,8 @@ class ClusterService:
         if self._doubtful:  # records may be ours by an attempt whose answer was lost
             yield self._adopt(self.name)
             self._doubtful = False
+        # What was given to us must be known before the others hear that we have given it on.
+        yield self.post.caught_up()
         yield maybeDeferred(self._the_user.release, placement)
         gone = ["", *(row.name for row in self.nodes if row.state not in _LIVING)]
         for owner in gone:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
-from impfed.store.api import StoreError
+from impfed.store.api import StoreError, StoreFault
 from impfed.store.link import DEAF_MS, LEASE_MS, SUSPECT_MS, Answer, Argument, Entries
 
 _FREE = ("dead", "left")
+#: Operations that a full memory refuses, and those that go where nothing can be written.
+_ADDING = frozenset(("write", "post"))
+_READING = frozenset(("rows", "get", "counts", "find", "letters", "last"))
+#: What a copy of it consists of.
+_STATE = (
+    "_records", "_owned", "_nodes", "_lost", "_writers", "_leases", "_portions", "_streams",
+    "_feed", "_epoch", "_generation", "_heard",
+)  # fmt: skip
 
 
 class _Node:
@@ -28,12 +37,21 @@ class Model:
     """The server.
 
     :param seconds: its own clock, seconds since the epoch.
-    :ivar failing: set to an error to have every operation that adds something refused with it.
+    :param later: calls after so many seconds; for a server that is slow.
+    :ivar failing: set to an error to have every operation that changes something refused with it;
+        OUT_OF_MEMORY refuses only those that add something.
+    :ivar slow: seconds after which it does what it is asked for.
     """
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object] = lambda seconds, call: call(),
+    ) -> None:
         self._seconds = seconds
+        self.later = later
         self.failing: StoreError | None = None
+        self.slow = 0.0
         self.waiters: list[Callable[[], None]] = []  # called when something has come into a stream
         self._ids = 0  # rises for ever, as the server's clock does
         self.empty()
@@ -49,6 +67,15 @@ class Model:
         self._portions: dict[str, dict[str, tuple[int, int]]] = {}
         self._streams: dict[str, Entries] = {}
         self._feed = self._epoch = self._generation = self._heard = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of what it holds, for :meth:`go_back`."""
+        return deepcopy({name: getattr(self, name) for name in _STATE})
+
+    def go_back(self, state: dict[str, Any]) -> None:
+        """Lose what has come since a state; ids of streams rise nevertheless."""
+        for name, value in deepcopy(state).items():
+            setattr(self, name, value)
 
     def rows(self, kind: str, owner: str) -> list[bytes]:
         """Return the records of a kind that a node owns, as written."""
@@ -93,9 +120,19 @@ class Model:
         return id.encode()
 
     def do(self, operation: str, *arguments: Argument) -> Answer:
-        """Do what the script of that name does."""
+        """Do what the script of that name does.
+
+        :raises StoreError: when it is refused.
+        """
+        if self.failing is not None and self._is_refused(operation, self.failing.fault):
+            raise self.failing
         answer: Answer = getattr(self, f"_do_{operation}")(*arguments)
         return answer
+
+    @staticmethod
+    def _is_refused(operation: str, fault: StoreFault) -> bool:
+        full = fault is StoreFault.OUT_OF_MEMORY
+        return operation in _ADDING if full else operation not in _READING
 
     # -- the scripts, by name ----------------------------------------------------------------------
 

@@ -16,15 +16,18 @@ from impfed.store.api import StoreError, StoreFault
 from impfed.store.link import Answer, Argument, Entries
 from impfed.store.model import Model
 
-_ADDING = ("write", "post")
+#: Seconds for which a link waits for each of the server's answers when it connects.
+_CONNECT = 2.0
+#: How many of these there are, one after the other.
+_GREETINGS = 3
 
 
 class ModelLink:
     """One node's way to the :class:`Model`.
 
     :param clock: with one, answers come in a later turn; without, at once.
-    :ivar before: asked for each operation; True loses it on the way there.
-    :ivar afterwards: asked for each operation; True loses the answer on the way back.
+    :ivar before: asked for each operation, and for each wait ("wait"); True loses it on the way there.
+    :ivar afterwards: asked for each operation, and wait; True loses the answer on the way back.
     :ivar delay: seconds that an answer takes.
     """
 
@@ -74,32 +77,50 @@ class ModelLink:
     def heal(self) -> None:
         """Connect again."""
         self._reachable = True
-        if self._running:
-            self._become(True)
+        self._connect()
 
     def call(self, operation: str, *arguments: Argument, timeout: float = 2.0) -> Deferred[Answer]:
         """Do an operation; see :class:`~impfed.store.link.Link`."""
         if not self._up:
             return fail(_error(StoreFault.UNAVAILABLE, "there is no connection"))
-        answer: Answer | StoreError
-        lost = self.before(operation)
-        if not lost:
-            answer = self._do(operation, arguments)
-            lost = self.afterwards(operation)
-        if lost:
-            answer = _error(StoreFault.UNSURE, f"it gave no answer to {operation}")
-        delay = timeout if lost else self.delay
-        if self._clock is None:
-            return fail(answer) if isinstance(answer, StoreError) else succeed(answer)
+        unsure = _error(StoreFault.UNSURE, f"it gave no answer to {operation}")
         asked: Deferred[Answer] = Deferred()
         self._outstanding[asked] = None
-        self._clock.callLater(delay, lambda: self._answer(asked, answer, lost))
+        slow = self._model.slow
+        if self.before(operation):
+            self._answer_later(asked, unsure, timeout, True)
+        elif slow:
+            # It is done some time, whether or not anybody waits for the answer still.
+            self._model.later(slow, lambda: self._done_late(asked, operation, arguments))
+            self._answer_later(asked, unsure, timeout, True)
+        else:
+            answer = self._do(operation, arguments)
+            lost = self.afterwards(operation)
+            self._answer_later(
+                asked, unsure if lost else answer, timeout if lost else self.delay, lost
+            )
         return asked
 
     def _do(self, operation: str, arguments: tuple[Argument, ...]) -> Answer | StoreError:
-        if self._model.failing is not None and operation in _ADDING:
-            return self._model.failing
-        return self._model.do(operation, *arguments)
+        try:
+            return self._model.do(operation, *arguments)
+        except StoreError as error:
+            return error
+
+    def _done_late(
+        self, asked: Deferred[Answer], operation: str, arguments: tuple[Argument, ...]
+    ) -> None:
+        answer = self._do(operation, arguments)
+        if not self.afterwards(operation):
+            self._answer_later(asked, answer, self.delay, False)
+
+    def _answer_later(
+        self, asked: Deferred[Answer], answer: Answer | StoreError, delay: float, lost: bool
+    ) -> None:
+        if self._clock is None:
+            self._answer(asked, answer, lost)
+        else:
+            self._clock.callLater(delay, self._answer, asked, answer, lost)
 
     def _answer(self, asked: Deferred[Answer], answer: Answer | StoreError, lost: bool) -> None:
         if asked not in self._outstanding:
@@ -111,18 +132,35 @@ class ModelLink:
             asked.callback(answer)
         if lost and self._running:  # as a connection that is given up, and made anew
             self._become(False)
-            if self._reachable:
-                self._become(True)
+            if self._clock is None or not self._model.slow:
+                self._connect()
+            elif self._model.slow < _CONNECT:
+                self._clock.callLater(_GREETINGS * self._model.slow, self._connect)
+
+    def _connect(self) -> None:
+        if self._running and self._reachable:
+            self._become(True)
 
     def wait(self, after: Mapping[str, str], seconds: float) -> Deferred[dict[str, Entries]]:
         """Return what comes into streams; see :class:`~impfed.store.link.Link`."""
         if not self._up:
             return fail(_error(StoreFault.UNAVAILABLE, "there is no connection"))
         waited: Deferred[Any] = Deferred()
+        if self.before("wait"):
+            self._give_up_later(waited, seconds + 2.0)
+            return waited
         end = self._clock.callLater(seconds, self.wake, True) if self._clock is not None else None
         self._waiting = (dict(after), waited, end)
         self.wake()
         return waited
+
+    def _give_up_later(self, waited: Deferred[Any], seconds: float) -> None:
+        """The connection of who waits, which is its own, is given up."""
+        gone = _error(StoreFault.UNAVAILABLE, "it is gone")
+        if self._clock is None:
+            waited.errback(gone)
+        else:
+            self._clock.callLater(seconds, waited.errback, gone)
 
     def wake(self, anyway: bool = False) -> None:
         """Look whether something has come for who waits."""
@@ -137,7 +175,9 @@ class ModelLink:
         self._waiting = None
         if end is not None and end.active():
             end.cancel()
-        if self._clock is not None:
+        if self.afterwards("wait"):
+            self._give_up_later(waited, 2.0)
+        elif self._clock is not None:
             self._clock.callLater(0, waited.callback, found)
         else:
             waited.callback(found)

@@ -164,6 +164,43 @@ class MembershipTests(ClusterCase):
         self.assertEqual(set(node.user.records), before)
         self.check()
 
+    def test_deaf_node_is_given_records(self) -> None:
+        """Who cannot read of what it was given does not say that it has given on what is another's now."""
+        deaf = self.nodes["n1"]
+        deaf.link.before = lambda operation: operation == "wait"
+        self.cluster.run(1.5)
+        self.nodes["n2"].service.drain()
+        self.cluster.run(1.0)
+        unread = set(self.cluster.stored()["n1"]) - set(deaf.user.records)
+        new = self.cluster.add("n4")
+        self.cluster.run(1.0)
+        waiting = {number for number in PAIRS if new.service.placement.held(pair(number))}
+        for key in unread:
+            number = int(key.partition("@")[0].removeprefix("user"))
+            self.assertEqual(number in waiting, self.owner(number) is new, key)
+        self.assertTrue(unread)
+        deaf.link.before = lambda operation: False
+        self.cluster.run(4.0)
+        self.nodes["n2"].kill()
+        self.cluster.run(0.5)
+        self.check()
+        self.assertTrue(new.service.placement.settled)
+
+    def test_given_too_late(self) -> None:
+        """What a node is given after its pair has moved on goes on to whose it is."""
+        giver, taker, owner = (self.nodes[name] for name in ("n1", "n2", "n3"))
+        number = next(n for n in range(len(PAIRS), 400) if self.owner(n) is owner)
+        giver.own(number)
+        self.cluster.run(0.1)
+        key = Kind(*pair(number)).key
+        giver.service.give(Kind, taker.name, [giver.user.records.pop(key).key])
+        self.cluster.run(0.1)
+        self.assertIn(key, taker.user.records)
+        self.cluster.run(2.0)
+        self.assertNotIn(key, taker.user.records)
+        self.assertIn(key, owner.user.records)
+        self.assertIn(key, self.cluster.stored()["n3"])
+
     def test_stop_frees_at_once(self) -> None:
         """A node that stops without draining leaves its share to the others at once."""
         leaver = self.nodes["n2"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,9 @@ class ClusterNode(NodeProcess):
     """A node of the cluster.
 
     :param model: the server that keeps the shared store.
+    :ivar link: the way of the living process to it; None while there is none.
+    :ivar before: see :class:`ModelLink`; for the links of all its processes.
+    :ivar afterwards: the same.
     """
 
     def __init__(
@@ -63,11 +67,16 @@ class ClusterNode(NodeProcess):
         super().__init__(loop, network, cast, name, host)
         self._model = model
         self.link: ModelLink | None = None
+        self.before: Callable[[str], bool] = lambda operation: False
+        self.afterwards: Callable[[str], bool] = lambda operation: False
 
     def make_store(self, ids: IdSource) -> Any:
         """Return the store of a new process: a way of its own to the shared server."""
-        self.link = link = ModelLink(self._model, self.reactor)
+        reactor = self.reactor
+        self.link = link = ModelLink(self._model, reactor)
         link.delay = 0.0005
+        link.before = lambda operation: not reactor.alive or self.before(operation)
+        link.afterwards = lambda operation: self.afterwards(operation)
         return SharedStore(link, SimStore(self.reactor, self.disk), self.reactor, ids)
 
     def kill(self, silent: bool = False) -> None:

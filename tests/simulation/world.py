@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class World:
     :param faults: what befalls it; drawn from the seed if None.
     :param troubled: seconds of traffic and faults.
     :param cast: who takes part; drawn from the seed if None.
+    :param quiet: seconds without faults and traffic, at the end of which all must be right again.
     :ivar homes: the home servers, by their domains.
     :ivar partner: the partner that speaks SIP; None without one.
     :ivar foreign: the one that speaks XMPP; None without one.
@@ -80,9 +82,11 @@ class World:
         faults: Faults | None = None,
         troubled: float = TROUBLED,
         cast: Cast | None = None,
+        quiet: float = QUIET,
     ) -> None:
         self.seed = seed
         self.troubled = troubled
+        self.quiet = quiet
         self.loop = loop = Loop(seed)
         self.network = network = Network(loop)
         self.history = history = History()
@@ -160,9 +164,10 @@ class World:
         self._bring_faults()
         self.loop.run(START + self.troubled)
         self._end_faults()
-        self.loop.run(START + self.troubled + QUIET / 2)
+        self.loop.run(START + self.troubled + self.quiet / 2)
         self._change_all()
-        self.loop.run(START + self.troubled + QUIET)
+        self.loop.run(START + self.troubled + self.quiet)
+        gc.unfreeze()  # what the nodes loaded, which in a process of their own stays for good
         return [
             *self.history.problems,
             *self._accounting(),
@@ -235,7 +240,10 @@ class World:
 
     def kill(self, silent: bool) -> None:
         """Kill a node, or the machine with it; it is started again before long."""
-        node = self.node
+        self.kill_node(self.node, silent)
+
+    def kill_node(self, node: NodeProcess, silent: bool = False) -> None:
+        """Kill this node; see :meth:`kill`."""
         if node.node is not None:
             node.kill(silent)
             self.loop.after(self.loop.random.uniform(0.2, 5.0), lambda: self._restart(node))
