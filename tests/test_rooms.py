@@ -13,7 +13,9 @@ PURE = ("core", "sip", "xmpp", "interwork", "proxy", "cluster")
 #: What drives such a core, in the same room.
 DRIVERS = (
     "cluster/api.py",
+    "cluster/balance.py",
     "cluster/feed.py",
+    "cluster/flush.py",
     "cluster/portions.py",
     "cluster/post.py",
     "cluster/rewriting.py",

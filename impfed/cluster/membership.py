@@ -114,6 +114,8 @@ TABLE: Mapping[tuple[Standing, Event], tuple[Standing, tuple[Action, ...]]] = {
     (_S.ASIDE, _E.LEAVE): (_S.LEFT, (_A.SAY_LEAVE,)),
 }
 
+#: Standings in which the node beats.
+BEATING = frozenset({_S.MEMBER, _S.DRAINING, _S.HOLDING, _S.ASIDE})
 #: Standings in which the node acts, as long as its lease or the others' answers allow.
 ACTING = frozenset({_S.MEMBER, _S.DRAINING, _S.HOLDING})
 

@@ -11,9 +11,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from impfed.cluster.api import ClusterUser, Others
+from impfed.cluster.balance import Balance
 from impfed.cluster.feed import Feed
 from impfed.cluster.membership import (
     BEAT_EVERY,
+    BEATING,
     OWN_LEASE,
     SUSPECTED_AFTER,
     Action,
@@ -26,16 +28,11 @@ from impfed.cluster.ownership import Pair, Placement
 from impfed.cluster.post import PostOffice
 from impfed.cluster.rewriting import Rewriting
 from impfed.core.log import EventLog
-from impfed.store.api import Done, Fenced, StoreError, StoreFault, StoreState
+from impfed.store.api import PASSING, Done, Fenced, StoreError, StoreState
 from impfed.store.coordination import Beat, Coordination, NodeRow, Unknown
 from impfed.store.gather import Clock
-from impfed.store.records import KINDS, Record, RecordType
+from impfed.store.records import Record, RecordType
 from impfed.store.shared import SharedStore
-
-_BEATING = frozenset({Standing.MEMBER, Standing.DRAINING, Standing.HOLDING, Standing.ASIDE})
-_LIVING = ("live", "draining")
-_PASSING = (StoreFault.UNAVAILABLE, StoreFault.UNSURE)
-_OWNED = tuple(kind for kind in KINDS.values() if kind.owned)
 
 _log = EventLog("impfed.cluster")
 
@@ -71,7 +68,7 @@ class ClusterService:
         self.placement = Placement(name)
         self.nodes: tuple[NodeRow, ...] = ()
         self.coordination = Coordination(store.link)
-        feed = Feed(store, lambda: self._the_user)
+        feed = Feed(store, lambda: self.owner_of_records)
         self.post = PostOffice(name, self.coordination, clock, self, feed.arrived)
         self._clock = clock
         self._store = store
@@ -82,9 +79,9 @@ class ClusterService:
         self._member = Membership()
         self._tick_call: IDelayedCall | None = None
         self._beating = self._asking = self._joining = False
-        self._ready = self._balancing = self._doubtful = False
-        self._rewriting = Rewriting(lambda: self._the_user.rewrite())
-        self._settled = 0
+        self._ready = False
+        self._balance = Balance(self, store)
+        self._rewriting = Rewriting(lambda: self.owner_of_records.rewrite())
         self._heard_at = 0.0
         self._seen: list[tuple[str, str]] = []
         self._feed_id = "0-0"
@@ -122,7 +119,7 @@ class ClusterService:
         since = self._elapsed() - self._heard_at
         for row in self.nodes:
             if row.name == name:
-                return row.state not in _LIVING or row.age + since > SUSPECTED_AFTER
+                return not row.lives or row.age + since > SUSPECTED_AFTER
         return True
 
     def send(self, pair: Pair, payload: bytes, done: Done | None = None) -> bool:
@@ -142,34 +139,9 @@ class ClusterService:
         """Give records to another node; see :meth:`SharedStore.give`."""
         return self._store.give(kind, to, keys)
 
-    @inlineCallbacks
-    def given(self, kind: str, keys: list[str]) -> Any:
+    def given(self, kind: str, keys: list[str]) -> Deferred[Any]:
         """Another node has given us records: serve them; fires when that is done."""
-        while kind in KINDS and self.standing in _BEATING:
-            try:
-                found = yield self._store.get(KINDS[kind], keys)
-            except StoreError as error:
-                if error.fault not in _PASSING:
-                    raise
-                yield self.post.sleep(BEAT_EVERY)
-                continue
-            if found:
-                yield maybeDeferred(self._the_user.adopt, list(found.values()))
-                self._reconsider([record.pair for record in found.values()])
-            return
-
-    @inlineCallbacks
-    def _reconsider(self, pairs: list[Pair]) -> Any:
-        """Have what was given go on if we had settled before the word of it came, and it is not ours.
-
-        Who gave it may know more of the nodes than we do yet: the beat after the next one knows as much.
-        """
-        if not all(map(self.placement.mine, pairs)):
-            yield self._wait_settled_view()
-            yield self._wait_settled_view()
-            if not all(map(self.placement.mine, pairs)):
-                self._doubtful = True
-                self._balance()
+        return self._balance.given(kind, keys)
 
     def take_lease(self, name: str) -> Deferred[str]:
         """Take a lease, for example of a home link; returns its holder."""
@@ -190,7 +162,7 @@ class ClusterService:
             "standing": self.standing.value,
             "epoch": self.epoch,
             "generation": self.placement.generation,
-            "settled": self._settled,
+            "settled": self._balance.settled,
             "letters_waiting": self.post.waiting,
             "nodes": [
                 {
@@ -217,7 +189,7 @@ class ClusterService:
                 [self._feed_id] = yield self.coordination.last("feed")
                 break
             except StoreError as error:
-                if error.fault not in _PASSING:
+                if error.fault not in PASSING:
                     raise
             yield self.post.sleep(BEAT_EVERY)
         self._do(self._member.happens(Event.JOIN))
@@ -225,13 +197,13 @@ class ClusterService:
         self._joined.append(joined)
         yield joined
         self._tick()
-        yield self._wait_settled_view()
+        yield self.next_view()
 
     def ready(self) -> None:
         """The records are loaded: take what is free, and read letters, from now on."""
         self._ready = True
         self.post.start(self._feed_id)
-        self._balance()
+        self._balance.begin()
 
     @inlineCallbacks
     def drain(self) -> Any:
@@ -250,13 +222,13 @@ class ClusterService:
                 return  # nobody is there to give to
             if self.drained:
                 return
-            yield self._wait_settled_view()
+            yield self.next_view()
 
     @property
     def drained(self) -> bool:
         """Whether this node has given everything away, and every other node has seen that."""
         placement = self.placement
-        given = placement.settled and self._settled == placement.generation
+        given = placement.settled and self._balance.settled == placement.generation
         gone = given and self.name not in placement.now.names
         return gone and self.standing is Standing.DRAINING and not self.post.waiting
 
@@ -304,12 +276,12 @@ class ClusterService:
         if isinstance(sights, Failure):
             _log.failure("asking_failed", "asking the other nodes raised", sights)
             return
-        living = {row.name for row in self.nodes if row.state in _LIVING}
+        living = {row.name for row in self.nodes if row.lives}
         heard = [each for each in sights if each.sees_store is not None or each.name in living]
         self._member.others_say(heard, self._elapsed())
 
     def _beat(self) -> None:
-        if self._beating or self.standing not in _BEATING:
+        if self._beating or self.standing not in BEATING:
             return
         self._beating = True
         sent_at, epoch, number = self._elapsed(), self.epoch, self._member.next_beat()
@@ -319,7 +291,7 @@ class ClusterService:
             epoch,
             number,
             draining=self.standing is Standing.DRAINING,
-            settled=self._settled,
+            settled=self._balance.settled,
             info=self._info(),
             seen=seen,
             timeout=SUSPECTED_AFTER,
@@ -332,7 +304,7 @@ class ClusterService:
 
     def _confirmed(self, epoch: int, number: int, sent_at: float, beat: Beat) -> None:
         self._beating = False
-        if epoch != self.epoch or self.standing not in _BEATING:
+        if epoch != self.epoch or self.standing not in BEATING:
             return
         # Time first: a process that slept has lost its lease, whatever an old answer says.
         now = self._elapsed()
@@ -348,7 +320,7 @@ class ClusterService:
         self._seen += seen
         if failure.check(StoreError) is None:
             failure.raiseException()
-        if epoch != self.epoch or self.standing not in _BEATING:
+        if epoch != self.epoch or self.standing not in BEATING:
             return
         self._pass_time()
         if failure.check(Unknown):
@@ -359,12 +331,12 @@ class ClusterService:
 
     def _look(self, beat: Beat) -> None:
         self.nodes = beat.nodes
-        user = self._the_user
+        user = self.owner_of_records
         for kind, key, owner in beat.lost:
             user.lost(kind, key, owner)
             self._seen.append((kind, key))
-        living = {row.name: row.settled for row in beat.nodes if row.state in _LIVING}
-        living[self.name] = self._settled
+        living = {row.name: row.settled for row in beat.nodes if row.lives}
+        living[self.name] = self._balance.settled
         enabled = [row.name for row in beat.nodes if row.state == "live"]
         before = self.placement
         self.placement = before.seen(beat.generation, enabled, living)
@@ -373,12 +345,14 @@ class ClusterService:
                 names = ", ".join(enabled) or "nobody"
                 _log.info("nodes", "the cluster has another shape: {names}", names=names)
             self.post.placed()
-        self._balance()
+        if self._ready:
+            self._balance.begin()
         waiters, self._settled_waiters = self._settled_waiters, []
         for waiter in waiters:
             waiter.callback(None)
 
-    def _wait_settled_view(self) -> Deferred[None]:
+    def next_view(self) -> Deferred[None]:
+        """Fire when the next beat has told what the nodes are like."""
         waiter: Deferred[None] = Deferred()
         self._settled_waiters.append(waiter)
         return waiter
@@ -386,7 +360,8 @@ class ClusterService:
     # -- what the table says -----------------------------------------------------------------------
 
     @property
-    def _the_user(self) -> ClusterUser:
+    def owner_of_records(self) -> ClusterUser:
+        """The :attr:`user`, who is there once this node has started."""
         assert self.user is not None
         return self.user
 
@@ -394,11 +369,11 @@ class ClusterService:
         for action in actions:
             _log.debug("action", "the cluster says: {what}", what=action.value)
             if action is Action.RESUME:
-                self._the_user.resume()
+                self.owner_of_records.resume()
             elif action is Action.PAUSE:
-                self._the_user.pause()
+                self.owner_of_records.pause()
             elif action is Action.DROP:
-                self._the_user.drop()
+                self.owner_of_records.drop()
             elif action is Action.ASK_EPOCH:
                 self._join()
             elif action is Action.RESTORE:
@@ -422,7 +397,7 @@ class ClusterService:
             return
         again = self.epoch > 0
         self._store.act_as(self.name, epoch)
-        self._settled = 0
+        self._balance.settled = 0
         self._heard_at = self._elapsed()
         self.placement = Placement(self.name)
         self.post.user = self.user
@@ -432,7 +407,7 @@ class ClusterService:
         )
         if again:
             self.post.begin_again()
-            self._reload_own()
+            self._balance.reload()
         joined, self._joined = self._joined, []
         for waiter in joined:
             waiter.callback(None)
@@ -440,7 +415,7 @@ class ClusterService:
     def _not_granted(self, failure: Failure) -> None:
         self._joining = False
         error = failure.value
-        passing = isinstance(error, StoreError) and error.fault in _PASSING
+        passing = isinstance(error, StoreError) and error.fault in PASSING
         if self._joined and not passing:
             joined, self._joined = self._joined, []
             for waiter in joined:
@@ -451,16 +426,6 @@ class ClusterService:
         self.post.later(BEAT_EVERY, self._join)
 
     @inlineCallbacks
-    def _reload_own(self) -> Any:
-        """After a fence: what the others have not taken is ours again."""
-        try:
-            yield self._adopt(self.name)
-        except StoreError as error:
-            _log.warn("reload_failed", "cannot load what is left: {why}", why=error.text)
-            if self.standing is Standing.MEMBER:
-                self.post.later(BEAT_EVERY, self._reload_own)
-
-    @inlineCallbacks
     def _restore(self) -> Any:
         asked_at = self._elapsed()
         try:
@@ -468,7 +433,7 @@ class ClusterService:
         except StoreError:
             return  # the next beat will say how things are
         self._member.restored(asked_at)
-        self._settled = 0
+        self._balance.settled = 0
         self._rewrite()
 
     def _rewrite(self) -> None:
@@ -479,68 +444,3 @@ class ClusterService:
         self._pass_time()
         if self._rewriting.store_changed(state):
             self._rewrite()
-
-    # -- taking and giving -------------------------------------------------------------------------
-
-    def _balance(self) -> None:
-        settled = self._settled == self.placement.generation and not self._doubtful
-        if self._balancing or not self._ready or settled:
-            return
-        self._balancing = True
-        done = self._rebalance()
-        done.addErrback(self._not_balanced)
-        done.addCallback(lambda _: self._balanced())
-
-    @inlineCallbacks
-    def _rebalance(self) -> Any:
-        placement = self.placement
-        if self._doubtful:  # records may be ours by an attempt whose answer was lost
-            yield self._adopt(self.name)
-            self._doubtful = False
-        # What was given to us must be known before the others hear that we have given it on.
-        yield self.post.caught_up()
-        yield maybeDeferred(self._the_user.release, placement)
-        gone = ["", *(row.name for row in self.nodes if row.state not in _LIVING)]
-        for owner in gone:
-            yield self._adopt(owner)
-        for dead in gone[1:]:
-            yield self.post.inherit(dead)
-        yield self.post.flush.wait()
-        if self.placement.generation == placement.generation and self.standing in _BEATING:
-            self._settled = placement.generation
-
-    @inlineCallbacks
-    def _adopt(self, owner: str) -> Any:
-        """Take this node's share of what another had; of its own name, everything."""
-        for kind in _OWNED:
-            records = yield self._store.load_of(owner, kind)
-            if owner != self.name:
-                mine = self.placement.mine
-                records = [record for record in records if mine(record.pair)]
-                if not records:
-                    continue
-                keys = [record.key for record in records]
-                taken = frozenset((yield self._store.adopt(kind, owner, keys)))
-                records = [record for record in records if record.key in taken]
-            if records:
-                _log.info(
-                    "adopted",
-                    "{count} {kind} records of node {owner} are ours now",
-                    count=len(records),
-                    kind=kind.kind,
-                    owner=owner or "(nobody)",
-                )
-                yield maybeDeferred(self._the_user.adopt, records)
-
-    def _not_balanced(self, failure: Failure) -> None:
-        self._doubtful = True
-        error = failure.value
-        if isinstance(error, StoreError):
-            _log.warn("balance_failed", "cannot take over yet: {why}", why=error.text)
-        else:
-            _log.failure("balance_raised", "taking over raised", failure)
-
-    def _balanced(self) -> None:
-        self._balancing = False
-        if self._settled == self.placement.generation:
-            self._beat()  # the others wait for this word

@@ -52,7 +52,6 @@ _FINISH = 35.0
 #: Seconds that messages of ours may take to be confirmed by a home server before its link moves, and
 #: that the link may take to be replaced by another node's.
 _QUIET, _REPLACED = 3.0, 5.0
-_LIVING = ("live", "draining")
 #: Seconds in which all nodes hear of a change of what belongs to all.
 _HEARD = 1.0
 #: Seconds between one node and the next that look what the store has lost of what belongs to all.
@@ -206,7 +205,7 @@ class Clustered(ClusterUser):
     def _hear(self) -> None:
         """Learn from the other nodes' heartbeats which links are up."""
         found: dict[str, tuple[str, float]] = {}
-        rows = [(row.name, row.info) for row in self._cluster.nodes if row.state in _LIVING]
+        rows = [(row.name, row.info) for row in self._cluster.nodes if row.lives]
         others = [(node, info) for node, info in rows if info and node != self._cluster.name]
         ups = [(node, msgspec.msgpack.decode(info, type=dict[str, float])) for node, info in others]
         for node, up in (*ups, (self._cluster.name, self._up)):

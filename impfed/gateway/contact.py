@@ -17,7 +17,7 @@ from impfed.gateway.presence_common import (
     decode_state,
     encode_state,
     in_words,
-    nick,
+    presence_of,
     share,
     shared,
 )
@@ -43,7 +43,6 @@ from impfed.store.api import Delete, Put
 from impfed.store.records import OutboundSubscriptionRecord, pair_key
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import OutStanza, presence
 
 if TYPE_CHECKING:
     from impfed.gateway.partner import Partner
@@ -51,8 +50,6 @@ if TYPE_CHECKING:
 
 log = EventLog("impfed.gateway")
 
-#: Resource of the foreign users' presence: an available entity has one (RFC 6121 section 4.2.1).
-RESOURCE = "sip"
 UNKNOWN_TEXT = "presence unknown"
 #: Seconds after which a sign of the local user is written down again.
 _SIGN_KEPT = 600.0
@@ -176,7 +173,7 @@ class Contact(msgspec.Struct, eq=False):
         """Send the present state, once the foreign user has allowed it."""
         if self.shown is None or not self.side.may_show(self):
             return
-        sent = self._around.home.send(self._stanza(self.shown))
+        sent = self._around.home.send(presence_of(self.local, self.foreign, self.shown))
         if not sent and (self._unsent is None or not self._unsent.active):
             # The home server is away or reads too slowly: once more, with what is true then.
             self._unsent = self._around.timers.after(_SHOW_AGAIN, self.show_again)
@@ -337,16 +334,6 @@ class Contact(msgspec.Struct, eq=False):
             self.shown = shared(availability)
             self.show_again()
 
-    def _stanza(self, availability: Availability) -> OutStanza:
-        return presence(
-            self.local,
-            JID(self.foreign.local, self.foreign.domain, RESOURCE),
-            type="" if availability.available else "unavailable",
-            show=availability.show,
-            status=availability.status,
-            payload=nick(availability.display_name),
-        )
-
     def _ended(self, end: SubscriptionEnded) -> bool:
         """Say what the end means; returns whether the pair is done with."""
         log.info(
@@ -392,7 +379,7 @@ class Contact(msgspec.Struct, eq=False):
         """Nothing more is known of the contact: whatever was shown is taken back."""
         if self.shown is not None and self.shown.available:
             self.shown = Availability(False)
-            self._around.home.send(self._stanza(self.shown))
+            self._around.home.send(presence_of(self.local, self.foreign, self.shown))
 
     def out_of_reach(self) -> None:
         """The far side cannot be reached, as another contact there has found."""

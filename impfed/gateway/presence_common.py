@@ -22,6 +22,7 @@ from impfed.sip.target import Hop
 from impfed.sip.transaction import FailureCause
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, presence
 from impfed.xmpp.xmltext import xml_text
 
 log = EventLog("impfed.gateway")
@@ -29,6 +30,8 @@ log = EventLog("impfed.gateway")
 Value = TypeVar("Value", bound=Hashable)
 
 _NICK = "http://jabber.org/protocol/nick"
+#: Resource of the foreign users' presence: an available entity has one (RFC 6121 section 4.2.1).
+RESOURCE = "sip"
 #: Answers after which the next hop in order is tried.
 _NEXT_HOP = frozenset({500, 503, 504})
 
@@ -189,6 +192,18 @@ def in_words(availability: Availability | None) -> str:
     show = availability.show or "available"
     words = (show if availability.available else "offline", availability.status)
     return " ".join(word for word in words if word)
+
+
+def presence_of(local: JID, foreign: JID, availability: Availability) -> OutStanza:
+    """Return the stanza that shows a foreign user's presence to a local one."""
+    return presence(
+        local,
+        JID(foreign.local, foreign.domain, RESOURCE),
+        type="" if availability.available else "unavailable",
+        show=availability.show,
+        status=availability.status,
+        payload=nick(availability.display_name),
+    )
 
 
 def nick(display_name: str) -> str:

@@ -104,11 +104,7 @@ class WatchedSide:
 
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch a local one."""
-        return self.here(local) + self.elsewhere(local)
-
-    def here(self, local: JID) -> int:
-        """Return how many of them this node serves over SIP."""
-        return len(self._pairs.get(local, ()))
+        return len(self._pairs.get(local, ())) + self.elsewhere(local)
 
     def pairs(self, local: JID) -> list[WatchedPair]:
         """Return a local user as each foreign user sees him who asks for it at present."""

@@ -153,7 +153,7 @@ class PairsElsewhere:
     def watchers(self, local: JID) -> int:
         """Return how many foreign users watch him, or may, beside those who are served here."""
         known = sum(record.inbound in _COUNTED for record in self._of(local))
-        return max(0, known - self._presence.watched.here(local))
+        return max(0, known - len(self._presence.watched.pairs(local)))
 
     def contacts(self, local: JID) -> int:
         """Return how many he watches, or has asked to, beside those who are watched from here."""

@@ -43,6 +43,10 @@ class StoreFault(Enum):
     OTHER = "other"
 
 
+#: Troubles that pass by themselves: asking again later may be answered.
+PASSING = (StoreFault.UNAVAILABLE, StoreFault.UNSURE)
+
+
 class StoreState(Enum):
     """How a store is, for who has to decide whether to go on; see :meth:`IStore.observe`."""
 

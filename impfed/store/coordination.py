@@ -43,6 +43,11 @@ class NodeRow:
     settled: int
     info: bytes
 
+    @property
+    def lives(self) -> bool:
+        """Whether it has neither died nor left."""
+        return self.state in ("live", "draining")
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:

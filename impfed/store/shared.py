@@ -14,6 +14,7 @@ from zope.interface import implementer
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.store.api import (
+    PASSING,
     Change,
     Done,
     Fenced,
@@ -383,7 +384,7 @@ class SharedStore:
                     operation, *arguments, timeout=max(0.1, min(2.0, left))
                 )
             except StoreError as error:
-                passing = error.fault in (StoreFault.UNAVAILABLE, StoreFault.UNSURE)
+                passing = error.fault in PASSING
                 if not passing or left <= _AGAIN or self.state is StoreState.GONE:
                     raise
                 if self.link.up:
