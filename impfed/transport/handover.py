@@ -12,7 +12,8 @@ or its successor, or to another node.
     <a xmlns='urn:xmpp:impfed:handover:0' n='1-16 18'/>
 
 A number is acknowledged once its stanza would survive this process: a text for SIP when its record is in
-the store, a message for an XMPP domain when it is that server's, anything else when it has been handled.
+the store, a message for an XMPP domain when it is that server's, what is returned at once when that is
+written, anything else when it has been handled.
 Acknowledgements are gathered, and come in any order: one slow domain holds up nobody else's.
 """
 
@@ -150,6 +151,17 @@ class HandOver:
         elif self._timer is None:
             self._timer = self._timers.after(GATHER, self._ask)
 
+    def answered(self, mark: str) -> None:
+        """The last word on a hand-over has been written: it must not come again.
+
+        :param mark: "" is none.
+        """
+        # What came with it may have to wait for a store that this node alone has lost, and would go
+        # to another node, which would deliver what its sender has had back.
+        queue, _, number = mark.rpartition(":")
+        if self._queue and queue == self._queue:
+            self._acknowledge(number)
+
     def close(self, call: Callable[[], None]) -> None:
         """Call once all that was handled is acknowledged, or soon in any case."""
         self._closing = call
@@ -170,8 +182,11 @@ class HandOver:
         if connection != self._connection:
             return
         self._asked -= len(numbers)
-        self._write(f"<a xmlns='{NS_HANDOVER}' n='{ranges(numbers)}'/>")
+        self._acknowledge(ranges(numbers))
         self._maybe_closed()
+
+    def _acknowledge(self, numbers: str) -> None:
+        self._write(f"<a xmlns='{NS_HANDOVER}' n='{numbers}'/>")
 
     def _maybe_closed(self) -> None:
         if not self.unacknowledged:

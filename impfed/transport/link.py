@@ -285,6 +285,7 @@ class HomeLink(LinkBase):
             return False
         self.trace(False, stanza.xml)
         self.write(stanza.xml)
+        self._handover.answered(stanza.answers)
         return True
 
     def pass_on(self, stanza: OutStanza) -> bool:

@@ -158,6 +158,7 @@ class OutStanza(NamedTuple):
     :ivar from_: sender.
     :ivar id: its id, "" if it has none.
     :ivar xml: the whole stanza; names without prefix are in the stream's content namespace.
+    :ivar answers: the mark of the hand-over that it is the last word on (:attr:`Stanza.handed`).
     """
 
     kind: str
@@ -165,6 +166,7 @@ class OutStanza(NamedTuple):
     from_: JID
     id: str
     xml: str
+    answers: str = ""
 
     @property
     def tells_of_failure(self) -> bool:
@@ -264,7 +266,7 @@ def error_reply(
         quoted = "".join([element_xml(child, stanza.namespace) for child in stanza.element])
     head = _head(stanza.kind, stanza.from_, stanza.to, stanza.id, "error", stanza.lang)
     xml = f"{head}>{quoted}{_error_element(condition, type, text)}</{stanza.kind}>"
-    return OutStanza(stanza.kind, stanza.from_, stanza.to, stanza.id, xml)
+    return OutStanza(stanza.kind, stanza.from_, stanza.to, stanza.id, xml, stanza.handed)
 
 
 def message_error(

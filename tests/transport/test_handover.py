@@ -8,6 +8,7 @@ from collections.abc import Callable
 from twisted.trial import unittest
 
 from impfed.transport.handover import GATHER, LAST, HandedOver, ranges
+from impfed.xmpp.stanza import Stanza, error_reply
 from tests.transport.home_case import DIRECTORY, HomeCase, Wire
 
 HANDOVER = "urn:xmpp:impfed:handover:0"
@@ -89,6 +90,25 @@ class HandOverTests(HomeCase):
         self.assertEqual(self.acks(0), ["2"])
         waiting["lync.example"]()
         self.assertEqual(self.acks(0), ["1 3"])
+
+    def test_returned(self) -> None:
+        """What its sender has had back is acknowledged with that, whatever else is not safe yet."""
+        self.begin()
+        self.at_once = False
+        back: list[Stanza] = []
+        self.gateway.hook = back.append
+        self.say(self.text(1) + self.text(2))
+        self.links.send(error_reply(back[1], "resource-constraint", "wait"))
+        written = self.turn()
+        self.assertLess(
+            written.index("type='error'"), written.index(f"<a xmlns='{HANDOVER}' n='2'/>")
+        )
+        self.say(self.text(3))
+        self.lose()
+        self.reactor.advance(1)
+        self.greet(f"<can name='{HANDOVER}' queue='R'/>")
+        self.links.send(error_reply(back[2], "resource-constraint", "wait"))
+        self.assertEqual(self.acks(), [])
 
     def test_everything_counts(self) -> None:
         """Presence, questions, and stanzas that are refused or cannot be read are acknowledged, too."""
