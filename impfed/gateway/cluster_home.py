@@ -156,6 +156,7 @@ class ClusterHome:
         self._acceptance = acceptance
         self._began = timers.seconds()  # nobody has told us anything yet
         self._seen: dict[str, float] = {}  # when a home's link was up lately, anywhere
+        self._unsaid: list[OutStanza] = []  # to be told when this node may act again
         self._late: dict[object, deque[Callable[[], object]]] = {}  # by link
         self._deliveries: dict[str, tuple[Callable[[Delivery], None], Timer]] = {}
         self._questions: dict[str, tuple[Callable[[Existence], None], Timer]] = {}
@@ -169,8 +170,14 @@ class ClusterHome:
 
     def send(self, stanza: OutStanza) -> bool:
         """Write a stanza that needs no confirmation, or have the holder of the link write it."""
+        # The last word on what came by a connection of ours may always go by it: where another node
+        # has taken the link over it is closed, and else nobody but us can say it.
+        if stanza.answers and self.links.send(stanza):
+            return True
         if not self.post.may_act:
-            return False
+            if stanza.answers:
+                self._unsaid.append(stanza)
+            return bool(stanza.answers)
         home = self._home(stanza.to)
         if home in self.held:
             if self._waits(home, stanza, lambda: self.links.send(stanza)):
@@ -223,6 +230,16 @@ class ClusterHome:
     def resume(self) -> None:
         """Go on reading."""
         self.links.resume()
+
+    def may_act_again(self) -> None:
+        """Tell senders what could not be told while this node acted on nothing."""
+        unsaid, self._unsaid = self._unsaid, []
+        for stanza in unsaid:
+            self.send(stanza)
+
+    def drop(self) -> None:
+        """Another node handles again what was to be answered, for it has our letters."""
+        self._unsaid.clear()
 
     def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
         """Ask whether a local user exists; the holder of the link knows."""

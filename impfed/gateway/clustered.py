@@ -397,6 +397,7 @@ class Clustered(ClusterUser):
             # Not at once: what has been placed elsewhere meanwhile goes there first.
             self._timers.after(_CATCH_UP, self._catch_up)
         self._paused = False
+        self._home.may_act_again()
         self._letters = Settling()  # those that are not in a mailbox yet
 
     def _catch_up(self) -> None:
@@ -411,6 +412,7 @@ class Clustered(ClusterUser):
         """Others have taken over everything."""
         for home in self._homes:
             self._let_go(home.name)
+        self._home.drop()
         self._presence.drop()
         self._im.drop()
         if self._relay is not None:

@@ -1,0 +1,94 @@
+"""What the nodes of a cluster tell home servers, whichever holds the link: last words on a fake clock."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from impfed.config.model import HomeConfig
+from impfed.core.ids import IdSource
+from impfed.gateway.cluster_home import ClusterHome
+from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, read_stanza
+
+
+class Links:
+    """The node's own links, which are up or not."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.sent: list[str] = []
+
+    def link(self, local: str, foreign: str) -> None:
+        return None
+
+    def send(self, stanza: OutStanza) -> bool:
+        if self.up:
+            self.sent.append(stanza.answers)
+        return self.up
+
+
+class Post:
+    """The cluster."""
+
+    def __init__(self) -> None:
+        self.may_act = False
+        self.sent: list[bytes] = []
+
+    def send(self, pair: object, payload: bytes) -> bool:
+        self.sent.append(payload)
+        return True
+
+
+def text(number: int) -> Stanza:
+    """Return a text that a home server has handed over."""
+    stanza = read_stanza(
+        f"<message from='alice@home.example' to='bob@lync.example' id='m{number}' type='chat'>"
+        "<body>hi</body></message>"
+    )
+    stanza.handed = f"Q:{number}"
+    return stanza
+
+
+class LastWords(SynchronousTestCase):
+    """A text could not be kept while this node saw nobody: its sender is told all the same."""
+
+    def setUp(self) -> None:
+        self.links, self.post = Links(), Post()
+        home = HomeConfig("home", "prosody", ("home.example",), "127.0.0.1", 5347, "secret")
+        timers = ReactorTimers(cast(Any, Clock()))
+        self.home = ClusterHome(
+            cast(Any, self.links), [home], timers, IdSource(), acceptance=20.0, node="node1"
+        )
+        self.home.post = self.post
+        self.home.seen(["home"])
+        self.refusals = [error_reply(text(number), "resource-constraint") for number in (1, 2)]
+
+    def test_over_its_connection(self) -> None:
+        """What came by a connection of this node's is returned by it at once; nothing else passes."""
+        self.links.up = True
+        self.home.held.add("home")
+        self.assertTrue(self.home.send(self.refusals[0]))
+        self.assertFalse(self.home.send(self.refusals[1]._replace(answers="")))
+        self.assertEqual(self.links.sent, ["Q:1"])
+
+    def test_later(self) -> None:
+        """What came from another node is returned when this one acts again, in order."""
+        for refusal in self.refusals:
+            self.assertTrue(self.home.send(refusal))
+        self.assertEqual(self.post.sent, [])
+        self.post.may_act = True
+        self.home.may_act_again()
+        self.assertEqual([b"'m1'" in self.post.sent[0], b"'m2'" in self.post.sent[1]], [True, True])
+        self.home.may_act_again()
+        self.assertEqual(len(self.post.sent), 2)
+
+    def test_never(self) -> None:
+        """When others have taken over, they handle it again, and this node says nothing."""
+        self.home.send(self.refusals[0])
+        self.home.drop()
+        self.post.may_act = True
+        self.home.may_act_again()
+        self.assertEqual(self.post.sent, [])
