@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.bench_presence import rss_mib
 from demo.node import Node
 from demo.parts import (
     ROOT,
@@ -33,6 +34,7 @@ from impfed.ctl.client import ControlClient
 from impfed.gateway.cluster_home import link_pair
 from tests.interop import crowd
 from tests.interop.balancer import BALANCER, NAME, Haproxy
+from tests.interop.cluster_redis import PASSWORD, OneRedis, WatchedRedis
 from tests.interop.crowd import Crowd
 from tests.interop.links import Links
 from tests.interop.scene import FOREIGN, HOME, RUN
@@ -44,14 +46,6 @@ FAR_USERS = tuple(f"u{number:03}" for number in range(125))  # with USERS 500 pa
 MODULE = f"federation.{HOME}"
 
 SAMPLE = ROOT / "etc" / "impfed-cluster.toml"
-PASSWORD = "a-password-for-redis"
-
-
-def rights() -> list[str]:
-    """Return the options of Redis for the user that docs/store.md shows."""
-    text = (ROOT / "docs" / "store.md").read_text("utf-8")
-    (line,) = (line for line in text.splitlines() if line.startswith("user impfed on"))
-    return ["--user", *line.replace(">PASSWORD", f">{PASSWORD}").split()[1:]]
 
 
 @dataclass
@@ -93,22 +87,23 @@ def links(target: str, names: Iterable[str] = NAMES) -> list[str]:
 class Cluster:
     """The cluster and all around it.
 
+    :param name: of the folder where everything lies.
     :param standing: subscriptions that stand.
     :ivar nodes: by name.
     :ivar links: what the nodes dial.
     """
 
-    def __init__(self, name: str = "cluster", standing: int = 0) -> None:
+    def __init__(
+        self, name: str, standing: int, store: OneRedis | WatchedRedis | None = None
+    ) -> None:
         self.directory = directory = RUN / name
         shutil.rmtree(directory, ignore_errors=True)
         self.authority = authority = Authority(directory / "pki", "interop CA")
-        self.port, self.far_port, self.redis_port, *ports = free_ports(3 + 2 * len(NAMES))
+        self.port, self.far_port, *ports = free_ports(2 + 2 * len(NAMES))
         (self.crowd_port,) = free_ports(1)
         self.standing = standing
         self.links = Links(directory)
-        self.redis = RedisServer(
-            "--port", str(self.redis_port), "--appendonly", "yes", "--appendfsync", "always", *rights()
-        )  # fmt: skip
+        self.store = store or OneRedis()
         users = dict.fromkeys(USERS, "secret")
         self.home = Prosody(
             directory / "prosody", users=users, module=MODULE, components=(crowd.LOCAL,)
@@ -154,7 +149,7 @@ class Cluster:
             "10.0.0.3:5062": f"127.0.0.1:{self.inner[second]}",
             "sip.lync.example:5061": f"127.0.0.1:{lead(f'{name}-partner', self.far_port)}",
             "10.0.0.9:5347": f"127.0.0.1:{lead(f'{name}-home', self.home.component_port)}",
-            "10.0.0.8:6379": f"127.0.0.1:{lead(f'{name}-redis', self.redis_port)}",
+            **self.store.places(name, lead),
             'domains = ["company.example"]': f'domains = ["{HOME}", "{crowd.LOCAL}"]',
             "company.example": HOME,
             'kind = "microsoft"': 'kind = "microsoft"\nlisted = true',  # it bears the load
@@ -173,7 +168,7 @@ class Cluster:
     def start(self) -> Cluster:
         """Start everything; stops it again when a part fails."""
         try:
-            self.redis.start()
+            self.store.start()
             self.home.start()
             for node in self.nodes.values():
                 node.start()
@@ -239,7 +234,12 @@ class Cluster:
         for node in self.nodes.values():
             node.stop()
         self.home.stop()
-        self.redis.stop()
+        self.store.stop()
+
+    @property
+    def redis(self) -> RedisServer:
+        """The Redis that is written to."""
+        return self.store.master
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -297,6 +297,12 @@ class Cluster:
             if held and all(link["state"] == "up" for link in status["home_links"]):
                 return name
         return ""
+
+    def memory(self, name: str) -> float:
+        """Return the MiB that a node has."""
+        part = self.nodes[name].part
+        assert part is not None
+        return rss_mib(part.pid)
 
     def log(self, name: str) -> str:
         """Return a node's log."""

@@ -11,7 +11,7 @@ from tests.interop.cluster import NAMES, links
 from tests.interop.cluster_story import SOAK, ClusterStory
 
 #: Seconds for which it is away.
-AWAY = 60.0 if SOAK else 6.0
+AWAY = 60.0 if SOAK else 5.0
 
 
 class StoreTests(ClusterStory):
