@@ -289,7 +289,7 @@ class Node(MultiService):
         """Make what users and operators look at."""
         config, presence = self.config, self.presence
         self.users = UserServices(
-            self.reactor, config, presence, self.home, self.tls, self.ids, self.metrics
+            self.reactor, config, presence, self.home, self.tls, self.ids, self.metrics, self._home
         )
         explainer = Explainer(
             self._around, self._peers, self.im, presence, self.route, self.budgets, self.federation

@@ -239,7 +239,9 @@ class Instant:
         self.edge.breaches_of(rules.offer(message))
         dialog.target, dialog.connection = uri_of(message.get("contact")), connection
         dialog.state["acked"] = asyncio.Event()
-        self.edge.emit("moved", sender=dialog.peer, to=dialog.user, contact=dialog.target)
+        self.edge.emit(
+            "moved", sender=dialog.peer, to=dialog.user, call=dialog.call_id, contact=dialog.target
+        )
         self.edge.spawn(self._accept(connection, message, dialog, dialog.local_tag))
 
     async def _ring(
@@ -351,7 +353,7 @@ class Instant:
         self._forget(dialog)
         self.edge.dialogs.pop(dialog.key, None)
         self.edge.reply(connection, message, 200, "OK")
-        self.edge.emit("left", sender=dialog.peer, to=person.address)
+        self.edge.emit("left", sender=dialog.peer, to=person.address, call=dialog.call_id)
 
     def _asked(
         self, connection: Connection, message: Message, dialog: Dialog | None, person: Person

@@ -40,6 +40,8 @@ _NOT_FOR_YOU = (
 class NodeOptions:
     """Fulfils :class:`impfed.admin.options_api.UserOptions`.
 
+    :param links: knows our own addresses, and what the relay reaches.
+    :param home: writes to the home servers and changes rosters there.
     :param domains: the foreign domains, as configured now.
     :param hosted: the local domains.
     :param own: the node's own address for the users of a local domain, None without any.
@@ -48,6 +50,7 @@ class NodeOptions:
     def __init__(
         self,
         presence: PresenceGateway,
+        links: HomeLinks,
         home: HomeLinks,
         ids: IdSource,
         domains: Callable[[], Sequence[ForeignDomain]],
@@ -56,6 +59,7 @@ class NodeOptions:
     ) -> None:
         self._presence = presence
         self._policies = presence.policies
+        self._links = links
         self._home = home
         self._ids = ids
         self._domains = domains
@@ -104,14 +108,14 @@ class NodeOptions:
 
     def federated(self, domain: str) -> bool:
         """Say whether people of a domain can be reached."""
-        relay = self._home.relay
+        relay = self._links.relay
         if relay is not None and relay.reaches(domain):
             return True
         return any(each.name == domain for each in self._domains())
 
     def hosted(self, domain: str) -> bool:
         """Say whether a domain is one of our own."""
-        return domain in self._hosted or domain in self._home.own_domains
+        return domain in self._hosted or domain in self._links.own_domains
 
     # -- the list ----------------------------------------------------------------------------------
 

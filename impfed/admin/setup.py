@@ -27,6 +27,8 @@ from impfed.xmpp.jid import JID
 class UserServices:
     """The node's own address, and the page where it is configured.
 
+    :param through: what brings stanzas to the home servers and changes rosters there in a cluster,
+        where another node may hold their links.
     :ivar web: the web server, None without a page.
     """
 
@@ -39,6 +41,7 @@ class UserServices:
         tls: TlsStore,
         ids: IdSource,
         metrics: Metrics,
+        through: Any = None,
     ) -> None:
         seconds = reactor.seconds
         domains = [ForeignDomain(each.name, each.description) for each in config.domains]
@@ -50,7 +53,13 @@ class UserServices:
         }
         distinct = {str(address) for address in addresses.values()}
         options = NodeOptions(
-            presence, home, ids, lambda: domains, config.local_domains, addresses.get
+            presence,
+            home,
+            through or home,
+            ids,
+            lambda: domains,
+            config.local_domains,
+            addresses.get,
         )
         actions = Actions(options)
         self.web: WebService | None = None

@@ -20,7 +20,7 @@ from impfed.core.log import EventLog
 from impfed.core.timers import Timer
 from impfed.transport.home import Delivery, Existence, HomeLinks, Outcome, RosterAnswer, not_sent
 from impfed.transport.home import unsure as unsure_delivery
-from impfed.transport.rosters import unavailable
+from impfed.transport.rosters import TIMEOUT, Deed, RosterOutcome, unavailable
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza
@@ -31,10 +31,13 @@ log = EventLog("impfed.cluster")
 _ON_THE_WAY = 5.0
 #: Seconds that another node may take to say whether a user exists.
 _EXISTS = 3.0
+#: Seconds that a change of a roster may take there.
+_ROSTER = TIMEOUT + _ON_THE_WAY
 #: Seconds for which what comes waits for a link that has gone a moment ago: it moves to another node.
 _MOVING = 5.0
 #: Stanzas that may wait so.
 _LATE_LIMIT = 1_000
+_TOO_MUCH = "too much waits for that node"
 
 
 class ToHome(msgspec.Struct, tag="to-home", gc=False):
@@ -78,7 +81,31 @@ class Exists(msgspec.Struct, tag="exists", gc=False):
     value: str
 
 
-Errand = ToHome | Told | Asks | Exists
+class Roster(msgspec.Struct, tag="roster", gc=False):
+    """A change of a local user's roster, on its way to the node that holds the link.
+
+    :ivar deed: a :class:`~impfed.transport.rosters.Deed`.
+    :ivar name: what a contact is called, "" for nothing.
+    :ivar node: who wants to know what became of it.
+    """
+
+    deed: str
+    user: str
+    contact: str
+    name: str
+    node: str
+    number: str
+
+
+class RosterTold(msgspec.Struct, tag="roster-told", gc=False):
+    """What became of it."""
+
+    number: str
+    outcome: str
+    text: str
+
+
+Errand = ToHome | Told | Asks | Exists | Roster | RosterTold
 
 
 def link_pair(home: str) -> Pair:
@@ -130,6 +157,7 @@ class ClusterHome:
     :ivar post: the cluster; to be set before the start.
     :ivar held: homes whose links this node holds.
     :ivar announced: homes whose links some node has told to be up.
+    :ivar rosters: local domains whose users' rosters may be written, as the holders of links have told.
     """
 
     # A link that moves from node to node is away for a moment.  What comes for it then waits, in
@@ -150,6 +178,7 @@ class ClusterHome:
         self.links = links
         self.held: set[str] = set()
         self.announced: frozenset[str] = frozenset()
+        self.rosters: frozenset[str] = frozenset()
         self._homes = {domain: home for home in homes for domain in home.domains}
         self._timers = timers
         self._ids = ids
@@ -158,13 +187,12 @@ class ClusterHome:
         self._seen: dict[str, float] = {}  # when a home's link was up lately, anywhere
         self._unsaid: list[OutStanza] = []  # to be told when this node may act again
         self._late: dict[object, deque[Callable[[], object]]] = {}  # by link
-        self._deliveries: dict[str, tuple[Callable[[Delivery], None], Timer]] = {}
-        self._questions: dict[str, tuple[Callable[[Existence], None], Timer]] = {}
+        self._open: dict[str, tuple[Callable[[Any], object], Timer]] = {}  # what nodes were asked
 
     @property
     def under_way(self) -> int:
-        """Messages whose end another node has to tell, or that wait for a link."""
-        return len(self._deliveries) + sum(map(len, self._late.values()))
+        """Messages and questions whose end another node has to tell, or that wait for a link."""
+        return len(self._open) + sum(map(len, self._late.values()))
 
     # -- for the gateway ---------------------------------------------------------------------------
 
@@ -193,16 +221,10 @@ class ClusterHome:
         elif home in self.held or not home:
             self._deliver(home, stanza, done)
         else:
-            number = self._ids.token(8)
-            timer = self._timers.after(
-                self._acceptance + _ON_THE_WAY,
-                self._told,
-                number,
-                unsure_delivery("the node that holds the home link gave no answer"),
-            )
-            self._deliveries[number] = (done, timer)
+            silent = unsure_delivery("the node that holds the home link gave no answer")
+            number = self._await(done, self._acceptance + _ON_THE_WAY, silent)
             if not self._post(home, _errand(stanza, number, self._node)):
-                self._told(number, not_sent("resource-constraint", "too much waits for that node"))
+                self._told(number, not_sent("resource-constraint", _TOO_MUCH))
 
     def link(self, local: str, foreign: str) -> AnyWay | None:
         """Return the way that stanzas between two domains take, here or at the holder of the link."""
@@ -247,21 +269,57 @@ class ClusterHome:
         if home in self.held or home not in self.announced:
             self.links.exists(user, done)
             return
-        number = self._ids.token(8)
-        timer = self._timers.after(_EXISTS, self._known, number, Existence.UNKNOWN)
-        self._questions[number] = (done, timer)
+        number = self._await(done, _EXISTS, Existence.UNKNOWN)
         self._post(home, Asks(user.text, self._node, number))
 
+    # -- rosters -----------------------------------------------------------------------------------
+
     def can_write_rosters(self, domain: str) -> bool:
-        """Say whether we may approve contacts from this node."""
-        return self.links.can_write_rosters(domain)
+        """Say whether we may approve contacts in the rosters of a local domain's users now."""
+        home = self._homes.get(domain)
+        if home is None or home.name in self.held:
+            return self.links.can_write_rosters(domain)
+        return domain in self.rosters
+
+    def writes_rosters(self) -> list[str]:
+        """Return the local domains whose users' rosters may be written from this node."""
+        return [
+            domain
+            for domain, home in self._homes.items()
+            if home.name in self.held and self.links.can_write_rosters(domain)
+        ]
 
     def approve(self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]) -> None:
-        """Let a foreign user see a local one's presence; only where the link is."""
-        if self._home(local) in self.held:
-            self.links.approve(local, foreign, done)
+        """Let a foreign user see a local one's presence, as if he had approved him himself."""
+        self._change_roster(Deed.APPROVE, local, foreign, "", done)
+
+    def cancel_approval(
+        self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Take an approval back, or decline a request, as if the local user had done it himself."""
+        self._change_roster(Deed.CANCEL, local, foreign, "", done)
+
+    def add_contact(
+        self, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Put a foreign user on a local one's roster, under a name if it is not ""."""
+        self._change_roster(Deed.ADD, local, foreign, name, done)
+
+    def _change_roster(
+        self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
+    ) -> None:
+        """Have a roster changed, here or by the holder of the link."""
+        home = self._home(local)
+        if home in self.held or not home:
+            self.links.change_roster(deed, local, foreign, name, done)
+        elif home not in self.announced:
+            done(unavailable("no node holds a link to the home server"))
         else:
-            done(unavailable("another node holds the home link"))
+            silent = RosterAnswer(RosterOutcome.UNSURE, "the node with the home link is silent")
+            number = self._await(done, _ROSTER, silent)
+            words = (deed.value, local.text, foreign.text, name)
+            if not self._post(home, Roster(*words, self._node, number)):
+                self._told(number, RosterAnswer(RosterOutcome.UNSURE, _TOO_MUCH))
 
     # -- letters -----------------------------------------------------------------------------------
 
@@ -280,8 +338,19 @@ class ClusterHome:
                 JID.parse(errand.user),
                 lambda found: self._answer(node, Exists(number, found.value)),
             )
+        elif isinstance(errand, Exists):
+            self._told(errand.number, Existence(errand.value))
+        elif isinstance(errand, Roster):
+            node, number = errand.node, errand.number
+            self.links.change_roster(
+                Deed(errand.deed),
+                JID.parse(errand.user),
+                JID.parse(errand.contact),
+                errand.name,
+                lambda told: self._answer(node, RosterTold(number, told.outcome.value, told.text)),
+            )
         else:
-            self._known(errand.number, Existence(errand.value))
+            self._told(errand.number, RosterAnswer(RosterOutcome(errand.outcome), errand.text))
 
     def _write(self, errand: ToHome) -> None:
         to, sender = JID.parse(errand.to), JID.parse(errand.sender)
@@ -304,9 +373,12 @@ class ClusterHome:
 
     # -- links on the move -------------------------------------------------------------------------
 
-    def seen(self, homes: Iterable[str]) -> None:
-        """These homes' links are up now, at whichever node."""
-        self.announced = frozenset(homes)
+    def seen(self, homes: Iterable[str], rosters: Iterable[str] = ()) -> None:
+        """These homes' links are up now, at whichever node.
+
+        :param rosters: local domains whose users' rosters the holders may write.
+        """
+        self.announced, self.rosters = frozenset(homes), frozenset(rosters)
         now = self._timers.seconds()
         for home in self.announced:
             self._seen[home] = now
@@ -341,17 +413,21 @@ class ClusterHome:
         late.append(call)
         return True
 
-    def _told(self, number: str, delivery: Delivery) -> None:
-        found = self._deliveries.pop(number, None)
-        if found is not None:
-            found[1].cancel()
-            found[0](delivery)
+    def _await(self, done: Callable[[Any], object], patience: float, silent: object) -> str:
+        """Wait for another node's answer; returns the number that it refers to.
 
-    def _known(self, number: str, existence: Existence) -> None:
-        found = self._questions.pop(number, None)
+        :param silent: what stands for it when none has come.
+        """
+        number = self._ids.token(8)
+        timer = self._timers.after(patience, self._told, number, silent)
+        self._open[number] = (done, timer)
+        return number
+
+    def _told(self, number: str, answer: object) -> None:
+        found = self._open.pop(number, None)
         if found is not None:
             found[1].cancel()
-            found[0](existence)
+            found[0](answer)
 
     def _post(self, home: str, errand: Errand) -> bool:
         return self.post.send(link_pair(home), msgspec.msgpack.encode(errand))

@@ -17,7 +17,8 @@ from impfed.cluster.settling import Settling
 from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
 from impfed.core.timers import Timer
-from impfed.gateway.cluster_home import Asks, ClusterHome, Exists, ToHome, Told, link_pair
+from impfed.gateway.cluster_home import ClusterHome, Errand
+from impfed.gateway.cluster_links import LinkKeeper
 from impfed.gateway.cluster_questions import Question, Questions, Reply
 from impfed.gateway.cluster_relay import PlacedRelay, RelayMoves
 from impfed.gateway.cluster_search import Search
@@ -43,15 +44,12 @@ from impfed.xmpp.stanza import Stanza, error_reply, presence, read_stanza
 
 log = EventLog("impfed.cluster")
 
-#: Seconds between two looks at who should hold which home link, and who does.
+#: Seconds between two looks at how things stand.
 _LOOK = 0.5
 #: Seconds from seeing the cluster again to asking for what was missed.
 _CATCH_UP = 1.0
 #: Seconds that a text on its way may take when its pair goes to another node.
 _FINISH = 35.0
-#: Seconds that messages of ours may take to be confirmed by a home server before its link moves, and
-#: that the link may take to be replaced by another node's.
-_QUIET, _REPLACED = 3.0, 5.0
 #: Seconds in which all nodes hear of a change of what belongs to all.
 _HEARD = 1.0
 #: Seconds between one node and the next that look what the store has lost of what belongs to all.
@@ -72,7 +70,7 @@ def _pair(stanza: Stanza) -> Pair:
     return stanza.from_.bare.text, stanza.to.bare.text
 
 
-_LETTER = msgspec.msgpack.Decoder(FromHome | ToHome | Told | Asks | Exists | Question | Reply)
+_LETTER = msgspec.msgpack.Decoder(FromHome | Errand | Question | Reply)
 
 
 class Clustered(ClusterUser):
@@ -110,10 +108,7 @@ class Clustered(ClusterUser):
         self._write = store.write
         self._commons = Commons(store, keepers)
         self._questions = questions
-        self._busy: set[str] = set()  # homes whose links are being taken, or let go
-        self._leases: set[str] = set()  # homes whose links the cluster has leased to this node
-        self._up: dict[str, float] = {}  # homes whose link is up here, and since when
-        self._known_up: dict[str, tuple[str, float]] = {}
+        self._links = LinkKeeper(cluster, home, homes, timers, reactor, self._came_up)
         self._timer: Timer | None = None
         self._paused = self._ready = False
         self._relay: PlacedRelay | None = None
@@ -143,83 +138,21 @@ class Clustered(ClusterUser):
 
     def info(self) -> bytes:
         """What this node tells the others: which home links are up here; b"" until it listens."""
-        return msgspec.msgpack.encode(self._up) if self._ready else b""
-
-    # -- home links --------------------------------------------------------------------------------
+        return self._links.info() if self._ready else b""
 
     def _look(self) -> None:
         self._timer = self._timers.after(_LOOK, self._look)
-        self._hear()
+        self._links.look()
         if self._cluster.drained:
             # Of a node that had not heard yet that we drain.
-            self._finish_texts(lambda pair: self.elsewhere(JID.parse(pair[0]), JID.parse(pair[1])))
-        for home in self._homes:
-            mine = self._cluster.owner(link_pair(home.name)) == self._cluster.name
-            if not self._cluster.may_act:
-                self._let_go(home.name)
-            elif home.name in self._busy:
-                continue
-            elif home.name in self._home.held and not mine and self._cluster.placement.settled:
-                # The lease came when the links had been placed elsewhere already.
-                self._hand_over(home.name)
-            elif not mine and home.name in self._leases and self._cluster.placement.settled:
-                # Let go of while this node acted on nothing, and placed elsewhere since.
-                self._free(home.name)
-            elif mine and home.name not in self._home.held:
-                self._busy.add(home.name)
-                asked = self._cluster.take_lease(f"home {home.name}")
-                asked.addCallbacks(self._leased, self._not_leased, (home.name,), {}, (home.name,))
+            finished = self._finish_texts(lambda pair: self.elsewhere(*map(JID.parse, pair)))
+            finished.addErrback(lambda failure: failure.trap(StoreError))
 
-    def _leased(self, holder: str, name: str) -> None:
-        self._busy.discard(name)
-        if holder == self._cluster.name:
-            self._leases.add(name)
-        if holder == self._cluster.name and self._cluster.may_act:
-            log.info("link_held", "this node holds the links to home {home}", home=name)
-            self._home.held.add(name)
-            self._home.links.hold(name)
-
-    def _free(self, name: str) -> Deferred[Any]:
-        """Let another node have the lease of a home's links."""
-        freed: Deferred[Any] = self._cluster.free_lease(f"home {name}")
-        freed.addCallbacks(
-            lambda _: self._leases.discard(name), lambda failure: failure.trap(StoreError)
-        )
-        return freed
-
-    def _not_leased(self, failure: Any, name: str) -> None:
-        failure.trap(StoreError)
-        self._busy.discard(name)
-
-    def _let_go(self, name: str) -> Deferred[Any] | None:
-        if name not in self._home.held:
-            return None
-        self._home.held.discard(name)
-        return self._disconnect(name)
-
-    def _disconnect(self, name: str) -> Deferred[Any]:
-        self._up.pop(name, None)
-        log.info("link_let_go", "this node lets go of the links to home {home}", home=name)
-        return self._home.links.let_go(name)
-
-    def _hear(self) -> None:
-        """Learn from the other nodes' heartbeats which links are up."""
-        found: dict[str, tuple[str, float]] = {}
-        rows = [(row.name, row.info) for row in self._cluster.nodes if row.lives]
-        others = [(node, info) for node, info in rows if info and node != self._cluster.name]
-        ups = [(node, msgspec.msgpack.decode(info, type=dict[str, float])) for node, info in others]
-        for node, up in (*ups, (self._cluster.name, self._up)):
-            for name, since in up.items():
-                if since > found.get(name, ("", 0.0))[1]:
-                    found[name] = (node, since)
-        self._home.seen(found)
-        before, self._known_up = self._known_up, found
-        for home in self._homes:
-            news = found.get(home.name)
-            if news is not None and news != before.get(home.name):
-                self._presence.link_up(frozenset(home.domains))
-                if self._relay is not None:
-                    self._relay.relay.link_up(frozenset(home.domains))
+    def _came_up(self, domains: frozenset[str]) -> None:
+        """A home server with these domains is reachable, from whichever node."""
+        self._presence.link_up(domains)
+        if self._relay is not None:
+            self._relay.relay.link_up(domains)
 
     # -- the home links' user ----------------------------------------------------------------------
 
@@ -269,14 +202,11 @@ class Clustered(ClusterUser):
 
     def link_up(self, link: Any) -> None:
         """A home link is up; the other nodes hear it with the next heartbeat."""
-        self._up[link.home.name] = self._timers.seconds()
-        self._cluster.tell()
-        self._hear()
-        self._home.came_up(link.home.name, link)
+        self._links.came_up(link)
 
     def link_down(self, link: Any, reason: str) -> None:
         """A home link is down."""
-        self._up.pop(link.home.name, None)
+        self._links.up.pop(link.home.name, None)
         self._gateway.link_down(link, reason)
 
     # -- what the cluster wants --------------------------------------------------------------------
@@ -300,9 +230,7 @@ class Clustered(ClusterUser):
     @inlineCallbacks
     def release(self, placement: Placement) -> Any:
         """Give away what belongs to other nodes now, after what is under way for it."""
-        for home in self._homes:
-            if placement.owner(link_pair(home.name)) not in ("", self._cluster.name):
-                yield self._hand_over(home.name)
+        yield self._links.release(placement)
 
         def leaves(pair: Pair) -> str:
             owner = placement.owner(pair)
@@ -317,37 +245,6 @@ class Clustered(ClusterUser):
                 for forget in found.values():
                     forget()
                 yield self._search.give(kind, owner, list(found))
-
-    @inlineCallbacks
-    def _hand_over(self, name: str) -> Any:
-        """Let another node have the links to a home.
-
-        A home server that keeps nothing for us is never without a link: the new one takes the place of
-        ours (Prosody's "kick_old"), and what the server has written to ours is read until then.
-        """
-        links = self._home.links
-        if name not in self._home.held:
-            return
-        self._busy.add(name)
-        try:
-            self._home.held.discard(name)
-            end = self._timers.seconds() + _QUIET
-            while links.unconfirmed(name) and self._timers.seconds() < end:
-                yield deferLater(self._reactor, 0.05)
-            if not links.keeps(name):
-                yield self._free(name)
-                yield self._replaced(name)
-            yield self._disconnect(name)
-            yield self._free(name)
-        finally:
-            self._busy.discard(name)
-
-    def _replaced(self, name: str) -> Deferred[Any]:
-        """Fire when another node's links have taken the place of ours, or soon in any case."""
-        gone = self._home.links.retire(name)
-        timer = self._timers.after(_REPLACED, gone.cancel)
-        gone.addBoth(lambda _: timer.cancel())
-        return gone
 
     @inlineCallbacks
     def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
@@ -410,8 +307,7 @@ class Clustered(ClusterUser):
 
     def drop(self) -> None:
         """Others have taken over everything."""
-        for home in self._homes:
-            self._let_go(home.name)
+        self._links.let_go_all()
         self._home.drop()
         self._presence.drop()
         self._im.drop()

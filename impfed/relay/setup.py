@@ -102,7 +102,7 @@ class XmppFederation:
         if not self.enabled:
             return
         own = _domains(self._config.local_domains)
-        self._home_writes = home.can_write_rosters
+        self._home_writes = through.can_write_rosters
         relay = self._relay = self._make_relay(home, through, lists, store, own)
         s2s = self._s2s = relay.streams = self._make_streams(tls, lookup, own)
         s2s.user, s2s.fate, s2s.settle = relay, relay.fate, relay.settle

@@ -278,6 +278,10 @@ class FakeHome:
         """Say what the test has set."""
         return self.busy
 
+    def can_write_rosters(self, domain: str) -> bool:
+        """Say that rosters are the users' own affair."""
+        return False
+
     def pause(self) -> None:
         """Stop reading."""
         self.paused = True

@@ -279,13 +279,13 @@ class HomeLinks(Service):
 
         :param done: called exactly once, perhaps before this returns.
         """
-        self._change_roster(Deed.APPROVE, local, foreign, "", done)
+        self.change_roster(Deed.APPROVE, local, foreign, "", done)
 
     def cancel_approval(
         self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]
     ) -> None:
         """Take an approval back, or decline a request, as if the local user had done it himself."""
-        self._change_roster(Deed.CANCEL, local, foreign, "", done)
+        self.change_roster(Deed.CANCEL, local, foreign, "", done)
 
     def add_contact(
         self, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
@@ -296,17 +296,21 @@ class HomeLinks(Service):
 
         :param name: the item's name, or "" to leave it.
         """
-        self._change_roster(Deed.ADD, local, foreign, name, done)
+        self.change_roster(Deed.ADD, local, foreign, name, done)
 
     def remove_contact(
         self, local: JID, foreign: JID, done: Callable[[RosterAnswer], None]
     ) -> None:
         """Take a foreign user off a local one's roster; neither sees the other any more."""
-        self._change_roster(Deed.REMOVE, local, foreign, "", done)
+        self.change_roster(Deed.REMOVE, local, foreign, "", done)
 
-    def _change_roster(
+    def change_roster(
         self, deed: Deed, local: JID, foreign: JID, name: str, done: Callable[[RosterAnswer], None]
     ) -> None:
+        """Do any of these.
+
+        :param name: of a contact that is added, else "".
+        """
         link = self.link(local.domain, foreign.domain)
         if link is None:
             done(unavailable(f"no home link between {local.domain} and {foreign.domain}"))

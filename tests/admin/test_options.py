@@ -41,6 +41,7 @@ class NodeOptionsTests(SynchronousTestCase):
         self.options = NodeOptions(
             self.presence,
             home,
+            home,
             self.world.around.ids,
             lambda: [ForeignDomain("lync.example")],
             frozenset({"home.example"}),

@@ -33,8 +33,10 @@ from impfed.sip.message import SipRequest
 from impfed.sip.transaction import ServerTransaction
 from impfed.testing.fakes import Answer, FakeFlow, FakeHome, FakeStack, SentRequest, stanza
 from impfed.transport.flow import Flow
+from impfed.transport.rosters import DONE, Deed
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.barrier import ACCEPTED
+from impfed.xmpp.jid import JID
 from tests.cluster.kit import Cluster, Node
 from tests.gateway.harness import CONFIG, SDP
 from tests.gateway.presence_world import pidf
@@ -60,12 +62,25 @@ class Links(FakeHome):
     """A node's home links: connected as soon as they are held; everything is accepted at once.
 
     :ivar written: what the home server got of all nodes, in order.
+    :ivar able: whether it lets us write rosters.
+    :ivar deeds: what was done to rosters: deed, user, contact, name.
+    :ivar told: what is said of that.
     """
 
     def __init__(self, written: list[str]) -> None:
         super().__init__()
         self.written = written
         self.one = Link(CONFIG.homes[0])
+        self.able = True
+        self.deeds: list[tuple[str, str, str, str]] = []
+        self.told = DONE
+
+    def can_write_rosters(self, domain: str) -> bool:
+        return self.one.up and self.able
+
+    def change_roster(self, deed: Deed, local: JID, foreign: JID, name: str, done: Any) -> None:
+        self.deeds.append((deed.value, local.text, foreign.text, name))
+        done(self.told)
 
     def hold(self, name: str) -> None:
         self.one.up = True

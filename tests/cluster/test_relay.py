@@ -59,6 +59,9 @@ class Links:
     def keeps(self, name: str) -> bool:
         return True
 
+    def can_write_rosters(self, domain: str) -> bool:
+        return False
+
     def unconfirmed(self, name: str) -> int:
         return 0
 

@@ -19,15 +19,21 @@ class UpkeepTests(ClusterStory):
     """Nobody notices any of it."""
 
     def test_drain(self) -> None:
-        """A node gives everything away, is taken back, and every text arrives once."""
+        """A node gives everything away, is taken back, every text arrives once, and no talk is cut off."""
         victim = self.scene.link_owner()
         foreign = self.scene.far_user_of("alice", victim, 4)
         self.texts("alice", foreign, "before the drain")
         self.befriend("alice", foreign)
         with self.load():
             self.flows(2)
+            since = self.far.position
             self.assertIn("drained", self.scene.control(victim, "drain"))
             self.flows(2)
+        moved = {each["call"] for each in self.far.seen(since, event="moved")}
+        left = {each["call"] for each in self.far.seen(since, event="left")}
+        print(f"{len(moved)} sessions moved", flush=True)
+        self.assertTrue(moved)
+        self.assertEqual(moved & left, set())
         self.assertEqual(self.scene.crowd.owners(self.scene.redis, NAMES)[victim], 0)
         self.changes("alice", foreign)
         self.texts("alice", foreign, "while it is out")
