@@ -30,8 +30,12 @@ class Authorizations:
         for record in records:
             local, foreign = JID.parse(record.local), JID.parse(record.foreign)
             record.local, record.foreign = local.text, foreign.text  # one copy of each
-            self._records.setdefault(local, {})[foreign] = record
-            self._note_pending((local, foreign), record)
+            of_local = self._records.get(local)
+            if of_local is None:
+                of_local = self._records[local] = {}
+            of_local[foreign] = record
+            if record.inbound == "pending" or foreign.domain in self._pending:
+                self._note_pending((local, foreign), record)
 
     def gone(self, key: str) -> None:
         """Another node has removed a record.

@@ -300,11 +300,6 @@ class AuthorizationRecord(Record, gc=False):
         """The pair."""
         return pair_key(self.local, self.foreign)
 
-    def share(self, memo: Memo) -> None:
-        """Share addresses."""
-        self.local = memo.setdefault(self.local, self.local)
-        self.foreign = memo.setdefault(self.foreign, self.foreign)
-
 
 class PolicyEntryRecord(Record, gc=False):
     """A line of a local user's policy list (SPEC section 5).
