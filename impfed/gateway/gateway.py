@@ -156,10 +156,10 @@ class Gateway:
         :param status: what to answer; 200 when it has been taken over.
         :param node: the live node that has it; "" for none.
         """
-        if node and self.pass_on is not None and self.pass_on(transaction, request, flow, node):
-            return
         owner = self._around.dialogs.owner(request.call_id, request.to_tag)
         try:
+            if node and self.pass_on is not None and self.pass_on(transaction, request, flow, node):
+                return
             if status != 200:
                 later = (("Retry-After", _LATER),) if status in (480, 500) else ()
                 raise RemoteError(status, REASONS[status], later)

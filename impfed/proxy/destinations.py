@@ -144,9 +144,11 @@ class Destinations:
         return owner
 
     def _misrouted(self, question: Question) -> bool:
-        """Whether a request for another node's address came here without a Route of ours."""
+        """Whether a request for another node's address came here from outside without a Route of ours."""
         if question.by_route or question.way.ours:
             return False
+        if self._neighbours.who(question.source.peer.names):
+            return False  # another cluster's node knows but one way in
         return self._neighbours.at(question.uri) is not None
 
     # -- towards the outside -----------------------------------------------------------------------

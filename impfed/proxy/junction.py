@@ -85,7 +85,8 @@ class Junction:
             config.own_domains.__contains__,
             self._foreign,
             lambda flow, domain: unproven(peers, flow, domain),
-            lambda uri: self._ours(uri) or neighbours.at(uri) is not None,
+            # A dead node's, too: what belongs to it is served by others.
+            lambda uri: self._ours(uri) or bool(neighbours.advertising(address_of(uri))),
             peers.reaches,
             self._refused,
         )

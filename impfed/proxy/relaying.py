@@ -166,9 +166,9 @@ class Relaying:
     def by_placement(self, request: SipRequest, flow: Flow) -> Hop | None:
         """Return the node of a cluster that a new request belongs to; None when it is this one's.
 
-        What another node has passed on stays here, so that it never goes round in a circle.
+        What another node of the cluster has passed on stays here, so that it never goes round in a circle.
         """
-        if self.placed is None or self._neighbours.who(flow.peer.names):
+        if self.placed is None or self._neighbours.is_member(flow.peer.names):
             return None
         name = self.placed(request)
         return self._neighbours.named(name) if name else None

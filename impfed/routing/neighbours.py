@@ -32,10 +32,12 @@ class Neighbours:
 
     :ivar up: says whether a hop answers when it is asked whether it is there.
     :ivar gone: says whether a node of this cluster is dead, so that what is its own may be served here.
+    :ivar members: names of the nodes that serve the same users as this one: those of its cluster.
     """
 
     def __init__(self, configs: Iterable[NeighbourConfig] = ()) -> None:
         self._all = tuple(configs)
+        self.members = frozenset(each.name for each in self._all if not each.domains)
         self._ways = {each.name: _hops(each) for each in self._all}
         self.up: Callable[[Hop], bool] = lambda hop: True
         self.gone: Callable[[str], bool] = lambda name: False
@@ -121,6 +123,10 @@ class Neighbours:
             if name in self._by_name:
                 return self._by_name[name].name
         return ""
+
+    def is_member(self, names: Iterable[str]) -> bool:
+        """Say whether a proven certificate belongs to a node of this cluster."""
+        return self.who(names) in self.members
 
     def status(self, condition: Condition) -> list[dict[str, Any]]:
         """Return a line about each address of each neighbour, in the order in which they are used.

@@ -6,6 +6,7 @@ import base64
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from impfed.core.errors import RemoteError
 from impfed.routing.api import Existence
 from impfed.store.api import StoreError, StoreFault
 from impfed.store.records import HeldTextRecord
@@ -135,6 +136,17 @@ class InwardTests(SynchronousTestCase):
         """A MESSAGE of a dialog that nobody knows gets 481."""
         self.world.romeo_writes("nosuchtag", "Hello?")
         self.assertEqual(self.statuses(), [481])
+
+    def test_other_node_refused(self) -> None:
+        """What must not be passed on to the node that has its dialog is refused, not left unanswered."""
+
+        def refused(*_: object) -> bool:
+            raise RemoteError(403, "Forbidden")
+
+        self.world.gateway.search = lambda request, sender, done: done(481, "node2")
+        self.world.gateway.pass_on = refused
+        self.world.romeo_writes("nosuchtag", "Hello?")
+        self.assertEqual(self.statuses(), [403])
 
     def test_goodbye(self) -> None:
         """BYE ends the session; a later MESSAGE in it gets 481."""

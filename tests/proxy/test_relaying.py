@@ -348,3 +348,56 @@ def replace_from(arrived: SipRequest, sender: str) -> SipRequest:
     parsed: Any = parse_message(data)
     assert isinstance(parsed, SipRequest)
     return parsed
+
+
+class ClusterTests(SynchronousTestCase):
+    """A node of a cluster of three, with another cluster beside it."""
+
+    def setUp(self) -> None:
+        member = replace(NODES["node2"], domains=())
+        third = NeighbourConfig("node3", (), "10.0.0.3", 5062, "node3.company.example")
+        other = NeighbourConfig(
+            "cluster-b", ("works.example",), "10.0.0.4", 5062, "cluster-b.company.example"
+        )
+        config = replace(configuration("router"), neighbours=(member, third, other))
+        self.node = TokenSite(config)
+        self.node2 = TokenSite(configuration("node2"))
+        self.far = flow_of("sip.lync.example")
+
+    def sent_to(self) -> list[str]:
+        """Return where something was sent."""
+        return [hop.host for _, hop in self.node.stack.forwarded]
+
+    def test_placed(self) -> None:
+        """What is new goes to its node, from outside and from another cluster alike, but only once."""
+        self.node.junction.relaying.placed = lambda request: "node2"
+        new = request("sip:alice@company.example", method="SUBSCRIBE")
+        for flow in (self.far, flow_of("cluster-b.company.example")):
+            self.node.arrives(new, flow)
+        self.assertEqual(self.sent_to(), ["10.0.0.2", "10.0.0.2"])
+        self.node.arrives(new, flow_of("node3.company.example"))
+        self.assertEqual(len(self.sent_to()), 2)
+        self.assertEqual(len(self.node.gateway.requests), 1)
+
+    def contact(self) -> str:
+        """Return the Contact of a dialog of node 2."""
+        token = self.node2.tokens.token("c", "2", self.node2.clock.seconds())
+        return f"sip:alice@203.0.113.10:45062;transport=tls;relay={token}"
+
+    def test_of_a_dead_node(self) -> None:
+        """What comes for a dead node's address goes on to the node that has taken the dialog over."""
+        self.node.neighbours.gone = lambda name: name == "node2"
+        arrived = request(self.contact(), method="SUBSCRIBE", to_tag=";tag=2")
+        transaction = self.node.receive(arrived, self.far)
+        self.assertEqual(len(self.node.gateway.requests), 1)  # which asks the store whose it is
+        self.assertTrue(self.node.junction.pass_on(transaction, arrived, self.far, "node3"))
+        self.assertEqual(self.sent_to(), ["10.0.0.3"])
+        owner = flow_of("node3.company.example")
+        self.assertFalse(self.node.junction.pass_on(transaction, arrived, owner, "node3"))
+
+    def test_by_another_cluster(self) -> None:
+        """Another cluster's node sends here what is for any of us: no mapping is wrong."""
+        arrived = request(self.contact(), to_tag=";tag=2")
+        self.node.arrives(arrived, flow_of("cluster-b.company.example"))
+        self.assertEqual(self.sent_to(), ["10.0.0.2"])
+        self.assertEqual(self.node.metrics.value("proxy.misrouted"), 0)
