@@ -382,7 +382,8 @@ class HomeServer(Protocol):
 class Prosody:
     """A Prosody home server on loopback.
 
-    :ivar netns: the network namespace whose loopback it is; "" for this one.
+    :ivar netns: the network namespace that it runs in; "" for this one.
+    :ivar interface: the address at which it listens, for clients, components and servers.
     :ivar components: foreign domains as XEP-0114 components of their own (a plain home link).
     :ivar module: the component's address when ``mod_impfed`` carries all foreign domains.
     """
@@ -398,6 +399,7 @@ class Prosody:
     c2s_port: int = 0
     component_port: int = 0
     netns: str = ""
+    interface: str = "127.0.0.1"
     part: Part | None = None
 
     @property
@@ -446,14 +448,14 @@ pidfile = "{base}/prosody.pid"
 data_path = "{base}/data"
 certificates = "{base}/certs"
 plugin_paths = {{ "{ROOT}/etc/prosody" }}
-interfaces = {{ "127.0.0.1" }}
-local_interfaces = {{ "127.0.0.1" }}
+interfaces = {{ "{self.interface}" }}
+local_interfaces = {{ "{self.interface}" }}
 c2s_ports = {{ {self.c2s_port} }}
 c2s_direct_tls_ports = {{ }}
 s2s_ports = {{ }}
 s2s_direct_tls_ports = {{ }}
 component_ports = {{ {self.component_port} }}
-component_interfaces = {{ "127.0.0.1" }}
+component_interfaces = {{ "{self.interface}" }}
 http_ports = {{ }}
 https_ports = {{ }}
 network_settings = {{ nagle = false }}

@@ -71,10 +71,12 @@ class ForeignProsody(Prosody):
     :ivar certificate: carries all its domains.
     :ivar others: further domains, each with the same users.
     :ivar extra_modules: modules of the tests' own.
+    :ivar dns_host: address of the name server that it asks.
     """
 
     certificate: Certificate | None = None
     others: tuple[str, ...] = ()
+    dns_host: str = "127.0.0.1"
     dns_port: int = 0
     s2s_port: int = 0
     extra_modules: tuple[str, ...] = ()
@@ -110,7 +112,7 @@ class ForeignProsody(Prosody):
 s2s_require_encryption = true
 s2s_secure_auth = true
 ssl = {{ key = "{issued.key}", certificate = "{issued.certificate}", cafile = "{issued.ca}" }}
-unbound = {{ resolvconf = false, hoststxt = false, forward = "127.0.0.1@{self.dns_port}",
+unbound = {{ resolvconf = false, hoststxt = false, forward = "{self.dns_host}@{self.dns_port}",
   options = {{ ["do-not-query-localhost:"] = "no" }} }}
 {hosts}""")  # fmt: skip
 

@@ -14,9 +14,11 @@ class HomeProsody(Prosody):
     """A home server of several domains, each with the same users.
 
     :ivar others: the domains besides the first.
+    :ivar rooms: domains of chat rooms.
     """
 
     others: tuple[str, ...] = ()
+    rooms: tuple[str, ...] = ()
 
     def start(self) -> HomeProsody:
         """Write the users of the further domains, too, and start."""
@@ -28,6 +30,10 @@ class HomeProsody(Prosody):
                 (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
         super().start()
         return self
+
+    def _configuration(self) -> str:
+        rooms = "".join(f'\nComponent "{domain}" "muc"\n' for domain in self.rooms)
+        return super()._configuration() + rooms
 
 
 def together(calls: Iterable[Callable[[], object]]) -> None:

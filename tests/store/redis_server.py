@@ -18,13 +18,14 @@ class RedisServer:
     """One server, with nothing on disk unless told so.
 
     :param options: further options of its command line.
+    :param netns: the network namespace that it runs in; "" for this one.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, netns: str = "") -> None:
         # A Unix socket's path is short, so not under trial's directory.
         self.directory = Path(tempfile.mkdtemp(prefix="impfed-redis-"))
         self.socket = self.directory / "redis.sock"
-        self.options = options
+        self.options, self.netns = options, netns
         self.part: Part | None = None
 
     def start(self, *more: str) -> RedisServer:
@@ -33,7 +34,7 @@ class RedisServer:
             "redis-server", "--port", "0", "--unixsocket", self.socket, "--save", "",
             "--dir", self.directory, "--enable-debug-command", "yes", *self.options, *more,
         ]  # fmt: skip
-        self.part = Part("redis", command, self.directory)
+        self.part = Part("redis", command, self.directory, netns=self.netns)
         if not wait_until(lambda: not self.alive or self.command("PING") == "+PONG"):
             raise PartFailed(f"redis does not answer\n{self.part.tail()}")
         if not self.alive:

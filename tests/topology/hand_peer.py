@@ -155,5 +155,6 @@ class HandPeer:
         return Wire(self._context(False).wrap_socket(plain, server_hostname=name))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Listen no more, whoever waits for a connection."""
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

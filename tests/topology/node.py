@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ class ClusterNode(Node):
     :ivar told: address and port that peers are told.
     :ivar domains: the local domains that are at home here.
     :ivar federation: sections about partners and neighbours.
+    :ivar home_host: address of the home server.
     """
 
     bind: str = ""
     told: str = ""
     domains: tuple[str, ...] = ()
     federation: str = ""
+    home_host: str = "127.0.0.1"
     home_extra: str = ""
     sections: list[str] = field(default_factory=list)
 
@@ -61,7 +64,7 @@ advertised = "{self.told}"
 name = "home"
 kind = "prosody"
 domains = {list(self.domains)}
-connect = "127.0.0.1:{self.home.component_port}"
+connect = "{self.home_host}:{self.home.component_port}"
 secret = "{self.home.secret}"
 address = "{self.home.module}"
 {self.home_extra}
@@ -96,18 +99,30 @@ address = "{self.home.module}"
         return (self.directory / "node.log").read_text(errors="replace")
 
 
-def neighbour(name: str, domains: tuple[str, ...], address: str, told: str) -> str:
+def neighbour(
+    name: str,
+    domains: tuple[str, ...],
+    address: str,
+    *told: str,
+    fallback: Iterable[str] = (),
+    extra: str = "",
+) -> str:
     """Return what a node's configuration says of another one.
 
     :param domains: those that are reached through it; none for one that only owns its dialogs.
+    :param told: what its listeners tell peers.
+    :param fallback: further addresses.
+    :param extra: more lines.
     """
     hosted = f"domains = {list(domains)}\n" if domains else ""
     return f"""
 [[neighbour]]
 name = "{name}"
 {hosted}address = "{address}"
+fallback = {list(fallback)}
 tls_name = "{name}.company.example"
-advertised = ["{told}"]
+advertised = {list(told)}
+{extra}
 """
 
 

@@ -16,7 +16,7 @@ from demo.parts import ROOT, Authority, PartFailed, Prosody, Talker, wait_until,
 from .hand_peer import HandPeer, Received, Wire
 from .net import Network
 from .node import ClusterNode
-from .scene import RUN
+from .stage import RUN
 
 PUBLIC, FAR, FAR_PORT = "203.0.113.10", "198.51.100.20", 5061
 INSIDE = {"node1": "10.0.0.1", "node2": "10.0.0.2"}

@@ -49,6 +49,11 @@ class Plan:
         found: dict[str, Any] = document()["topology"][self.name]
         return found
 
+    @property
+    def gateway(self) -> str:
+        """The machine where everything for elsewhere goes."""
+        return str(self.found["gateway"])
+
     def lans(self, machine: str) -> dict[str, list[str]]:
         """Return a machine's addresses, by LAN."""
         lans: dict[str, list[str]] = document()["machine"][machine]["lan"]

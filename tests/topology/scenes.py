@@ -7,7 +7,8 @@ from tests.interop.balancer import Haproxy
 
 from .edge import ImpfedEdge, Inner
 from .kamailio import Edge, bracketed
-from .scene import BORDER, FOREIGN, HOMES, LOCAL, PORT, Scene
+from .scene import HOMES, LOCAL, Scene
+from .stage import BORDER, FOREIGN, PORT
 
 
 class RoutingNode(Scene):
@@ -140,7 +141,7 @@ class BesideFirewall(Scene):
 
     def told(self, node: str) -> str:
         """Return the private address: the edge writes the public one in its place."""
-        return self.bind(node)
+        return self.inner(node)
 
     def outside(self) -> str:
         """Return the address that the edge itself has towards the internet."""
@@ -151,7 +152,7 @@ class BesideFirewall(Scene):
         public = bracketed(self.at(self.plan.public, "internet"))
         rows = [row for row in self.plan.ports if row.public != 5061]
         inner = tuple(
-            Inner(row.machine, f"{row.machine}.company.example", self.bind(row.machine),
+            Inner(row.machine, f"{row.machine}.company.example", self.inner(row.machine),
                   f"{public}:{row.public}", f"{bracketed(self.outside())}:{row.public}",
                   row.machine in self.entrances)
             for row in rows

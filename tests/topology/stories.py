@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from demo.parts import Event
 
-from .scene import LOCAL, NAME, Scene, Variant, scene
+from .stage import NAME, Stage, Variant, scene
 
 
 class TopologyTestCase(SynchronousTestCase):
     """Tests in one running scene. Each has a foreign user of its own."""
 
-    kind: type[Scene]
+    kind: type[Stage]
     variant = Variant()
 
     def setUp(self) -> None:
@@ -27,7 +27,11 @@ class TopologyTestCase(SynchronousTestCase):
         self.begun = {domain: user.position for domain, user in self.users.items()}
 
     def tearDown(self) -> None:
-        self.assertEqual(self.far.seen(self.begin, event="violation"), [])
+        self.assertEqual(self.violations(), [])
+
+    def violations(self) -> list[Event]:
+        """Return what the partner's server found wrong with what it got."""
+        return self.far.seen(self.begin, event="violation")
 
     # -- texts -------------------------------------------------------------------------------------
 
@@ -122,30 +126,30 @@ class TopologyTestCase(SynchronousTestCase):
 
 
 class BothWays(TopologyTestCase):
-    """Texts and presence in both directions, for a user of every node of both clusters."""
+    """Texts and presence in both directions, for a user of every local domain."""
 
     def test_texts_inwards(self) -> None:
         """A partner's user writes to a user of each node, and is answered in the same session."""
-        self.far_writes("romeo@lync.example", LOCAL, "But soft")
-        self.writes(LOCAL, "romeo@lync.example", "Ay me")
-        self.far_writes("romeo@lync.example", LOCAL, "She speaks")
+        self.far_writes("romeo@lync.example", self.users, "But soft")
+        self.writes(self.users, "romeo@lync.example", "Ay me")
+        self.far_writes("romeo@lync.example", self.users, "She speaks")
 
     def test_texts_outwards(self) -> None:
         """A user of each node writes to a partner's user, and is answered in the same session."""
-        self.writes(LOCAL, "tybalt@lync.example", "Peace?")
-        self.far_writes("tybalt@lync.example", LOCAL, "I hate the word")
-        self.writes(LOCAL, "tybalt@lync.example", "As I hate hell")
+        self.writes(self.users, "tybalt@lync.example", "Peace?")
+        self.far_writes("tybalt@lync.example", self.users, "I hate the word")
+        self.writes(self.users, "tybalt@lync.example", "As I hate hell")
 
     def test_presence_inwards(self) -> None:
         """A partner's user watches a user of each node, and sees every change."""
         who = "paris@lync.example"
-        self.far_watches(who, LOCAL)
-        self.show(who, LOCAL, "dnd", "busy")
-        self.show(who, LOCAL, "", "available")
+        self.far_watches(who, self.users)
+        self.show(who, self.users, "dnd", "busy")
+        self.show(who, self.users, "", "available")
 
     def test_presence_outwards(self) -> None:
         """A user of each node watches a partner's user, and sees every change."""
         who = "juliet@lync.example"
-        self.watches(LOCAL, who)
-        self.far_shows(who, LOCAL, "busy", "Busy")
-        self.far_shows(who, LOCAL, "available", "")
+        self.watches(self.users, who)
+        self.far_shows(who, self.users, "busy", "Busy")
+        self.far_shows(who, self.users, "available", "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 from tests.topology import stories
-from tests.topology.scene import LOCAL, Variant
+from tests.topology.scene import LOCAL
 from tests.topology.scenes import Balanced
+from tests.topology.stage import Variant
 
 
 class BalancerTests(stories.BothWays):

@@ -7,8 +7,9 @@ import functools
 from demo.parts import wait_until
 from tests.topology import stories
 from tests.topology.node import ClusterNode
-from tests.topology.scene import LOCAL, Variant
+from tests.topology.scene import LOCAL
 from tests.topology.scenes import BehindFirewall, BesideFirewall
+from tests.topology.stage import Variant
 
 
 class BesideFirewallTests(stories.BothWays):

@@ -12,8 +12,9 @@ from tests.topology import stories
 from tests.topology.net import Mapped
 from tests.topology.node import ClusterNode
 from tests.topology.people import People
-from tests.topology.scene import LOCAL, NAME, Scene, Variant
+from tests.topology.scene import LOCAL, Scene
 from tests.topology.scenes import ByName, RoutingNode
+from tests.topology.stage import NAME, Variant
 
 A2, B2 = "branch.group.example", "works.example"
 

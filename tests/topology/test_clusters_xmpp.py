@@ -1,0 +1,168 @@
+"""XMPP federation of two real clusters with a real server, whichever nodes the DNS names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from demo.parts import Talker
+from impfed.cluster.ownership import Rendezvous
+from tests.interop.rooms import Rooms
+from tests.topology import stories
+from tests.topology.clusters import CLUSTERS, NODES, VERONA, VERONESE, A, B, Cluster, Clusters
+from tests.topology.stage import NAME
+
+
+class XmppTestCase(stories.TopologyTestCase):
+    """What people here and at the XMPP partner's do; each test leaves both clusters whole."""
+
+    kind = Clusters
+    scene: Clusters
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.there = {who: user.position for who, user in self.scene.veronese.items()}
+        self.out = self.scene.counted("relay.out", NODES)
+        self.pairs_in = self.scene.counted("s2s.pairs_in", NODES)
+
+    def tearDown(self) -> None:
+        self.scene.mend()
+        super().tearDown()
+
+    # -- people ------------------------------------------------------------------------------------
+
+    def writes_to_verona(self, cluster: Cluster, text: str) -> None:
+        """A local user writes to everybody there, at once, and all read it."""
+        user, me = self.users[cluster.domain], f"{NAME}@{cluster.domain}"
+        for who in VERONESE:
+            user.send("message", to=f"{who}@{VERONA}", body=f"{text}, {who}")
+        for who in VERONESE:
+            reader = self.scene.veronese[who]
+            reader.expect(
+                self.there[who], 30, event="message", body=f"{text}, {who}", sender=of(me)
+            )
+
+    def verona_writes(self, who: str, cluster: Cluster, text: str) -> None:
+        """Somebody there writes to a local user, who reads it."""
+        self.scene.veronese[who].send("message", to=f"{NAME}@{cluster.domain}", body=text)
+        user, begun = self.users[cluster.domain], self.begun[cluster.domain]
+        user.expect(begun, 30, event="message", body=text, sender=of(f"{who}@{VERONA}"))
+
+    def see_each_other(self, cluster: Cluster, who: str) -> None:
+        """A local user and somebody there ask for each other's presence, and see every change."""
+        me, them = f"{NAME}@{cluster.domain}", f"{who}@{VERONA}"
+        user, other = self.users[cluster.domain], self.scene.veronese[who]
+        for each in (user, other):
+            each.send("answer", how="approve")  # whoever is asked: who watches is seen without it
+        for asker, there in ((user, them), (other, me)):
+            since = asker.position
+            asker.send("subscribe", to=there)
+            asker.expect(since, 30, event="presence", sender=there, kind="available")
+        self.changes(user, me, other)
+        self.changes(other, them, user)
+
+    def changes(self, user: Talker, address: str, watcher: Talker) -> None:
+        """Somebody is away, and back again, and a watcher sees it."""
+        for show in ("away", ""):
+            since = watcher.position
+            user.send("presence", show=show)
+            watcher.expect(since, 30, event="presence", sender=address, show=show, kind="available")
+
+    # -- ways --------------------------------------------------------------------------------------
+
+    def left_by(self) -> dict[str, int]:
+        """Return how many stanzas have left at each node since this was asked last."""
+        before, self.out = self.out, self.scene.counted("relay.out", self.out)
+        return {
+            name: self.out[name] - before[name]
+            for name in self.out
+            if self.out[name] > before[name]
+        }
+
+    def entered_at(self) -> set[str]:
+        """Return the nodes to which the partner has opened streams since this was asked last."""
+        before, self.pairs_in = self.pairs_in, self.scene.counted("s2s.pairs_in", self.pairs_in)
+        return {name for name in self.pairs_in if self.pairs_in[name] > before[name]}
+
+    def share(self, cluster: Cluster, without: Iterable[str] = ()) -> dict[str, int]:
+        """Return how many of the pairs of a local user with those there each node should have."""
+        owners = Rendezvous(set(cluster.nodes) - set(without))
+        me = f"{NAME}@{cluster.domain}"
+        return Counter(owners.owner((me, f"{who}@{VERONA}")) for who in VERONESE)
+
+
+def of(address: str):  # type: ignore[no-untyped-def]
+    """Return a test for senders: a bare address, whatever the device."""
+    return lambda sender: sender.partition("/")[0] == address
+
+
+class SeveralNodesTests(XmppTestCase, Rooms):
+    """Every node of both clusters is enabled."""
+
+    def test_outbound(self) -> None:
+        """What users write leaves evenly, at the nodes of their own cluster, whoever holds the link."""
+        for cluster in CLUSTERS:
+            self.writes_to_verona(cluster, "Good morrow")
+            self.assertEqual(self.left_by(), self.share(cluster))
+        self.assertEqual(set(self.share(A).values()), {2})
+
+    def test_inbound(self) -> None:
+        """What the partner sends enters at a node of the cluster that the domain belongs to."""
+        for cluster in CLUSTERS:
+            self.scene.publish(cluster.domain, *cluster.nodes)
+            self.verona_writes("romeo", cluster, "But soft")
+            entered = self.entered_at()
+            self.assertTrue(entered and entered <= set(cluster.nodes), entered)
+
+    def test_presence(self) -> None:
+        """Users of both clusters see people there, and are seen."""
+        self.see_each_other(A, "prince")
+        self.see_each_other(B, "laurence")
+
+    def test_one_record(self) -> None:
+        """With one node published all comes in there, and what goes out is spread over all the same."""
+        self.scene.publish(A.domain, "a2")
+        self.verona_writes("romeo", A, "She speaks")
+        self.assertEqual(self.entered_at(), {"a2"})
+        self.writes_to_verona(A, "Ay me")
+        self.assertEqual(self.left_by(), self.share(A))
+
+    def test_subset(self) -> None:
+        """With some nodes published the others get nothing from outside, and send their part."""
+        self.scene.publish(A.domain, "a1", "a3")
+        self.verona_writes("tybalt", A, "Peace?")
+        self.assertLessEqual(self.entered_at(), {"a1", "a3"})
+        self.writes_to_verona(A, "I hate the word")
+        self.assertEqual(self.left_by(), self.share(A))
+
+    def test_node_killed(self) -> None:
+        """A dead node's part leaves at the others at once; back again it has the same part."""
+        for victim in ("a2", "b1"):
+            cluster = next(each for each in CLUSTERS if victim in each.nodes)
+            self.writes_to_verona(cluster, f"With {victim}")
+            self.left_by()
+            self.scene.kill(victim)
+            self.out.pop(victim), self.pairs_in.pop(victim)
+            self.writes_to_verona(cluster, f"Without {victim}")
+            self.assertEqual(self.left_by(), self.share(cluster, [victim]))
+            self.verona_writes("benvolio", cluster, f"Where is {victim}?")
+            self.scene.mend()
+            self.out |= self.scene.counted("relay.out", [victim])
+            self.writes_to_verona(cluster, f"With {victim} again")
+            self.assertEqual(self.left_by(), self.share(cluster))
+
+    def test_rooms(self) -> None:
+        """A room domain has records of its own; when the node dies by which people come, others lead there."""
+        (rooms,) = A.rooms
+        room, owner, guest = f"council@{rooms}", self.users[A.domain], self.scene.veronese["paris"]
+        self.scene.publish(rooms, *A.nodes)
+        self.join(owner, room, "owner")
+        self.unlock(owner, room)
+        self.join(guest, room, "guest")
+        (victim,) = self.entered_at()
+        self.scene.kill(victim)
+        self.scene.settle(A, [victim])
+        for speaker, nick, text in ((guest, "guest", "Any news?"), (owner, "owner", "None")):
+            self.say(speaker, room, text)
+            for listener in (owner, guest):
+                listener.expect(event="message", sender=f"{room}/{nick}", body=text)
