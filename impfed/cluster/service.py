@@ -170,6 +170,7 @@ class ClusterService:
                     "state": row.state,
                     "epoch": row.epoch,
                     "age": round(row.age + since, 3),
+                    "ready": bool(row.info),
                 }
                 for row in self.nodes
             ],
