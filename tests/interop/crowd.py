@@ -16,6 +16,8 @@ from demo.parts import Certificate, Event, PartFailed, Prosody, Talker, wait_unt
 from tests.store.redis_server import RedisServer
 
 LOCAL, FOREIGN = "crowd.home.example", "crowd.example"
+#: New subscriptions a second.
+FILL = 150.0
 KINDS = ("inbound_subscription", "outbound_subscription")
 
 #: What a node's configuration says of it, ``next_hop`` being the way there.
@@ -85,10 +87,11 @@ class Crowd:
         """Make all subscriptions, and wait until each has its state."""
         self.users.expect(event="ready")
         self.far.expect(event="ready")
-        number, rate = str(self.count), str(self._rate)
+        number, rate, patience = str(self.count), str(FILL), self.count / FILL + 60
         self.ask(self.far, "watch", count=number, users=number, domain=LOCAL, rate=rate)
+        self._await(patience, {"active open": self.count}, {})
         self.users.send("subscribe", to_domain=FOREIGN, count=number, rate=rate)
-        self._await(self.count / self._rate + 60, {"active open": self.count}, {"": self.count})
+        self._await(patience, {"active open": self.count}, {"": self.count})
 
     def _await(self, seconds: float, near: Event, far: Event) -> None:
         """Wait until watchers see the users, and users see their contacts, like this."""

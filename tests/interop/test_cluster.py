@@ -10,7 +10,7 @@ from tests.interop.cluster_story import SOAK, ClusterStory
 from tests.interop.scene import HOME
 
 #: Seconds of texts with kills in turn, and for which a process is stopped.
-LONG, STOPPED = (300.0, 45.0) if SOAK else (40.0, 6.0)
+LONG, STOPPED = (240.0, 45.0) if SOAK else (40.0, 6.0)
 
 
 class ClusterTests(ClusterStory):
