@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -288,8 +289,18 @@ class Node(MultiService):
     def _build_views(self) -> None:
         """Make what users and operators look at."""
         config, presence = self.config, self.presence
+        tokens = self.stack.tokens
         self.users = UserServices(
-            self.reactor, config, presence, self.home, self.tls, self.ids, self.metrics, self._home
+            self.reactor,
+            config,
+            presence,
+            self.home,
+            self.tls,
+            self.ids,
+            self.metrics,
+            self.store,
+            self._home,
+            None if tokens is None else partial(tokens.sign, "visit"),
         )
         explainer = Explainer(
             self._around, self._peers, self.im, presence, self.route, self.budgets, self.federation

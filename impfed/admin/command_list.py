@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 
 from impfed.admin import forms
 from impfed.admin.actions import ANSWERS, DECISIONS, DEFAULTS, Actions, plain, shown, shown_subject
@@ -44,7 +45,7 @@ class Command:
 
     node: str
     name: str
-    show: Callable[[JID, Values, str], str]
+    show: Callable[[JID, Values, str], str | Deferred[str]]
     submit: Callable[[JID, Values], Deferred[str]] | None = None
 
 
@@ -59,7 +60,7 @@ class CommandList:
     :param link_for: makes a one-time link to the page; None where there is none.
     """
 
-    def __init__(self, actions: Actions, link_for: Callable[[JID], str] | None) -> None:
+    def __init__(self, actions: Actions, link_for: Callable[[JID], Deferred[str]] | None) -> None:
         self._actions = actions
         self._link_for = link_for
         commands = [
@@ -189,10 +190,11 @@ class CommandList:
 
     # -- the page ----------------------------------------------------------------------------------
 
-    def _login(self, user: JID, values: Values, error: str) -> str:
+    @inlineCallbacks
+    def _login(self, user: JID, values: Values, error: str) -> Any:
         assert self._link_for is not None
         try:
-            link = self._link_for(user)
+            link = yield self._link_for(user)
         except TooMany:
             raise OptionsError("You asked for many links. Ask again in some minutes.") from None
         note = "The link works once, for 5 minutes, and for you alone."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 from xml.etree.ElementTree import Element
 
+from twisted.internet.defer import maybeDeferred
 from twisted.python.failure import Failure
 
 from impfed.admin.actions import words_of
@@ -119,11 +121,20 @@ class Commands:
             return
         self._metrics.count("admin.commands")
         id = self._ids.token()
-        try:
-            form = command.show(stanza.from_.bare, {}, "")
-        except OptionsError as error:
-            send(iq_result(stanza, _answer(command, id, "completed", _note("error", str(error)))))
-            return
+        showing: Any = maybeDeferred(command.show, stanza.from_.bare, {}, "")
+        showing.addCallback(self._shown, stanza, command, id, send)
+        showing.addErrback(self._not_shown, stanza, command, id, send)
+        showing.addErrback(self._fault, stanza, id, send)
+
+    def _not_shown(
+        self, failure: Failure, stanza: Stanza, command: Command, id: str, send: Send
+    ) -> None:
+        failure.trap(OptionsError)
+        note = _note("error", str(failure.value))
+        send(iq_result(stanza, _answer(command, id, "completed", note)))
+
+    def _shown(self, form: str, stanza: Stanza, command: Command, id: str, send: Send) -> None:
+        """Show a command's form, or what it has to say."""
         if command.submit is None or "type='result'" in form[: form.index(">")]:
             send(iq_result(stanza, _answer(command, id, "completed", form)))
             return
@@ -187,6 +198,7 @@ class Commands:
         words = words_of(failure.value)
         running.busy = False
         form = running.command.show(stanza.from_.bare, values, words)
+        assert isinstance(form, str)  # what can be filled in is shown at once
         payload = _ACTIONS + _note("error", words) + form
         if "type='result'" in form[: form.index(">")]:  # there is nothing to choose from any more
             self._running.pop(id, None)

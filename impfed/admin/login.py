@@ -1,20 +1,25 @@
 """Proof of who somebody is, without passwords: one-time links, then sessions.
 
 A link is sent as an instant message to the user who asked for it; whoever presents its token is
-that user.  Of tokens and session secrets only digests are kept, and only in memory: with the end of
-the process everybody is logged out.
+that user.  Of tokens and session secrets only digests are kept.  They are in the store, so that behind a
+balancer every node of a cluster knows them; a token is used up by one node alone.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, inlineCallbacks
 
 from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
+from impfed.store.api import Change, Delete, Done, Put
+from impfed.store.records import LoginLinkRecord, RecordType, WebSessionRecord
 from impfed.xmpp.jid import JID
 
 #: Seconds for which a link works.
@@ -28,6 +33,8 @@ SESSIONS_PER_USER = 10
 SESSIONS = 20_000
 
 _OCTETS = 24
+_ID = 16  # digits of a token that stand for its user
+_USED = 60.0  # seconds after which a use of a session is written down again
 
 
 class TooMany(ImpfedError):
@@ -77,130 +84,194 @@ class RateLimit:
             del self._used[user]
 
 
-def _digest(secret: str) -> bytes:
-    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
+def _digest(secret: str) -> str:
+    return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Records(Protocol):
+    """The part of the store that is used here."""
+
+    def write(self, changes: Sequence[Change], done: Done | None = None) -> None:
+        """Make changes, all or none of them."""
+        ...
+
+    def load(self, kind: type[RecordType]) -> Deferred[list[RecordType]]:
+        """Return every record of a kind."""
+        ...
+
+    def get(self, kind: type[RecordType], keys: Sequence[str]) -> Deferred[dict[str, RecordType]]:
+        """Return the records of a kind that are there of some keys."""
+        ...
+
+    def pull(self, kind: type[RecordType], key: str) -> Deferred[RecordType | None]:
+        """Remove a record and return it, once."""
+        ...
+
+
+def _written(store: Records, changes: Sequence[Change]) -> Deferred[None]:
+    """Make changes; fires when they would outlive the process."""
+    written: Deferred[None] = Deferred()
+
+    def done(error: BaseException | None) -> None:
+        if error is None:
+            written.callback(None)
+        else:
+            written.errback(error)
+
+    store.write(changes, done)
+    return written
 
 
 class LoginLinks:
-    """One-time tokens; a new one for a user makes his older one worthless."""
+    """One-time tokens, good at every node; a new one for a user makes his older one worthless."""
 
-    def __init__(self, ids: IdSource, seconds: Callable[[], float]) -> None:
+    def __init__(self, store: Records, ids: IdSource, seconds: Callable[[], float]) -> None:
+        self._store = store
         self._ids = ids
         self._seconds = seconds
         self._rate = RateLimit(LINKS_PER_WINDOW, RATE_WINDOW, seconds)
-        self._tokens: dict[bytes, tuple[JID, float]] = {}
-        self._latest: dict[JID, bytes] = {}
 
-    def issue(self, user: JID) -> str:
-        """Return a token that stands for a user, once, for a while.
+    @inlineCallbacks
+    def issue(self, user: JID) -> Any:
+        """Fire with a token that stands for a user, once, for a while.
 
-        :raises TooMany: when he has asked too often.
+        Fails with :class:`TooMany` when he has asked too often.
         """
         self._rate.take(user)
-        self._expire()
-        self._tokens.pop(self._latest.get(user, b""), None)
-        token = self._ids.token(_OCTETS)
-        digest = _digest(token)
-        self._tokens[digest] = (user, self._seconds() + LINK_LIFETIME)
-        self._latest[user] = digest
-        return token
-
-    def peek(self, token: str) -> JID | None:
-        """Return whom a token stands for, without using it up; None when it is worthless."""
-        found = self._tokens.get(_digest(token))
-        return found[0] if found is not None and found[1] > self._seconds() else None
-
-    def redeem(self, token: str) -> JID | None:
-        """Return whom a token stands for, and make it worthless."""
-        user = self.peek(token)
-        found = self._tokens.pop(_digest(token), None)
-        if found is not None:
-            self._latest.pop(found[0], None)
-        return user
-
-    def _expire(self) -> None:
         now = self._seconds()
-        for digest, (user, until) in list(self._tokens.items()):
-            if until > now:
-                break  # they are in the order of their issue
-            del self._tokens[digest]
-            self._latest.pop(user, None)
+        links = yield self._store.load(LoginLinkRecord)
+        over: list[Change] = [
+            Delete(LoginLinkRecord, each.key) for each in links if each.until <= now
+        ]
+        id, secret = _digest(str(user))[:_ID], self._ids.token(_OCTETS)
+        record = LoginLinkRecord(
+            id=id, user=str(user), digest=_digest(secret), until=now + LINK_LIFETIME
+        )
+        yield _written(self._store, [*over, Put(record)])
+        return id + secret
+
+    @inlineCallbacks
+    def peek(self, token: str) -> Any:
+        """Fire with whom a token stands for, without using it up; None when it is worthless."""
+        found = yield self._store.get(LoginLinkRecord, [token[:_ID]])
+        return self._whom(token, found.get(token[:_ID]))
+
+    @inlineCallbacks
+    def redeem(self, token: str) -> Any:
+        """Fire with whom a token stands for, and make it worthless, at whichever node."""
+        if (yield self.peek(token)) is None:
+            return None  # who only knows the user must not spoil his link
+        return self._whom(token, (yield self._store.pull(LoginLinkRecord, token[:_ID])))
+
+    def _whom(self, token: str, record: LoginLinkRecord | None) -> JID | None:
+        if record is None or record.until <= self._seconds():
+            return None
+        return JID.parse(record.user) if record.digest == _digest(token[_ID:]) else None
 
 
 @dataclass(slots=True)
 class Session:
     """Somebody who is logged in.
 
-    :ivar csrf: stands in each form, and proves that our page made it.
-    :ivar notices: sentences to be shown on the next page.
+    :ivar record: as the store keeps it.
     """
 
+    record: WebSessionRecord
     user: JID
-    csrf: str
-    begun: float
-    used: float
-    notices: list[str] = field(default_factory=list)
+
+    @property
+    def csrf(self) -> str:
+        """What stands in each form, and proves that our page made it."""
+        return self.record.csrf
 
 
 class Sessions:
-    """Everybody who is logged in.
+    """Everybody who is logged in, at every node.
 
     :param idle: seconds without a request after which a session ends.
+    :param sign: signs what a browser that is not logged in has for a cookie; the same at every node.
     """
 
-    def __init__(self, ids: IdSource, seconds: Callable[[], float], idle: float) -> None:
+    def __init__(
+        self,
+        store: Records,
+        ids: IdSource,
+        seconds: Callable[[], float],
+        idle: float,
+        sign: Callable[[str], str] | None = None,
+    ) -> None:
+        self._store = store
         self._ids = ids
         self._seconds = seconds
         self._idle = idle
         self._key = ids.token(32).encode()
-        self._sessions: dict[bytes, Session] = {}
+        self._sign = sign or self._sign_alone
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    def begin(self, user: JID) -> str:
-        """Log a user in; returns the secret for his cookie."""
+    @inlineCallbacks
+    def begin(self, user: JID) -> Any:
+        """Log a user in; fires with the secret for his cookie."""
         now = self._seconds()
-        self._expire(now)
-        own = [digest for digest, each in self._sessions.items() if each.user == user]
-        for digest in own[: max(0, len(own) - SESSIONS_PER_USER + 1)]:
-            del self._sessions[digest]
-        if len(self._sessions) >= SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+        known = yield self._store.load(WebSessionRecord)
+        over = [each for each in known if self._over(each, now)]
+        left = sorted((each for each in known if each not in over), key=lambda each: each.begun)
+        own = [each for each in left if each.user == str(user)]
+        over += own[: max(0, len(own) - SESSIONS_PER_USER + 1)]
+        over += left[: max(0, len(left) - SESSIONS + 1)]
         secret = self._ids.token(_OCTETS)
-        self._sessions[_digest(secret)] = Session(user, self._ids.token(_OCTETS), now, now)
+        record = WebSessionRecord(
+            digest=_digest(secret),
+            user=str(user),
+            csrf=self._ids.token(_OCTETS),
+            begun=now,
+            used=now,
+        )
+        ended: list[Change] = [Delete(WebSessionRecord, each.key) for each in over]
+        yield _written(self._store, [*ended, Put(record)])
         return secret
 
-    def find(self, secret: str) -> Session | None:
-        """Return the session of a cookie, which counts as a use; None when it is over."""
+    @inlineCallbacks
+    def find(self, secret: str) -> Any:
+        """Fire with the session of a cookie, which counts as a use; None when it is over."""
         if not secret:
             return None
         digest = _digest(secret)
-        session = self._sessions.get(digest)
-        if session is None:
+        record = (yield self._store.get(WebSessionRecord, [digest])).get(digest)
+        if record is None:
             return None
         now = self._seconds()
-        if self._over(session, now):
-            del self._sessions[digest]
+        if self._over(record, now):
+            self._store.write([Delete(WebSessionRecord, digest)])
             return None
-        session.used = now
-        return session
+        if now - record.used >= min(_USED, self._idle / 2):
+            record.used = now
+            self._store.write([Put(record)])
+        return Session(record, JID.parse(record.user))
 
-    def end(self, secret: str) -> None:
+    def tell(self, session: Session, words: str) -> Deferred[None]:
+        """Have a sentence shown on the user's next page, whichever node shows it."""
+        session.record.notices = [*session.record.notices, words]
+        return _written(self._store, [Put(session.record)])
+
+    def told(self, session: Session) -> list[str]:
+        """Return what is to be shown now, once."""
+        notices, session.record.notices = session.record.notices, []
+        if notices:
+            self._store.write([Put(session.record)])
+        return notices
+
+    def end(self, secret: str) -> Deferred[None]:
         """Log somebody out."""
-        self._sessions.pop(_digest(secret), None)
+        return _written(self._store, [Delete(WebSessionRecord, _digest(secret))])
 
-    def end_all(self, user: JID) -> None:
+    @inlineCallbacks
+    def end_all(self, user: JID) -> Any:
         """Log somebody out everywhere."""
-        for digest in [key for key, each in self._sessions.items() if each.user == user]:
-            del self._sessions[digest]
+        known = yield self._store.load(WebSessionRecord)
+        own = [Delete(WebSessionRecord, each.key) for each in known if each.user == str(user)]
+        yield _written(self._store, own)
 
-    def _over(self, session: Session, now: float) -> bool:
-        return now - session.used >= self._idle or now - session.begun >= SESSION_LIFETIME
-
-    def _expire(self, now: float) -> None:
-        for digest in [key for key, each in self._sessions.items() if self._over(each, now)]:
-            del self._sessions[digest]
+    def _over(self, record: WebSessionRecord, now: float) -> bool:
+        return now - record.used >= self._idle or now - record.begun >= SESSION_LIFETIME
 
     # Before anybody is logged in a form is tied to a browser by a cookie of its own.
 
@@ -210,6 +281,9 @@ class Sessions:
 
     def visit_csrf(self, visit: str) -> str:
         """Return what a form must carry that was shown to the browser with this cookie."""
+        return self._sign(visit)
+
+    def _sign_alone(self, visit: str) -> str:
         return hmac.new(self._key, visit.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
 

@@ -7,8 +7,11 @@ a help text.  Only local users get here: the home link refuses everybody else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed.admin.commands import FEATURES, Commands
@@ -50,8 +53,8 @@ class Sends(Protocol):
 class NodeAddress:
     """Answers messages, presence and commands.
 
-    :param link_for: makes a one-time link for a local user; raises TooMany; None where there is no
-        page.
+    :param link_for: makes a one-time link for a local user, or fails with TooMany; None where there
+        is no page.
     :param domains: the foreign domains whose people can be reached.
     """
 
@@ -62,7 +65,7 @@ class NodeAddress:
         metrics: Metrics,
         seconds: Callable[[], float],
         commands: Commands,
-        link_for: Callable[[JID], str] | None,
+        link_for: Callable[[JID], Deferred[str]] | None,
         domains: Callable[[], Sequence[ForeignDomain]],
     ) -> None:
         self._home = home
@@ -104,15 +107,21 @@ class NodeAddress:
             text = "There is no web page here. Use the commands in your chat program's menu."
             self._reply(stanza, text)
             return
-        try:
-            link = self._link_for(user)
-        except TooMany as error:
-            self._metrics.count("admin.login_refused")
-            minutes = max(1, round(error.wait / 60))
+        made = self._link_for(user)
+        made.addCallbacks(partial(self._link, stanza, user), partial(self._no_link, stanza))
+
+    def _no_link(self, stanza: Stanza, failure: Failure) -> None:
+        self._metrics.count("admin.login_refused")
+        text = "No link can be made at present. Ask again in a minute."
+        if isinstance(failure.value, TooMany):
+            minutes = max(1, round(failure.value.wait / 60))
             plural = "" if minutes == 1 else "s"
             text = f"You asked for many links. Ask again in {minutes} minute{plural}."
-            self._reply(stanza, text)
-            return
+        else:
+            log.failure("no_link", "a login link cannot be made", failure)
+        self._reply(stanza, text)
+
+    def _link(self, stanza: Stanza, user: JID, link: str) -> None:
         self._metrics.count("admin.links")
         log.info("link_sent", "a login link was sent to {user}", user=str(user))
         text = (

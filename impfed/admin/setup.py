@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -19,6 +20,7 @@ from impfed.config.model import Config
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.presence import PresenceGateway
+from impfed.store.api import IStore
 from impfed.transport.home import HomeLinks
 from impfed.transport.tls import TlsStore
 from impfed.xmpp.jid import JID
@@ -29,6 +31,7 @@ class UserServices:
 
     :param through: what brings stanzas to the home servers and changes rosters there in a cluster,
         where another node may hold their links.
+    :param sign: makes the same signature at every node of a cluster.
     :ivar web: the web server, None without a page.
     """
 
@@ -41,7 +44,9 @@ class UserServices:
         tls: TlsStore,
         ids: IdSource,
         metrics: Metrics,
+        store: IStore,
         through: Any = None,
+        sign: Callable[[str], str] | None = None,
     ) -> None:
         seconds = reactor.seconds
         domains = [ForeignDomain(each.name, each.description) for each in config.domains]
@@ -67,8 +72,8 @@ class UserServices:
         if config.web is not None:
             pages = UserOptionsWeb(
                 actions,
-                LoginLinks(ids, seconds),
-                Sessions(ids, seconds, config.web.idle_timeout),
+                LoginLinks(store, ids, seconds),
+                Sessions(store, ids, seconds, config.web.idle_timeout, sign),
                 metrics,
                 config.web.public_url,
                 next(iter(distinct)) if len(distinct) == 1 else "",

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from klein import Klein
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HttpRequest
 from werkzeug.exceptions import HTTPException
@@ -78,17 +78,18 @@ class UserOptionsWeb:
         self._session_cookie = f"{prefix}impfed-session"
         self._visit_cookie = f"{prefix}impfed-visit"
 
-    def link_for(self, user: JID) -> str:
-        """Return a one-time link for a user.
-
-        :raises TooMany: when he has asked too often.
-        """
-        return f"{self._public_url}/login/{self._links.issue(user)}"
+    def link_for(self, user: JID) -> Deferred[str]:
+        """Fire with a one-time link for a user; fails with TooMany when he has asked too often."""
+        issued: Deferred[str] = self._links.issue(user)
+        return issued.addCallback(lambda token: f"{self._public_url}/login/{token}")
 
     # -- who asks ----------------------------------------------------------------------------------
 
-    def _session(self, request: HttpRequest) -> Session | None:
-        return self._sessions.find(_cookie(request, self._session_cookie))
+    def _session(self, request: HttpRequest) -> Deferred[Session | None]:
+        found: Deferred[Session | None] = self._sessions.find(
+            _cookie(request, self._session_cookie)
+        )
+        return found
 
     def _set_cookie(
         self, request: HttpRequest, name: str, value: str, max_age: int | None = None
@@ -116,9 +117,10 @@ class UserOptionsWeb:
     # -- pages -------------------------------------------------------------------------------------
 
     @app.route("/", methods=["GET"])
-    def options(self, request: HttpRequest) -> str:
+    @inlineCallbacks
+    def options(self, request: HttpRequest) -> Any:
         """The page itself, or how to get there."""
-        session = self._session(request)
+        session = yield self._session(request)
         if session is None:
             return self._welcome(request)
         return self._options_page(request, session)
@@ -127,7 +129,7 @@ class UserOptionsWeb:
         self, request: HttpRequest, session: Session, failed: str = "", error: str = ""
     ) -> str:
         _prepare(request)
-        notices, session.notices = session.notices, []
+        notices = self._sessions.told(session)
         typed = {name: values[0] for name, values in _fields(request).items()} if failed else {}
         return self._pages.options(
             self._actions.overview(session.user), session, notices, failed, error, typed
@@ -145,9 +147,10 @@ class UserOptionsWeb:
         return self._pages.style
 
     @app.route("/login/<token>", methods=["GET"])
-    def show_login(self, request: HttpRequest, token: str) -> str:
+    @inlineCallbacks
+    def show_login(self, request: HttpRequest, token: str) -> Any:
         """Show the button; a program that only looks at the link does not use it up."""
-        user = self._links.peek(token)
+        user = yield self._links.peek(token)
         if user is None:
             return self._welcome(request, _WORTHLESS, 410)
         visit = _cookie(request, self._visit_cookie)
@@ -158,7 +161,8 @@ class UserOptionsWeb:
         return self._pages.login(user, token, self._sessions.visit_csrf(visit))
 
     @app.route("/login", methods=["POST"])
-    def login(self, request: HttpRequest) -> str | bytes:
+    @inlineCallbacks
+    def login(self, request: HttpRequest) -> Any:
         """Use the link up, and log its owner in."""
         fields = _fields(request)
         visit = _cookie(request, self._visit_cookie)
@@ -168,12 +172,12 @@ class UserOptionsWeb:
                 raise Refused("Open your link once more: your browser has not kept our cookie.")
         except Refused as refusal:
             return self._refused(request, refusal)
-        user = self._links.redeem(_first(fields, "token"))
+        user = yield self._links.redeem(_first(fields, "token"))
         if user is None:
             self._metrics.count("admin.worthless_links")
             return self._welcome(request, _WORTHLESS, 410)
-        self._sessions.end(_cookie(request, self._session_cookie))
-        self._set_cookie(request, self._session_cookie, self._sessions.begin(user))
+        yield self._sessions.end(_cookie(request, self._session_cookie))
+        self._set_cookie(request, self._session_cookie, (yield self._sessions.begin(user)))
         self._set_cookie(request, self._visit_cookie, "", 0)
         self._metrics.count("admin.logins")
         log.info("logged_in", "{user} opened the User Options", user=str(user))
@@ -184,10 +188,11 @@ class UserOptionsWeb:
         """Log out here, or everywhere."""
         return self._change(request, self._log_out)
 
-    def _log_out(self, request: HttpRequest, session: Session, fields: Fields) -> str:
+    @inlineCallbacks
+    def _log_out(self, request: HttpRequest, session: Session, fields: Fields) -> Any:
         if _first(fields, "everywhere"):
-            self._sessions.end_all(session.user)
-        self._sessions.end(_cookie(request, self._session_cookie))
+            yield self._sessions.end_all(session.user)
+        yield self._sessions.end(_cookie(request, self._session_cookie))
         self._set_cookie(request, self._session_cookie, "", 0)
         return ""
 
@@ -259,6 +264,7 @@ class UserOptionsWeb:
             "answer",
         )
 
+    @inlineCallbacks
     def _change(
         self,
         request: HttpRequest,
@@ -270,7 +276,7 @@ class UserOptionsWeb:
         :param form: where on the page a mistake is told.
         """
         fields = _fields(request)
-        session = self._session(request)
+        session = yield self._session(request)
         if session is None:
             return self._welcome(
                 request, "You were logged out. Write login to get a new link.", 403
@@ -281,24 +287,15 @@ class UserOptionsWeb:
                 raise Refused("This form is out of date. Open the page again, and repeat it.")
         except Refused as refusal:
             return self._refused(request, refusal)
-        doing: Any = maybeDeferred(do, request, session, fields)
-        doing.addCallback(self._changed, request, session)
-        doing.addErrback(self._not_changed, request, session, form)
-        return doing
-
-    def _changed(self, words: str, request: HttpRequest, session: Session) -> bytes:
+        try:
+            words = yield maybeDeferred(do, request, session, fields)
+        except OptionsError as error:
+            page = self._options_page(request, session, form, words_of(error))
+            request.setResponseCode(422)
+            return page
         if words:
-            session.notices.append(words)
+            yield self._sessions.tell(session, words)
         return self._back(request)
-
-    def _not_changed(
-        self, failure: Failure, request: HttpRequest, session: Session, form: str
-    ) -> str:
-        failure.trap(OptionsError)
-        assert failure.value is not None
-        page = self._options_page(request, session, form, words_of(failure.value))
-        request.setResponseCode(422)
-        return page
 
     def _refused(self, request: HttpRequest, refusal: Refused) -> str:
         self._metrics.count("admin.refused_forms")

@@ -157,6 +157,15 @@ class IStore(Interface):
         A shared store gives, of the kinds that have an owner, only those of this node.
         """
 
+    def get(kind: type[RecordType], keys: Sequence[str]) -> Deferred[dict[str, RecordType]]:
+        """Return the records of a kind that are there of some keys, by key."""
+
+    def pull(kind: type[RecordType], key: str) -> Deferred[RecordType | None]:
+        """Remove a record that belongs to all nodes, and return it.
+
+        Of several that pull the same one, at whatever nodes, only one gets it.
+        """
+
     def each(kind: type[RecordType], take: Callable[[list[RecordType]], None]) -> Deferred[None]:
         """Call ``take`` with what :meth:`load` returns, a portion at a time, in no order.
 

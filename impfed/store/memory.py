@@ -107,6 +107,20 @@ class MemoryStore:
         rows = self._records.get(kind.kind, {})
         return succeed([decode(kind, rows[key]) for key in sorted(rows)])
 
+    def get(self, kind: type[RecordType], keys: Sequence[str]) -> Deferred[dict[str, RecordType]]:
+        """Return the records of a kind that are there of some keys."""
+        if not self._open:
+            return fail(_stopped())
+        rows = self._records.get(kind.kind, {})
+        return succeed({key: decode(kind, rows[key]) for key in keys if key in rows})
+
+    def pull(self, kind: type[RecordType], key: str) -> Deferred[RecordType | None]:
+        """Remove a record and return it."""
+        if not self._open:
+            return fail(_stopped())
+        data = self._records.get(kind.kind, {}).pop(key, None)
+        return succeed(None if data is None else decode(kind, data))
+
     def each(
         self, kind: type[RecordType], take: Callable[[list[RecordType]], None]
     ) -> Deferred[None]:

@@ -180,11 +180,22 @@ class Model:
             else:
                 rows.pop(key, None)
             if not owned:
-                self._feed += 1
-                number = str(self._feed).encode()
-                fields = {"n": number, "kind": kind.encode(), "key": key}
-                self._append("feed", **fields, writer=writer.encode())
+                self._tell(writer, kind, key)
         return None
+
+    def _tell(self, writer: str, kind: str, key: bytes) -> None:
+        """Put word of a change of what belongs to all into the feed."""
+        self._feed += 1
+        number = str(self._feed).encode()
+        fields = {"n": number, "kind": kind.encode(), "key": key}
+        self._append("feed", **fields, writer=writer.encode())
+
+    def _do_pull(self, kind: str, key: bytes, writer: str) -> Answer:
+        value = self._records.get(kind, {}).pop(key, None)
+        if value is None:
+            return []
+        self._tell(writer, kind, key)
+        return [value]
 
     def _do_rows(self, kind: str, whose: str, cursor: bytes, count: int) -> Answer:
         rows = self._records.get(kind, {}) if whose == "*" else self._place(kind, whose[1:])

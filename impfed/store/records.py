@@ -379,6 +379,49 @@ class PauseRecord(Record, gc=False):
         return self.hop
 
 
+class LoginLinkRecord(Record, gc=False):
+    """A one-time link to a user's page; a new one takes the place of his older one.
+
+    :ivar id: stands for the user, in the link too.
+    :ivar digest: of the link's secret.
+    :ivar until: when it ends.
+    """
+
+    kind: ClassVar[str] = "login_link"
+    id: str
+    user: str
+    digest: str
+    until: float
+
+    @property
+    def key(self) -> str:
+        """What stands for the user."""
+        return self.id
+
+
+class WebSessionRecord(Record, gc=False):
+    """Somebody who is logged in to his page.
+
+    :ivar digest: of the secret in his cookie.
+    :ivar csrf: stands in each form, and proves that our page made it.
+    :ivar used: when he last did something, to within a minute.
+    :ivar notices: sentences to be shown on the next page.
+    """
+
+    kind: ClassVar[str] = "web_session"
+    digest: str
+    user: str
+    csrf: str
+    begun: float
+    used: float
+    notices: list[str] = []
+
+    @property
+    def key(self) -> str:
+        """The digest."""
+        return self.digest
+
+
 class LedgerEntry(msgspec.Struct, gc=False):
     """What became of one message; never its body.
 
@@ -430,5 +473,7 @@ KINDS: dict[str, type[Record]] = {
         PolicyDefaultRecord,
         LearnedDomainRecord,
         PauseRecord,
+        LoginLinkRecord,
+        WebSessionRecord,
     )
 }

@@ -282,6 +282,9 @@ class SharedStore:
     @inlineCallbacks
     def get(self, kind: type[RecordType], keys: Sequence[str]) -> Any:
         """Return {key: record}, of this node's own if the kind has owners; others are left out."""
+        if not keys:
+            return {}
+        yield self._batches.settle_all()
         place = f"{kind.kind}:{self.node}" if kind.owned else kind.kind
         values = yield self.ask("get", place, *map(_octets, keys))
         found = {}
@@ -289,6 +292,13 @@ class SharedStore:
             if data is not None and (record := self._decoded(kind, key.encode(), data)) is not None:
                 found[key] = record
         return found
+
+    @inlineCallbacks
+    def pull(self, kind: type[RecordType], key: str) -> Any:
+        """Remove a record that belongs to all nodes and return it; see IStore."""
+        yield self._batches.settle_all()
+        answer = yield self.ask("pull", kind.kind, _octets(key), self._writer)
+        return self._decoded(kind, key.encode(), answer[0]) if answer else None
 
     @inlineCallbacks
     def counts(self, kind: type[Record]) -> Any:

@@ -159,6 +159,32 @@ class SqliteStore:
         self._queue.flush_all()
         return self._ask(_load, file, kind, {}).addCallback(self._loaded, kind)
 
+    def get(self, kind: type[RecordType], keys: Sequence[str]) -> Deferred[dict[str, RecordType]]:
+        """Return the records of a kind that are there of some keys."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._queue.flush_all()
+
+        def read() -> dict[str, RecordType]:
+            found = ((key, file.row(kind.kind, readable(key))) for key in keys)
+            return {key: decode(kind, data) for key, data in found if data is not None}
+
+        return self._ask(read)
+
+    def pull(self, kind: type[RecordType], key: str) -> Deferred[RecordType | None]:
+        """Remove a record and return it."""
+        file = self._file
+        if file is None:
+            return fail(_stopped(self._path))
+        self._queue.flush_all()
+
+        def read() -> RecordType | None:
+            data = file.pull(kind.kind, readable(key))
+            return None if data is None else decode(kind, data)
+
+        return self._ask(read)
+
     @inlineCallbacks
     def each(
         self, kind: type[RecordType], take: Callable[[list[RecordType]], None]

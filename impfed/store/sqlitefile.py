@@ -181,6 +181,16 @@ class SqliteFile:
         statement = "SELECT key, value FROM records WHERE kind = ? AND key > ? ORDER BY key LIMIT ?"
         return self._read(statement, (kind, after, limit))
 
+    def row(self, kind: str, key: str) -> bytes | None:
+        """Return the octets of a record, None when it is not there."""
+        rows = self._read("SELECT value FROM records WHERE kind = ? AND key = ?", (kind, key))
+        return rows[0][0] if rows else None
+
+    def pull(self, kind: str, key: str) -> bytes | None:
+        """Remove a record; returns its octets, None when it was not there."""
+        rows = self._read(f"{_DELETE} RETURNING value", (kind, key))
+        return rows[0][0] if rows else None
+
     def ledger(self, id: str, address: str, since: float, limit: int) -> list[LedgerEntry]:
         """Return ledger entries, newest first; parameters as in ``IStore.ledger``."""
         where = "received_at >= ?"

@@ -32,6 +32,8 @@ from impfed.admin.options_api import (
 from impfed.admin.site import _root, _Site
 from impfed.admin.web import UserOptionsWeb
 from impfed.core.metrics import Metrics
+from impfed.store.memory import MemoryStore
+from impfed.store.records import WebSessionRecord
 from impfed.testing.fakes import FakeHome, counting_ids, stanza
 from impfed.xmpp.jid import JID
 
@@ -200,8 +202,10 @@ class Place:
         self.options = FakeOptions()
         ids, seconds = counting_ids(), self.clock.seconds
         actions = Actions(self.options)
-        self.links = LoginLinks(ids, seconds)
-        self.sessions = Sessions(ids, seconds, 1800.0)
+        self.store = MemoryStore()
+        self.store.start()
+        self.links = LoginLinks(self.store, ids, seconds)
+        self.sessions = Sessions(self.store, ids, seconds, 1800.0)
         self.web = UserOptionsWeb(actions, self.links, self.sessions, self.metrics, url, OWN)
         self.site = _Site(_root(self.web), self.metrics, self.clock)
         link_for = self.web.link_for if web else None
@@ -231,6 +235,12 @@ class Place:
     def browser(self) -> Browser:
         """Return a browser that knows nothing yet."""
         return Browser(self.site)
+
+    def logged_in_now(self) -> int:
+        """Return how many sessions there are."""
+        found: list[WebSessionRecord] = []
+        self.store.load(WebSessionRecord).addCallback(found.extend)
+        return len(found)
 
     def logged_in(self, user: str = "alice@home.example/phone") -> Browser:
         """Return the browser of a user who has used his link."""

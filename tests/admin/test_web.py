@@ -55,7 +55,7 @@ class LoginTests(WebCase):
         self.assertEqual(again.status, 410)
         self.assertNotIn("Privacy policies", again.body)
         self.assertEqual(self.place.browser().get(path).status, 410)
-        self.assertEqual(len(self.place.sessions), 1)
+        self.assertEqual(self.place.logged_in_now(), 1)
 
     def test_link_expires(self) -> None:
         """Five minutes after it was asked for a link is worthless."""
@@ -88,7 +88,7 @@ class LoginTests(WebCase):
         victim = self.place.browser()
         refused = victim.post("/login", {"token": page.hidden("token")}, csrf=page.hidden("csrf"))
         self.assertEqual(refused.status, 403)
-        self.assertEqual(len(self.place.sessions), 0)
+        self.assertEqual(self.place.logged_in_now(), 0)
 
     def test_cookies(self) -> None:
         """Cookies are for this host over TLS only, out of reach for scripts and other sites."""

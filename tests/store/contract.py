@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from zope.interface.verify import verifyObject
 
 from impfed.sip.dialog import Dialog
@@ -25,11 +25,14 @@ from impfed.store.records import (
     HopRecord,
     InboundSubscriptionRecord,
     LedgerEntry,
+    LoginLinkRecord,
     OutboundSubscriptionRecord,
     OutboxRecord,
+    PauseRecord,
     PolicyDefaultRecord,
     PolicyEntryRecord,
     SessionRecord,
+    WebSessionRecord,
 )
 
 CAROL = "carol@company.example"
@@ -70,6 +73,8 @@ def samples() -> list[Any]:
         AuthorizationRecord(CAROL, BOB, "approved", "declined", 3.0),
         PolicyEntryRecord(CAROL, "lync.example", "block", 4.0),
         PolicyDefaultRecord(CAROL, "block", 4.5),
+        LoginLinkRecord("u1", CAROL, "d1", 6.0),
+        WebSessionRecord("d2", CAROL, "csrf", 7.0, 8.0, ["Done."]),
     ]  # fmt: skip
 
 
@@ -140,6 +145,24 @@ class StoreContract:
             self.store.write([Put(OutboxRecord(id, CAROL, BOB, "x"))])
         loaded = yield self.store.load(OutboxRecord)
         self.assertEqual([record.id for record in loaded], ["a", "b", "c"])
+
+    @inlineCallbacks
+    def test_get(self) -> Any:
+        """Of the records that are asked for by their keys those come that are there."""
+        yield self.written(*(Put(PauseRecord(key, "lync.example", 5.0)) for key in "abc"))
+        found = yield self.store.get(PauseRecord, ["a", "c", "d"])
+        self.assertEqual({key: each.key for key, each in found.items()}, {"a": "a", "c": "c"})
+        self.assertEqual((yield self.store.get(PauseRecord, [])), {})
+
+    @inlineCallbacks
+    def test_pull(self) -> Any:
+        """Of several that pull a record one gets it, and it is there no longer."""
+        record = PauseRecord("a", "lync.example", 5.0)
+        self.store.write([Put(record)])
+        pulled = yield gatherResults([self.store.pull(PauseRecord, "a") for _ in range(5)])
+        self.assertEqual([each for each in pulled if each is not None], [record])
+        self.assertEqual((yield self.store.load(PauseRecord)), [])
+        self.assertIsNone((yield self.store.pull(PauseRecord, "b")))
 
     @inlineCallbacks
     def test_put_replaces(self) -> Any:
