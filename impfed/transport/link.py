@@ -69,14 +69,16 @@ class HomeLink(LinkBase):
         self._passing: list[OutStanza] = []
         self._resumed = 0.0
         self._stopping = False
+        self._stops: list[Deferred[None]] = []  # who waits for the end of what is being closed
         self._open: set[ComponentConnection] = set()
 
     # -- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect, and stay connected."""
+        """Connect, and stay connected; what is just being closed ends first."""
         self._stopping = False
-        self._connect()
+        if not self._stops:
+            self._connect()
 
     @property
     def keeps(self) -> bool:
@@ -111,24 +113,29 @@ class HomeLink(LinkBase):
         if self._attempt is not None:
             self._attempt.cancel()
 
-    def stop(self) -> Deferred[list[None]]:
+    def stop(self) -> Deferred[None]:
         """Disconnect in good order; fires when every connection is gone."""
         self._connect_no_more()
-        if self._connection is not None:
-            self._connection.pause_reading()
-        stopped: Deferred[list[None]] = Deferred()
-
-        def settled() -> None:
-            self._close().chainDeferred(stopped)
-
-        self._handover.close(settled)
+        stopped: Deferred[None] = Deferred()
+        self._stops.append(stopped)
+        if len(self._stops) == 1:
+            if self._connection is not None:
+                self._connection.pause_reading()
+            self._handover.close(self._close)
         return stopped
 
-    def _close(self) -> Deferred[list[None]]:
+    def _close(self) -> None:
         self.flush()
         gone = [connection.close() for connection in list(self._open)]
         self._set_state(LinkState.STOPPED, "stopped")
-        return gatherResults(gone)
+        gatherResults(gone).addCallback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        stops, self._stops = self._stops, []
+        if not self._stopping:
+            self._connect()
+        for stopped in stops:
+            stopped.callback(None)
 
     def _connect(self) -> None:
         self._retry = None
@@ -202,7 +209,7 @@ class HomeLink(LinkBase):
     def _closed(self, closed: Closed) -> None:
         reason = explain(closed, self.domain)
         self._connection = None
-        if self._stopping:
+        if self._stopping or self._stops:
             self._fail_open_work("this node is stopping")
             return
         self._down(reason, lasting=closed.condition in _LASTING)

@@ -192,6 +192,30 @@ class HandOverTests(HomeCase):
         self.reactor.advance(LAST)
         self.assertIn("</stream:stream>", wire.take())
 
+    def test_held_again(self) -> None:
+        """A link that is wanted again while it is being closed has one connection at a time."""
+        self.at_once = False
+        wire = self.begin()
+        self.say(self.text(1))
+        gone = [self.links.let_go("home")]
+        self.links.hold("home")
+        gone.append(self.links.let_go("home"))
+        self.links.hold("home")
+        self.assertEqual(self.attempts(), 1)
+        self.reactor.advance(LAST)
+        self.assertIn("</stream:stream>", wire.take())
+        self.assertEqual(self.attempts(), 1)
+        self.lose()
+        self.assertEqual(self.attempts(), 2)
+        for each in gone:
+            self.successResultOf(each)
+        self.at_once = True
+        self.greet()
+        self.say(self.text(1))
+        self.assertEqual(self.acks(), ["1"])
+        self.reactor.advance(20)
+        self.assertEqual(self.attempts(), 2)
+
 
 class SmallTests(unittest.SynchronousTestCase):
     """The parts."""
