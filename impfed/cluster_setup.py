@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from impfed.cluster.membership import Standing
+from impfed.cluster.ownership import Enabled
 from impfed.cluster.portions import Demands, Portions
 from impfed.cluster.service import ClusterService
 from impfed.cluster.shares import Demand
@@ -45,6 +46,7 @@ from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
+from impfed.xmpp.jid import JID
 
 log = EventLog("impfed.cluster")
 
@@ -83,6 +85,17 @@ def divide(
     portions = Portions(reactor, cluster, demands, apply, elapsed)
     paced.part_of = lambda domain: (portions.part(domain), nodes())
     return portions
+
+
+def enabled(config: Config) -> Enabled | None:
+    """Return which nodes alone may have the pairs of XMPP federation; None where all may.
+
+    Whom no ``[[domain]]`` gives to SIP is reached over XMPP, or is tried so first.
+    """
+    if config.s2s is None or not config.s2s.nodes:
+        return None
+    sip = frozenset(JID.parse(domain.name).domain for domain in config.domains)
+    return Enabled(frozenset(config.s2s.nodes), lambda pair: pair[1].rpartition("@")[2] not in sip)
 
 
 class Drain:
@@ -164,7 +177,14 @@ class ClusterSide:
         instance = f"{socket.gethostname()}:{config.node.state_directory}"
         name = config.node.name
         self.service = ClusterService(
-            reactor, store, name, instance, sights, elapsed, lambda: self._info()
+            reactor,
+            store,
+            name,
+            instance,
+            sights,
+            elapsed,
+            lambda: self._info(),
+            enabled(config),
         )
         home.post = self.service
         self.drain = Drain(reactor, self.service, self._left)
@@ -222,7 +242,7 @@ class ClusterSide:
         self.home.links.placed = user
         self.home.links.user = user
         gateway.search = user.search
-        members = {each.name for each in self._config.neighbours if not each.domains}
+        members = neighbours.members
 
         def gone(name: str) -> bool:
             # Who does not see the store himself cannot tell who else lives.
@@ -234,13 +254,13 @@ class ClusterSide:
         gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
             self._proxied = lambda: junction.under_way
-            neighbours.up = self._up(neighbours.up, members, junction)
+            neighbours.up = self._up(neighbours, junction)
             junction.relaying.placed = self._placed(admission, user)
             gateway.pass_on = junction.pass_on
 
-    def _up(
-        self, watched: Callable[[Hop], bool], members: set[str], junction: Junction
-    ) -> Callable[[Hop], bool]:
+    def _up(self, neighbours: Neighbours, junction: Junction) -> Callable[[Hop], bool]:
+        watched, members = neighbours.up, neighbours.members
+
         def up(hop: Hop) -> bool:
             if watched(hop):
                 return True
@@ -269,8 +289,9 @@ class ClusterSide:
         return placed
 
     def place(self, relay: Any, federation: XmppFederation) -> PlacedRelay:
-        """Return what the home links have for their relay."""
+        """Return what the home links have for their relay; a node that speaks with nobody hands on."""
         assert self._user is not None
+        federation.hand_on(self._user.hand_on)
         return self._user.place(relay, federation)
 
     def counted(self, relayed: Totals) -> Totals:

@@ -6,7 +6,7 @@ share moves, evenly; when it comes back, it gets the same share again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TypeAlias
@@ -22,24 +22,48 @@ def _digest(text: str) -> int:
     return int.from_bytes(blake2b(octets, digest_size=8).digest(), "big")
 
 
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """Which nodes alone may have some pairs; the same on every node of a cluster.
+
+    :ivar names: of these nodes.
+    :ivar concerns: says whether a pair is one of those; never asked of made-up ones.
+    """
+
+    names: frozenset[str]
+    concerns: Callable[[Pair], bool]
+
+
 class Rendezvous:
     """Maps pairs to nodes, each with the same weight.
 
     :param names: of the nodes; with none, nobody owns anything.
+    :param enabled: which of them alone may have some pairs; None where each may have every one.
     :ivar names: the same, sorted.
     """
 
-    __slots__ = ("_seeds", "names")
+    __slots__ = ("_enabled", "_few", "_seeds", "names")
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], enabled: Enabled | None = None) -> None:
         self.names = tuple(sorted(set(names)))
         self._seeds = [(_digest(f"node {name}"), name) for name in self.names]
+        self._enabled = enabled
+        self._few = [seed for seed in self._seeds if enabled is None or seed[1] in enabled.names]
 
     def owner(self, pair: Pair) -> str:
         """Return the node of a pair; "" when there is none."""
+        limited = self._enabled is not None and pair[1] and self._enabled.concerns(pair)
+        return self._nearest(pair, self._few if limited else self._seeds)
+
+    def heir(self, pair: Pair) -> str:
+        """Return the node that a pair would have if every node were enabled for it."""
+        return self._nearest(pair, self._seeds)
+
+    @staticmethod
+    def _nearest(pair: Pair, seeds: Iterable[tuple[int, str]]) -> str:
         key = _digest(f"{pair[0]}|{pair[1]}")
         best, found = -1, ""
-        for seed, name in self._seeds:
+        for seed, name in seeds:
             # The finaliser of SplitMix64: two multiplications spread what differs over all bits.
             score = ((key ^ seed) * 0xBF58476D1CE4E5B9) & _MASK
             score = ((score ^ score >> 29) * 0x94D049BB133111EB) & _MASK
@@ -78,6 +102,7 @@ class Placement:
         sure of nothing but what was its own all the time.
     :ivar unsettled: nodes that live, this one included, and have not settled this generation.
     :ivar living: nodes that live, also those that own nothing any more.
+    :ivar enabled: see :class:`Rendezvous`.
     """
 
     me: str
@@ -87,6 +112,7 @@ class Placement:
     unknown: bool = False
     unsettled: frozenset[str] = frozenset()
     living: frozenset[str] = frozenset()
+    enabled: Enabled | None = None
 
     @property
     def settled(self) -> bool:
@@ -100,6 +126,14 @@ class Placement:
             if name in self.living:
                 return name
         return self.now.owner(pair)
+
+    def nobodys(self, pair: Pair) -> bool:
+        """Whether nodes live, but none of those that may have a pair."""
+        return bool(self.now.names) and not self.owner(pair)
+
+    def heir(self, pair: Pair) -> str:
+        """Return who sees to what a dead node has left of a pair: its node, or, if it is nobody's, any one."""
+        return self.owner(pair) or self.now.heir(pair)
 
     def mine(self, pair: Pair) -> bool:
         """Whether a pair is this node's."""
@@ -137,24 +171,22 @@ class Placement:
             found |= dict.fromkeys(self.living)
         return [name for name in found if name in self.living and name != self.me]
 
-    def seen(
-        self, generation: int, enabled: Iterable[str], settled: Mapping[str, int]
-    ) -> Placement:
+    def seen(self, generation: int, owners: Iterable[str], settled: Mapping[str, int]) -> Placement:
         """Return the placement after a new view.
 
-        :param enabled: nodes that live and own pairs.
+        :param owners: nodes that live and own pairs.
         :param settled: the generation that each living node has settled.
         """
         living = frozenset(settled)
         unsettled = frozenset(name for name, until in settled.items() if until < generation)
-        names = tuple(sorted(enabled))
-        now = self.now if names == self.now.names else Rendezvous(names)
+        names = tuple(sorted(owners))
+        now = self.now if names == self.now.names else Rendezvous(names, self.enabled)
         if not unsettled:
-            return Placement(self.me, generation, now, living=living)
+            return Placement(self.me, generation, now, living=living, enabled=self.enabled)
         before, unknown = self.before, self.unknown
         if generation != self.generation:
             # Who has just joined knows nothing of what was before: its map then has no owners.
             unknown = unknown or not self.generation or generation != self.generation + 1
             if self.now not in before:
                 before = (*before, self.now)
-        return Placement(self.me, generation, now, before, unknown, unsettled, living)
+        return Placement(self.me, generation, now, before, unknown, unsettled, living, self.enabled)

@@ -113,6 +113,9 @@ class PostOffice:
         stays = not owner or self.flush.keeps(pair)
         if stays or owner == self._me:
             envelope = Envelope(self._me, 0, "", 0, placement.generation, *pair, payload)
+            if placement.nobodys(pair):
+                self._give_up(envelope, done)
+                return True
             if stays:
                 if len(self._stranded) >= READ_LIMIT:
                     return False
@@ -133,6 +136,13 @@ class PostOffice:
         free = self._incoming.local(envelope)
         if free is not None:
             self._handle(free)
+
+    def _give_up(self, envelope: Envelope, token: object) -> None:
+        """Tell of a letter that no living node may have; it is done with."""
+        assert self.user is not None
+        self.user.undelivered(envelope.pair, envelope.payload)
+        if callable(token):
+            call_done(token, None)
 
     def _queue_for(self, node: str) -> Outgoing:
         return self._outgoing.setdefault(node, Outgoing(self._me, node))
@@ -339,7 +349,9 @@ class PostOffice:
 
     def _forward(self, envelope: Envelope, token: object) -> None:
         owner = self._center.placement.owner(envelope.pair)
-        if not owner or (not envelope.number and self.flush.keeps(envelope.pair)):
+        if self._center.placement.nobodys(envelope.pair):
+            self._give_up(envelope, token)
+        elif not owner or (not envelope.number and self.flush.keeps(envelope.pair)):
             self._stranded.append((envelope, token))
         elif owner == self._me:
             self._keep_here(envelope, token)
@@ -408,7 +420,7 @@ class PostOffice:
 
     def _is_mine(self, letter: Letter) -> bool:
         try:
-            return self._center.placement.mine(opened(letter.data).pair)
+            return self._center.placement.heir(opened(letter.data).pair) == self._me
         except msgspec.MsgspecError:
             return False
 

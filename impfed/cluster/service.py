@@ -24,7 +24,7 @@ from impfed.cluster.membership import (
     Sight,
     Standing,
 )
-from impfed.cluster.ownership import Pair, Placement
+from impfed.cluster.ownership import Enabled, Pair, Placement
 from impfed.cluster.post import PostOffice
 from impfed.cluster.rewriting import Rewriting
 from impfed.core.log import EventLog
@@ -46,6 +46,7 @@ class ClusterService:
     :param others: asks other nodes directly whether they see the store.
     :param elapsed: seconds on an axis that never jumps and goes on while the machine sleeps.
     :param info: what this node tells the others of itself, for example where it listens.
+    :param enabled: which nodes alone may have some pairs.
     :ivar instance: stays the same when this node is restarted, and no other node has it
         (:func:`impfed.store.setup.instance_of`); may be set until :meth:`start`.
     :ivar user: who owns records; to be set before :meth:`start`.
@@ -62,10 +63,11 @@ class ClusterService:
         others: Others,
         elapsed: Callable[[], float],
         info: Callable[[], bytes] = lambda: b"",
+        enabled: Enabled | None = None,
     ) -> None:
         self.user: ClusterUser | None = None
         self.name = name
-        self.placement = Placement(name)
+        self.placement = Placement(name, enabled=enabled)
         self.nodes: tuple[NodeRow, ...] = ()
         self.coordination = Coordination(store.link)
         feed = Feed(store, lambda: self.owner_of_records)
@@ -400,7 +402,7 @@ class ClusterService:
         self._store.act_as(self.name, epoch)
         self._balance.settled = 0
         self._heard_at = self._elapsed()
-        self.placement = Placement(self.name)
+        self.placement = Placement(self.name, enabled=self.placement.enabled)
         self.post.user = self.user
         self._do(self._member.granted(epoch, asked_at))
         _log.info(

@@ -14,7 +14,7 @@ from impfed.config.model import SIP_KINDS, Config
 from impfed.config.neighbours import check_neighbours
 from impfed.config.problems import Unsuitable, did_you_mean
 from impfed.config.route_checks import check_directories, check_own_addresses, check_routes
-from impfed.config.s2s_checks import check_exceptions, check_peers
+from impfed.config.s2s_checks import check_exceptions, check_nodes, check_peers
 from impfed.config.store import check_store
 from impfed.config.values import domain_name, read_address, show_address
 
@@ -366,6 +366,7 @@ _CHECKS = (
     check_own_addresses,
     check_directories,
     check_peers,
+    check_nodes,
     check_exceptions,
     check_neighbours,
     check_local_domains,

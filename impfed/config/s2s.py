@@ -69,6 +69,7 @@ class S2SExceptionConfig:
 class S2SConfig:
     """XMPP federation (SPEC section 8).
 
+    :ivar nodes: nodes of the cluster that speak with other servers; none for all.
     :ivar direct_host: where direct TLS is listened for; "" for nowhere.
     :ivar secret: dialback secret, the same on all nodes; "" for one made at the start.
     :ivar certificate_names: what our certificates are to carry besides the local domains.
@@ -77,6 +78,7 @@ class S2SConfig:
     :ivar stream_idle: seconds without a stanza after which a stream is closed.
     """
 
+    nodes: tuple[str, ...] = ()
     host: str = "0.0.0.0"
     port: int = 5269
     direct_host: str = ""
@@ -93,6 +95,10 @@ class S2SConfig:
     policy: str = "allow"
     certificate_names: tuple[str, ...] = ()
     exceptions: tuple[S2SExceptionConfig, ...] = ()
+
+    def speaks(self, node: str) -> bool:
+        """Say whether a node speaks with other servers."""
+        return not self.nodes or node in self.nodes
 
 
 def _peer(value: Any, _: Path) -> str:
@@ -147,6 +153,10 @@ S2S = Section(
     S2SConfig,
     "XMPP federation with other servers; without this section there is none.",
     (
+        Key("nodes", values.NAMES,
+            "The nodes of a cluster that speak with other servers, by their `[node]` names; the same list on"
+            " every node. The others do not listen, and hand on what their users send"
+            " (docs/cluster.md).", default="every node"),
         Key("bind", values.ADDRESS, "Where peers connect to.", ("host", "port"),
             default='"0.0.0.0:5269"'),
         Key("direct_bind", values.ADDRESS, "Where peers connect to with direct TLS (XEP-0368).",

@@ -1,4 +1,4 @@
-"""What ``[[s2s.domain]]`` and ``[[s2s.exception]]`` must say together with the other sections."""
+"""What ``[s2s]`` and the lists under it must say together with the other sections."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ def check_peers(config: Config, document: dict[str, Any], report: Report) -> Non
                 f'there is no certificate named "{wanted}"',
                 ", ".join(f'"{one}"' for one in (*certificates, "none")),
                 did_you_mean(wanted, certificates),
+            )
+
+
+def check_nodes(config: Config, document: dict[str, Any], report: Report) -> None:
+    """Whoever speaks with other servers is this node, or another one of its cluster."""
+    if config.s2s is None or not config.s2s.nodes:
+        return
+    where = ("s2s", "nodes")
+    if config.store.kind != "redis":
+        words = "only nodes of a cluster, which share a store, do this for one another"
+        report.report(where, words, '[store] kind = "redis"')
+        return
+    members = [config.node.name, *(each.name for each in config.neighbours if not each.domains)]
+    for name in config.s2s.nodes:
+        if name not in members:
+            report.report(
+                where,
+                f'no node of this cluster is called "{name}"',
+                ", ".join(f'"{one}"' for one in members),
+                did_you_mean(name, members),
             )
 
 

@@ -40,7 +40,7 @@ from impfed.store.records import (
 from impfed.store.shared import SharedStore
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import Stanza, error_reply, presence, read_stanza
+from impfed.xmpp.stanza import OutStanza, Stanza, answerable, error_reply, presence, read_stanza
 
 log = EventLog("impfed.cluster")
 
@@ -195,6 +195,11 @@ class Clustered(ClusterUser):
         if stanza.kind == "message":
             words = "too much waits for another node of the cluster"
             self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))
+
+    def hand_on(self, stanza: OutStanza) -> None:
+        """Bring a stanza for a foreign user, which this node itself has made, to the node of its pair."""
+        found = read_stanza(stanza.xml)
+        self._send_on(_pair(found), found)
 
     def settle(self, done: Callable[[], None]) -> None:
         """Call when what home servers have sent so far would outlive this process."""
@@ -366,13 +371,13 @@ class Clustered(ClusterUser):
         return done
 
     def undelivered(self, pair: Pair, payload: bytes) -> None:
-        """A letter could not be brought to anybody: the sender of a text is told."""
+        """A letter could not be brought to anybody: the sender is told."""
         errand = _LETTER.decode(payload)
         if isinstance(errand, FromHome):
             stanza = read_stanza(errand.xml)
-            if stanza.kind == "message" and stanza.type != "error":
-                words = "no node of the cluster can take it"
-                self._home.send(error_reply(stanza, "resource-constraint", "wait", words))
+            if answerable(stanza):
+                words = "no node that may take it is up"
+                self._home.send(error_reply(stanza, "remote-server-timeout", "wait", words))
 
     def changed(self, kind: type[Record], key: str, record: Record | None) -> None:
         """Another node has changed what belongs to all."""

@@ -34,7 +34,7 @@ from impfed.transport.link_api import IForeignRelay
 from impfed.transport.rosters import RosterAnswer
 from impfed.transport.s2s_api import Fate, IS2SUser
 from impfed.transport.s2s_bounce import bounced
-from impfed.xmpp.stanza import OutStanza, Stanza, error_reply
+from impfed.xmpp.stanza import OutStanza, Stanza, answerable, error_reply
 
 log = EventLog("impfed.relay")
 
@@ -226,7 +226,7 @@ class Relay:
             self._return(stanza, "recipient-unavailable", "the home server is out of reach")
 
     def _answer_home(self, stanza: Stanza, condition: str, words: str) -> None:
-        if _answerable(stanza):
+        if answerable(stanza):
             self._home.send(error_reply(stanza, condition, text=words))
 
     # -- from foreign domains ----------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Relay:
             why = self._policy.refusal(stanza.from_.domain, True)
             if why:
                 self._metrics.count("relay.refused_in")
-                if _answerable(stanza):
+                if answerable(stanza):
                     self._send_out(error_reply(stanza, "not-allowed", text=why))
                 return
             if stanza.to.local and self._stopped(stanza):
@@ -376,15 +376,6 @@ class Relay:
         if error is None or (stanza.kind == "presence" and type != "subscribe"):
             return
         self._send_out(OutStanza(stanza.kind, error.to, error.from_, error.id, error.to_xml()))
-
-
-def _answerable(stanza: Stanza) -> bool:
-    """Whether a stanza is answered with an error."""
-    if stanza.kind == "iq":
-        return stanza.type in ("get", "set")
-    if stanza.kind == "presence":
-        return stanza.type in ("", "subscribe")
-    return stanza.type != "error"
 
 
 def _presence_type(stanza: OutStanza) -> str:

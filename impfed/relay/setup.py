@@ -47,10 +47,18 @@ log = EventLog("impfed.relay")
 ExplainedStep = tuple[str, str, str, str, bool]
 
 
+class _Onward:
+    """Stands where the relay of a node that speaks with other servers has its streams."""
+
+    def __init__(self, send: Callable[[OutStanza], None]) -> None:
+        self.send = send
+
+
 class XmppFederation:
     """XMPP federation of a node, if its configuration has ``[s2s]``.
 
     :ivar enabled: whether it has.
+    :ivar speaks: whether this node speaks with other servers; else others of its cluster do.
     :ivar probe: finds out for open federation who can be reached.
     """
 
@@ -58,6 +66,7 @@ class XmppFederation:
         self, reactor: Any, config: Config, ids: IdSource, metrics: Metrics, tracer: Tracer
     ) -> None:
         self.enabled = config.s2s is not None
+        self.speaks = config.s2s is not None and config.s2s.speaks(config.node.name)
         self.probe = XmppProbe(ids)
         self._reactor = reactor
         self._config = config
@@ -172,6 +181,14 @@ class XmppFederation:
 
         return PresenceRewriter([kinds[name] for name in sorted(used)], kind_of)
 
+    def hand_on(self, send: Callable[[OutStanza], None]) -> None:
+        """Have what this node has for foreign servers sent by others, if it speaks with none itself.
+
+        :param send: brings a stanza to the node of its pair.
+        """
+        if self.enabled and not self.speaks:
+            self._relay.streams = _Onward(send)
+
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -179,7 +196,7 @@ class XmppFederation:
 
         :raises twisted.internet.error.CannotListenError: an address is not to be had.
         """
-        if self.enabled:
+        if self.speaks:
             self._s2s.startService()
 
     def restore(self, records: list[RelayedTextRecord]) -> None:
@@ -229,7 +246,7 @@ class XmppFederation:
     def stop(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned to its senders."""
         self._timers.stop()
-        return self._s2s.stopService() if self.enabled else succeed(None)
+        return self._s2s.stopService() if self.speaks else succeed(None)
 
     # -- for operators -----------------------------------------------------------------------------
 
@@ -240,6 +257,8 @@ class XmppFederation:
         exceptions = [f"{one.name} ({one.direction})" for one in self._policy.exceptions]
         words = "allowed" if self._policy.allow else "denied"
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
+        if not self.speaks:
+            words += f"; by {', '.join(self._section.nodes)}"
         return {
             "xmpp_federation": f"every domain is {words}",
             "missing_names": list(self._s2s.missing_names().values()),

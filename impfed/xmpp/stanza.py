@@ -247,6 +247,15 @@ def _error_element(condition: str, type: str, text: str) -> str:
     return f"<error type='{type}'><{condition} xmlns='{NS_STANZAS}'/>{words}</error>"
 
 
+def answerable(stanza: Stanza) -> bool:
+    """Whether a stanza that went nowhere is answered with an error."""
+    if stanza.kind == "iq":
+        return stanza.type in ("get", "set")
+    if stanza.kind == "presence":
+        return stanza.type in ("", "subscribe")
+    return stanza.type != "error"
+
+
 def error_reply(
     stanza: Stanza, condition: str, type: str = "", text: str = "", *, original: bool = True
 ) -> OutStanza:

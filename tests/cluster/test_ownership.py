@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.cluster.ownership import Placement, Rendezvous, node_pair
+from impfed.cluster.ownership import Enabled, Placement, Rendezvous, node_pair
 
 PAIRS = [
     (f"user{number % 9973}@company.example", f"friend{number}@lync.example")
@@ -52,6 +52,27 @@ class RendezvousTests(SynchronousTestCase):
     def test_nobody(self) -> None:
         """Without nodes nobody owns anything."""
         self.assertEqual(Rendezvous([]).owner(PAIRS[0]), "")
+
+    def test_enabled(self) -> None:
+        """Some pairs lie on the nodes that are enabled for them alone, evenly, the others on all."""
+        some = Enabled(frozenset(("node1", "node3", "node9")), lambda pair: "friend1" in pair[1])
+        narrow, wide = Rendezvous(names(4), some), Rendezvous(names(4))
+        shares = Counter(narrow.owner(pair) for pair in PAIRS if some.concerns(pair))
+        self.assertEqual(set(shares), {"node1", "node3"})
+        self.assertLess(abs(shares["node1"] / shares.total() - 0.5), 0.02)
+        others = [pair for pair in PAIRS[:1000] if not some.concerns(pair)]
+        self.assertEqual(list(map(narrow.owner, others)), list(map(wide.owner, others)))
+        self.assertNotEqual(narrow.owner(node_pair("node2")), "")
+
+    def test_nobodys(self) -> None:
+        """A pair is nobody's where nodes live, but none that is enabled for it."""
+        nobody = Placement("a", enabled=Enabled(frozenset("x"), lambda pair: True))
+        self.assertFalse(nobody.nobodys(PAIRS[0]))  # nothing is known yet
+        seen = nobody.seen(1, "ab", {"a": 0, "b": 1})
+        self.assertEqual(seen.heir(PAIRS[0]), Rendezvous("ab").owner(PAIRS[0]))
+        self.assertTrue(seen.nobodys(PAIRS[0]))
+        self.assertFalse(seen.nobodys(node_pair("b")))
+        self.assertFalse(seen.seen(2, "abx", {"a": 1, "b": 1, "x": 0}).nobodys(PAIRS[0]))
 
 
 LIVES = st.lists(st.frozensets(st.sampled_from("abcd"), min_size=1), min_size=1, max_size=6)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from impfed.cluster.ownership import Enabled, Rendezvous
 from impfed.config.model import HomeConfig
 from impfed.core.ids import IdSource
 from impfed.gateway.cluster_home import ClusterHome
@@ -201,6 +203,26 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(sorted(moved, key=int), [str(number) for number in range(60)])
         self.assertEqual(set(moved.values()), {1})
         self.assertEqual(dead.relay.out, [])
+
+    def test_nobody_enabled(self) -> None:
+        """When no node lives that is enabled for XMPP who has written is told, and so is who writes later."""
+        name = next(name for name in self.sides if name != self.holder.node.name)
+        some = Enabled(frozenset({name}), lambda pair: pair[1].endswith("@jabber.example"))
+        for side in self.sides.values():
+            side.node.service.placement = replace(
+                side.node.service.placement, now=Rendezvous(self.sides, some), enabled=some
+            )
+        self.holder.write(1, "before")
+        self.cluster.run(1.0)
+        self.assertEqual([each.id for each in self.sides[name].relay.out], ["before"])
+        self.sides[name].node.kill()
+        self.holder.write(1, "meanwhile")
+        self.cluster.run(8.0)
+        self.holder.write(1, "after")
+        told = self.holder.links.one.written
+        for text in ("meanwhile", "after"):
+            (error,) = [xml for xml in told if f"<body>{text}</body>" in xml]
+            self.assertIn("<remote-server-timeout", error)
 
     def test_until_it_is_safe(self) -> None:
         """A stanza stays in the mailbox until its message is the foreign server's, or in the store."""

@@ -34,6 +34,21 @@ class ReadTests(LoadCase):
         """With an empty section it is on, and strict."""
         self.assertEqual(self.s2s("[s2s]\n"), S2SConfig())
 
+    def test_nodes(self) -> None:
+        """Some nodes of a cluster may speak for all; they must be nodes of it."""
+        cluster = '[store]\nkind = "redis"\naddresses = ["redis.company.example:6379"]\n' + (
+            '[[neighbour]]\nname = "node2"\naddress = "10.0.0.2:5062"\ntls_name = "n2.company.example"\n'
+            '[[neighbour]]\nname = "b"\naddress = "10.0.0.3:5062"\ntls_name = "b.company.example"\n'
+            'domains = ["works.example"]\n'
+        )
+        config = self.s2s(cluster + '[s2s]\nnodes = ["node2"]\n')
+        self.assertEqual([config.speaks(name) for name in ("node1", "node2")], [False, True])
+        self.assertTrue(S2SConfig().speaks("node1"))
+        problem = self.only(GOOD + cluster + '[s2s]\nnodes = ["node2", "b"]\n')
+        self.assertIn('no node of this cluster is called "b"', str(problem))
+        problem = self.only(GOOD + '[s2s]\nnodes = ["impfed"]\n')
+        self.assertIn("only nodes of a cluster", str(problem))
+
     def test_everything(self) -> None:
         """Every key arrives where it belongs."""
         config = self.s2s(

@@ -9,7 +9,17 @@ from demo.parts import Talker
 from impfed.cluster.ownership import Rendezvous
 from tests.interop.rooms import Rooms
 from tests.topology import stories
-from tests.topology.clusters import CLUSTERS, NODES, VERONA, VERONESE, A, B, Cluster, Clusters
+from tests.topology.clusters import (
+    CLUSTERS,
+    NODES,
+    VERONA,
+    VERONESE,
+    A,
+    B,
+    Cluster,
+    Clusters,
+    OneEnabled,
+)
 from tests.topology.stage import NAME
 
 
@@ -94,6 +104,36 @@ class XmppTestCase(stories.TopologyTestCase):
 def of(address: str):  # type: ignore[no-untyped-def]
     """Return a test for senders: a bare address, whatever the device."""
     return lambda sender: sender.partition("/")[0] == address
+
+
+class OneNodeTests(XmppTestCase):
+    """One node of the first cluster is enabled, and published."""
+
+    kind = OneEnabled
+
+    def test_both_ways(self) -> None:
+        """All that comes in and goes out passes that node, for whichever users, and is spread no more."""
+        self.writes_to_verona(A, "Good morrow")
+        self.assertEqual(self.left_by(), {"a1": len(VERONESE)})
+        self.verona_writes("romeo", A, "Is the day so young?")
+        self.see_each_other(A, "prince")
+        self.assertEqual(self.entered_at() - {*B.nodes}, {"a1"})
+        self.left_by()
+        self.writes_to_verona(B, "But new struck nine")
+        self.assertEqual(self.left_by(), self.share(B))
+
+    def test_node_killed(self) -> None:
+        """While that node is dead who writes is told at once, and what he writes later passes again."""
+        self.scene.kill("a1")
+        self.scene.settle(A, ["a1"])
+        user = self.users[A.domain]
+        user.send("message", to=f"romeo@{VERONA}", body="Here's much to do")
+        begun = self.begun[A.domain]
+        told = user.expect(begun, 10, event="refused", condition="remote-server-timeout")
+        self.assertEqual(told["body"], "Here's much to do")
+        self.scene.mend()
+        self.writes_to_verona(A, "With hate")
+        self.verona_writes("tybalt", A, "But more with love")
 
 
 class SeveralNodesTests(XmppTestCase, Rooms):
