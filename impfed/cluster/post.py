@@ -80,6 +80,7 @@ class PostOffice:
         self._feed = feed
         self._incoming = Incoming(me, self._held)
         self._outgoing: dict[str, Outgoing] = {}
+        self._stuck: set[str] = set()  # nodes whose mailbox took nothing when it was last tried
         self._stranded: list[tuple[Envelope, object]] = []
         self._tokens: dict[
             int, Done
@@ -98,6 +99,10 @@ class PostOffice:
     def waiting(self) -> int:
         """Letters that are not in a mailbox yet."""
         return sum(map(len, self._outgoing.values())) + len(self._stranded)
+
+    def stuck(self, pair: Pair) -> bool:
+        """Whether the mailbox of a pair's node takes nothing now: a letter would lie here for long."""
+        return self._center.placement.owner(pair) in self._stuck
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -173,6 +178,7 @@ class PostOffice:
 
     def _posted(self, node: str, made: bool | None) -> None:
         queue = self._queue_for(node)
+        self._stuck.discard(node)
         if made:
             for token in queue.posted():
                 if callable(token):
@@ -183,12 +189,15 @@ class PostOffice:
             _log.info("node_gone", "letters for node {node} go another way", node=node)
             self._stranded += queue.take_back()
         else:
-            queue.again()
-            self._post_soon(node, _AGAIN)
+            self._try_again(node)
 
     def _not_posted(self, node: str, failure: Failure) -> None:
         if failure.check(StoreError) is None:
             _log.failure("post_failed", "posting letters raised", failure)
+        self._try_again(node)
+
+    def _try_again(self, node: str) -> None:
+        self._stuck.add(node)
         self._queue_for(node).again()
         self._post_soon(node, _AGAIN)
 

@@ -128,6 +128,10 @@ class ClusterService:
         """Bring a letter to the node that owns a pair; see :meth:`PostOffice.send`."""
         return self.post.send(pair, payload, done)
 
+    def stuck(self, pair: Pair) -> bool:
+        """Whether letters for a pair would lie here for long; see :meth:`PostOffice.stuck`."""
+        return self.post.stuck(pair)
+
     def touch(self, kind: type[RecordType], key: str) -> Deferred[Any]:
         """Find a record of which somebody has asked here, and take it over if its owner is silent.
 

@@ -125,6 +125,10 @@ class Post(Protocol):
         """Bring a letter to the node that owns a pair."""
         ...
 
+    def stuck(self, pair: Pair) -> bool:
+        """Whether a letter would not leave this node now."""
+        ...
+
 
 class AnyWay:
     """The way to a home server as the relay sees it, whichever node holds the link."""
@@ -220,6 +224,9 @@ class ClusterHome:
             done(unsure_delivery("this node has lost sight of the cluster"))
         elif home in self.held or not home:
             self._deliver(home, stanza, done)
+        elif self.post.stuck(link_pair(home)):
+            # It would arrive when its sender has long been told that it did not.
+            done(not_sent("resource-constraint", "nothing can be brought to the home link now"))
         else:
             silent = unsure_delivery("the node that holds the home link gave no answer")
             number = self._await(done, self._acceptance + _ON_THE_WAY, silent)
@@ -243,7 +250,7 @@ class ClusterHome:
         link = self.links.link(domain, foreign)
         if home.name in self.held and (link is None or link.up):
             return self.links.congested(domain, foreign)
-        return not self._somewhere(home.name)
+        return not self._somewhere(home.name) or self.post.stuck(link_pair(home.name))
 
     def pause(self) -> None:
         """Stop reading from the home servers whose links are here."""

@@ -136,6 +136,21 @@ class PostTests(SynchronousTestCase):
         self.assertEqual(handled, 30)
         self.assertEqual(self.seen(), self.sent)
 
+    def test_stuck(self) -> None:
+        """While the store takes no letters that can be asked, and no longer."""
+        others = [number for number in range(50) if self.one.service.owner(pair(number)) != "n1"]
+        self.send(*others)
+        self.cluster.run(1.0)
+        self.assertFalse(any(self.one.service.stuck(pair(number)) for number in others))
+        self.one.link.cut()
+        self.send(*others)
+        self.cluster.run(0.5)
+        self.assertTrue(all(self.one.service.stuck(pair(number)) for number in others))
+        self.one.link.heal()
+        self.cluster.run(1.5)
+        self.assertFalse(any(self.one.service.stuck(pair(number)) for number in others))
+        self.assertEqual(self.seen(), self.sent)
+
     def test_back_pressure(self) -> None:
         """When the store takes nothing the sender is told to stop, and goes on afterwards."""
         self.one.link.cut()

@@ -11,7 +11,9 @@ from impfed.config.model import HomeConfig
 from impfed.core.ids import IdSource
 from impfed.gateway.cluster_home import ClusterHome
 from impfed.transport.timers import ReactorTimers
-from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, read_stanza
+from impfed.xmpp.barrier import Delivery, Outcome
+from impfed.xmpp.jid import JID
+from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, message, read_stanza
 
 
 class Links:
@@ -34,12 +36,15 @@ class Post:
     """The cluster."""
 
     def __init__(self) -> None:
-        self.may_act = False
+        self.may_act = self.full = False
         self.sent: list[bytes] = []
 
     def send(self, pair: object, payload: bytes) -> bool:
         self.sent.append(payload)
         return True
+
+    def stuck(self, pair: object) -> bool:
+        return self.full
 
 
 def text(number: int) -> Stanza:
@@ -52,8 +57,8 @@ def text(number: int) -> Stanza:
     return stanza
 
 
-class LastWords(SynchronousTestCase):
-    """A text could not be kept while this node saw nobody: its sender is told all the same."""
+class HomeCase(SynchronousTestCase):
+    """A node that does not hold the link of its home server."""
 
     def setUp(self) -> None:
         self.links, self.post = Links(), Post()
@@ -64,6 +69,13 @@ class LastWords(SynchronousTestCase):
         )
         self.home.post = self.post
         self.home.seen(["home"])
+
+
+class LastWords(HomeCase):
+    """A text could not be kept while this node saw nobody: its sender is told all the same."""
+
+    def setUp(self) -> None:
+        super().setUp()
         self.refusals = [error_reply(text(number), "resource-constraint") for number in (1, 2)]
 
     def test_over_its_connection(self) -> None:
@@ -92,3 +104,19 @@ class LastWords(SynchronousTestCase):
         self.post.may_act = True
         self.home.may_act_again()
         self.assertEqual(self.post.sent, [])
+
+
+class StuckPost(HomeCase):
+    """Letters to the holder of the link do not leave this node: the store takes nothing."""
+
+    def test_refused_at_once(self) -> None:
+        """A text from outside is refused before it is taken, and is not delivered later."""
+        self.post.may_act = self.post.full = True
+        self.assertTrue(self.home.congested("home.example"))
+        told: list[Delivery] = []
+        alice, bob = JID.parse("alice@home.example"), JID.parse("bob@lync.example")
+        self.home.deliver(message(alice, bob, id="x", body="hi"), told.append)
+        self.assertEqual([each.outcome for each in told], [Outcome.NOT_SENT])
+        self.assertEqual(self.post.sent, [])
+        self.post.full = False
+        self.assertFalse(self.home.congested("home.example"))
