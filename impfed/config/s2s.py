@@ -69,16 +69,15 @@ class S2SExceptionConfig:
 class S2SConfig:
     """XMPP federation (SPEC section 8).
 
-    :ivar nodes: nodes of the cluster that speak with other servers; none for all.
     :ivar direct_host: where direct TLS is listened for; "" for nowhere.
     :ivar secret: dialback secret, the same on all nodes; "" for one made at the start.
     :ivar certificate_names: what our certificates are to carry besides the local domains.
     :ivar policy: "allow" or "deny" what no exception names.
     :ivar patience: seconds that a stanza may wait for a stream.
     :ivar stream_idle: seconds without a stanza after which a stream is closed.
+    :ivar nodes: nodes of the cluster that speak with other servers; none for all.
     """
 
-    nodes: tuple[str, ...] = ()
     host: str = "0.0.0.0"
     port: int = 5269
     direct_host: str = ""
@@ -95,6 +94,7 @@ class S2SConfig:
     policy: str = "allow"
     certificate_names: tuple[str, ...] = ()
     exceptions: tuple[S2SExceptionConfig, ...] = ()
+    nodes: tuple[str, ...] = ()
 
     def speaks(self, node: str) -> bool:
         """Say whether a node speaks with other servers."""
