@@ -129,8 +129,9 @@ class ClusterService:
         return self.post.send(pair, payload, done)
 
     def stuck(self, pair: Pair) -> bool:
-        """Whether letters for a pair would lie here for long; see :meth:`PostOffice.stuck`."""
-        return self.post.stuck(pair)
+        """Whether letters for a pair would lie here for long: none can leave this node."""
+        elsewhere = self.placement.owner(pair) != self.name
+        return elsewhere and (self.post.stuck(pair) or not self.sees_store)
 
     def touch(self, kind: type[RecordType], key: str) -> Deferred[Any]:
         """Find a record of which somebody has asked here, and take it over if its owner is silent.

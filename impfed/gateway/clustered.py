@@ -187,14 +187,21 @@ class Clustered(ClusterUser):
         return placement.settled and placement.mine(pair) and self._cluster.may_act
 
     def _send_on(self, pair: Pair, stanza: Stanza) -> None:
+        text = stanza.kind == "message" and stanza.type != "error"
+        if text and self._cluster.stuck(pair):
+            # It would lie here for as long as that lasts, and its sender would not know.
+            self._refuse(stanza, "the gateway cannot store it now")
+            return
         letter = msgspec.msgpack.encode(FromHome(stanza.to_xml(), stanza.handed))
         posted = self._letters.begin()
         if self._cluster.send(pair, letter, posted):
             return
         posted(None)
-        if stanza.kind == "message":
-            words = "too much waits for another node of the cluster"
-            self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))
+        if text:
+            self._refuse(stanza, "too much waits for another node of the cluster")
+
+    def _refuse(self, stanza: Stanza, words: str) -> None:
+        self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))
 
     def hand_on(self, stanza: OutStanza) -> None:
         """Bring a stanza for a foreign user, which this node itself has made, to the node of its pair."""
