@@ -129,6 +129,16 @@ class ClusterWorld(World):
             for name, host in HOSTS.items()
         ]
 
+    def owner(self, call_id: str) -> str:
+        """Return the address of the node that a subscription belongs to by the store, "" for none."""
+        for kind in (InboundSubscriptionRecord, OutboundSubscriptionRecord):
+            for name, host in HOSTS.items():
+                for data in self.model.rows(kind.kind, name):
+                    dialog = decode(kind, data).dialog
+                    if dialog is not None and dialog.call_id == call_id:
+                        return host
+        return ""
+
     def run(self) -> list[str]:
         """Run it; what is wrong afterwards includes what two nodes serve, or none."""
         return [*super().run(), *self._ownership()]

@@ -15,6 +15,7 @@ from tests.simulation.accounts import Presence
 from tests.simulation.cast import PARTNER, PARTNER_USERS
 from tests.simulation.history import History
 from tests.simulation.loop import SimReactor
+from tests.simulation.referee import Referee
 
 _SDP = (
     "v=0\r\no=- 0 0 IN IP4 {host}\r\ns=session\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
@@ -105,7 +106,10 @@ class Partner:
     :ivar watched: pairs (our user, their contact) that are to be watched.
     """
 
-    def __init__(self, reactor: SimReactor, history: History, nodes: Sequence[str]) -> None:
+    def __init__(
+        self, reactor: SimReactor, history: History, nodes: Sequence[str], referee: Referee
+    ) -> None:
+        self.referee = referee
         self.reactor = reactor
         self.history = history
         self.users = dict.fromkeys(PARTNER_USERS, "available")
@@ -162,6 +166,7 @@ class Partner:
 
     def _put(self, wire: _Wire, pending: _Pending) -> None:
         branch = pending.message.branch
+        self.referee.asks(pending.message)
         wire.transport.write(pending.message.encode())
         if pending.message.method == "ACK":
             return
@@ -171,6 +176,7 @@ class Partner:
     def _give_up(self, wire: _Wire, branch: str) -> None:
         pending = wire.pending.pop(branch, None)
         if pending is not None:
+            self.referee.unanswered(pending.message)
             wire.transport.abortConnection()  # silence this long: it is half-open
             pending.done(408)
 
@@ -189,8 +195,10 @@ class Partner:
     def arrived(self, message: Message, wire: _Wire) -> None:
         """A message."""
         if not message.is_request:
+            self.referee.answered(message)
             self._response(message, wire)
             return
+        self.referee.asked(message)
         if message.method == "ACK":
             return
         status, headers, body, tag = self._answer(message)
@@ -255,11 +263,7 @@ class Partner:
     def _within(
         self, dialog: Dialog, message: Message, contact: tuple[str, str]
     ) -> tuple[int, list[tuple[str, str]], bytes, str]:
-        last = self._cseqs.get(dialog.key, 0)
-        if message.cseq < last:
-            self.history.problems.append(
-                f"CSeq went back in {dialog.call_id}: {message.cseq} after {last}"
-            )
+        if message.cseq < self._cseqs.get(dialog.key, 0):
             return 500, [], b"", ""
         self._cseqs[dialog.key] = message.cseq
         if message.method in ("INVITE", "SUBSCRIBE") and message.get("contact"):
@@ -423,7 +427,9 @@ class Partner:
             if status in (481, 480) and conversation.dialog is not None:
                 self.dialogs.pop(conversation.dialog.key, None)
                 conversation.dialog = None
-            if status >= 300:
+            if status == 481:
+                conversation.queue.insert(0, text)  # surely not delivered: in a new session, then
+            elif status >= 300:
                 self.history.returned(text, str(status))
             self._next(user, contact, conversation)
 

@@ -10,7 +10,9 @@ from functools import partial
 
 from impfed.store.api import StoreFault
 from tests.simulation.accounts import domain_of
+from tests.simulation.bounds import excess
 from tests.simulation.cast import NAMES, PARTNER, PARTNER_DOMAIN, XMPP_DOMAIN, XMPP_PARTNER, Cast
+from tests.simulation.connection import HIGH_WATER
 from tests.simulation.foreign import ForeignServer
 from tests.simulation.history import History, Said
 from tests.simulation.home import HomeServer
@@ -19,10 +21,13 @@ from tests.simulation.names import NameServer
 from tests.simulation.network import Network, Weather
 from tests.simulation.partner import STATES, Partner
 from tests.simulation.process import NodeProcess
+from tests.simulation.referee import Referee
 
 NODE = "10.2.0.1"
 #: Seconds of traffic and faults, then seconds without faults in which all must be right again.
 TROUBLED, QUIET = 300.0, 240.0
+#: Seconds from one look at what the nodes have under way to the next.
+_LOOK = 5.0
 
 _PRESENCES = (("", ""), ("away", ""), ("dnd", ""), None)
 
@@ -100,18 +105,25 @@ class World:
         hosts = [node.host for node in self.nodes]
         self.partner: Partner | None = None
         if cast.sip:
-            self.partner = Partner(SimReactor(loop, network, PARTNER), history, hosts)
+            referee = Referee(history, tuple(self.homes), self.owner)
+            self.partner = Partner(SimReactor(loop, network, PARTNER), history, hosts, referee)
         self.foreign: ForeignServer | None = None
         if cast.xmpp:
             self.foreign = ForeignServer(loop, network, history, hosts, cast.acks)
         self.names = NameServer(SimReactor(loop, network, NAMES))
         self._numbers = itertools.count(1)
+        self._last: list[str] = []
+        self._too_much: dict[str, None] = {}
         self._troubled = True
         self._settle_texts()
 
     def make_nodes(self) -> list[NodeProcess]:
         """Return the nodes, not yet started."""
         return [NodeProcess(self.loop, self.network, self.cast, "node1", NODE)]
+
+    def owner(self, call_id: str) -> str:
+        """Return the address of the node that a subscription belongs to, "" where nobody knows."""
+        return self.nodes[0].host
 
     @property
     def node(self) -> NodeProcess:
@@ -159,6 +171,7 @@ class World:
         for node in self.nodes:
             node.start()
         self.loop.after(2.0, self._subscribe)
+        self._look()
         self._every(1.5, self._talk)
         self._every(7.0, self._change)
         self._bring_faults()
@@ -166,15 +179,29 @@ class World:
         self._end_faults()
         self.loop.run(START + self.troubled + self.quiet / 2)
         self._change_all()
+        self._last_words()
         self.loop.run(START + self.troubled + self.quiet)
         gc.unfreeze()  # what the nodes loaded, which in a process of their own stays for good
         return [
             *self.history.problems,
+            *self._too_much,
             *self._accounting(),
+            *self._liveness(),
             *self._order(),
             *self._presence(),
             *self._leaks(),
         ]
+
+    def _look(self) -> None:
+        """See, again and again, whether anything grows without bound."""
+        self.loop.after(_LOOK, self._look)
+        for process in self.nodes:
+            if process.node is None:
+                continue
+            for words in excess(process.node, False):
+                self._too_much[f"{process.name} {words}"] = None
+            if self.network.under_way(process.host) > HIGH_WATER:
+                self._too_much[f"{process.name} writes what nobody reads"] = None
 
     def _every(self, mean: float, call: Callable[[], None]) -> None:
         def again() -> None:
@@ -219,6 +246,16 @@ class World:
             far = self.server(foreign)
             if isinstance(far, ForeignServer):
                 far.watch(foreign, local)
+
+    def _last_words(self) -> None:
+        """Long after the last fault every pair writes once more, both ways; now nothing may fail."""
+        if self.partner is not None:
+            self.partner.referee.strict = True
+        self._last = [f"last {number}" for number in range(2 * len(self.pairs))]
+        unsaid = iter(self._last)
+        for local, foreign in self.pairs:
+            self.server(local).write(local, foreign, next(unsaid))
+            self.server(foreign).write(foreign, local, next(unsaid))
 
     # -- faults ------------------------------------------------------------------------------------
 
@@ -343,21 +380,22 @@ class World:
                 latest[pair] = (said.shown[0], text)
         return problems
 
+    def _liveness(self) -> list[str]:
+        """Long after the last fault texts arrive again."""
+        texts = self.history.texts
+        return [
+            f"not shown, though nothing is wrong any more: {texts[text]}"
+            for text in self._last
+            if not texts[text].shown or texts[text].returned
+        ]
+
     def _leaks(self) -> list[str]:
         """Long after the last event nothing is under way any more."""
         problems = []
         for process in self.nodes:
-            node = process.node
-            assert node is not None
-            left = {
-                "SIP transactions": len(node.stack.transactions),
-                "texts": len(node.im.outbox),
-                "writes to the store": node.store.backlog,
-                "texts in sessions": sum(len(each.queue) for each in node.im.sessions()),
-            }
-            problems += [
-                f"{process.name} has {left[what]} {what} left" for what in left if left[what]
-            ]
+            assert process.node is not None
+            left = excess(process.node, True)
+            problems += [f"{process.name} still {words}" for words in left]
         return problems
 
     def _presence(self) -> list[str]:
