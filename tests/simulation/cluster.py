@@ -26,6 +26,7 @@ from impfed.store.modellink import ModelLink
 from impfed.store.records import (
     InboundSubscriptionRecord,
     OutboundSubscriptionRecord,
+    SessionRecord,
 )
 from impfed.store.shared import SharedStore
 from impfed.testing.pki import make_ca, make_certificate
@@ -130,8 +131,8 @@ class ClusterWorld(World):
         ]
 
     def owner(self, call_id: str) -> str:
-        """Return the address of the node that a subscription belongs to by the store, "" for none."""
-        for kind in (InboundSubscriptionRecord, OutboundSubscriptionRecord):
+        """Return the address of the node that a dialog belongs to by the store, "" for none."""
+        for kind in (InboundSubscriptionRecord, OutboundSubscriptionRecord, SessionRecord):
             for name, host in HOSTS.items():
                 for data in self.model.rows(kind.kind, name):
                     dialog = decode(kind, data).dialog

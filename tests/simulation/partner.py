@@ -17,10 +17,10 @@ from tests.simulation.history import History
 from tests.simulation.loop import SimReactor
 from tests.simulation.referee import Referee
 
-_SDP = (
-    "v=0\r\no=- 0 0 IN IP4 {host}\r\ns=session\r\nc=IN IP4 {host}\r\nt=0 0\r\n"
+_SDP_BODY = (
+    f"v=0\r\no=- 0 0 IN IP4 {PARTNER}\r\ns=session\r\nc=IN IP4 {PARTNER}\r\nt=0 0\r\n"
     "m=message 5060 sip null\r\na=accept-types:text/plain\r\n"
-)
+).encode()
 #: How a state looks to XMPP users, and what the partner's users see of what those show.
 _AS_PRESENCE: dict[str, Presence] = {
     "available": ("", ""), "busy": ("away", "Busy"), "away": ("away", ""), "offline": None,
@@ -251,8 +251,7 @@ class Partner:
             )  # fmt: skip
             self.dialogs[dialog.key] = dialog
             if message.method == "INVITE":
-                body = _SDP.format(host=PARTNER).encode()
-                return 200, [contact, ("Content-Type", "application/sdp")], body, tag
+                return 200, [contact, ("Content-Type", "application/sdp")], _SDP_BODY, tag
             dialog.event = "presence"
             return 200, [contact, ("Expires", self._renewed(dialog, message))], b"", tag
         known = self._known(message)
@@ -268,6 +267,8 @@ class Partner:
         self._cseqs[dialog.key] = message.cseq
         if message.method in ("INVITE", "SUBSCRIBE") and message.get("contact"):
             dialog.target = uri_of(message.get("contact"))
+        if message.method == "INVITE":
+            return 200, [contact, ("Content-Type", "application/sdp")], _SDP_BODY, ""
         if message.method == "SUBSCRIBE":
             return 200, [contact, ("Expires", self._renewed(dialog, message))], b"", ""
         if message.method == "MESSAGE":
@@ -455,5 +456,4 @@ class Partner:
                     self.history.returned(text, str(status))
             self._next(user, contact, conversation)
 
-        body = _SDP.format(host=PARTNER).encode()
-        self._request("INVITE", dialog.target, lines, body, answered, dialog)
+        self._request("INVITE", dialog.target, lines, _SDP_BODY, answered, dialog)

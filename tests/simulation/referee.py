@@ -12,7 +12,9 @@ from tests.simulation.history import History
 
 #: What a node writes into a request of its own (RFC 3261 section 8.1.1.6); each hop takes one away.
 _MAX_FORWARDS = 70
-_OF_SUBSCRIPTIONS = ("SUBSCRIBE", "NOTIFY")
+#: What tells the far side where a dialog goes on (RFC 3261 section 12.2, RFC 6665 section 4.4.1), or
+#: that it is over.
+_MAY_TAKE_OVER = ("INVITE", "SUBSCRIBE", "NOTIFY", "BYE")
 
 
 @dataclass
@@ -39,8 +41,8 @@ class Referee:
     """Sees every request and response at the partner; what breaks a rule is a problem of the run.
 
     :param locals: domains whose users may speak.
-    :param owner: returns the address of the node that a subscription belongs to, by its Call-ID; ""
-        when nobody knows.
+    :param owner: returns the address of the node that a dialog belongs to, by its Call-ID; "" when
+        nobody knows.
     :ivar strict: whether every request has to be answered: nothing goes wrong, nor has lately.
     """
 
@@ -137,12 +139,11 @@ class Referee:
         before, direction.node = direction.node, node
         if before in ("", node):
             return
-        if request.method not in _OF_SUBSCRIPTIONS:
-            self._wrong(request, f"{node} speaks in a session of {before}")
-            return
         owner = self._owner(request.get("call-id"))
         if owner not in ("", node):
             self._wrong(request, f"{node} speaks after {before}, but it is {owner}'s")
+        elif request.method not in _MAY_TAKE_OVER:
+            self._wrong(request, f"{node} speaks after {before}, and does not say where it is")
 
     def _notify(self, request: Message, direction: _Direction) -> None:
         if direction.terminated:

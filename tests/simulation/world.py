@@ -122,7 +122,7 @@ class World:
         return [NodeProcess(self.loop, self.network, self.cast, "node1", NODE)]
 
     def owner(self, call_id: str) -> str:
-        """Return the address of the node that a subscription belongs to, "" where nobody knows."""
+        """Return the address of the node that a dialog belongs to, "" where nobody knows."""
         return self.nodes[0].host
 
     @property
