@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.cluster.membership import Membership
+from demo.farside.wire import Message
 from impfed.core.ids import IdSource
 from impfed.gateway.dialogs import DialogTable
 from impfed.sip.dialog import Dialog
@@ -15,10 +15,11 @@ from impfed.sip.transaction_engine import Engine
 from impfed.transport.s2s_route import Route
 from impfed.xmpp.s2s_base import Input
 from impfed.xmpp.s2s_out import OutgoingStream, State
-from tests.simulation.cast import Cast
-from tests.simulation.cluster import ClusterWorld
+from tests.simulation.cast import PARTNER_DOMAIN, Cast
 from tests.simulation.connection import End
+from tests.simulation.history import History
 from tests.simulation.loop import START
+from tests.simulation.referee import Referee
 from tests.simulation.world import Faults, World
 
 _EVERYBODY = Cast.of("prosody", "component", xmpp=True)
@@ -46,10 +47,8 @@ class CheckerCase(SynchronousTestCase):
         """Have nodes write something else than they do, wherever it stands."""
         self.on_the_wire(lambda end, data: (data.replace(before, after),))
 
-    def assert_noticed(
-        self, words: str, faults: Faults | None = None, kind: type[World] = World, seed: int = 1
-    ) -> None:
-        problems = kind(seed, faults or Faults(), 60.0, _EVERYBODY).run()
+    def assert_noticed(self, words: str, faults: Faults | None = None) -> None:
+        problems = World(1, faults or Faults(), 60.0, _EVERYBODY).run()
         self.assertIn(words, "\n".join(problems))
 
     def now_and_then(self, real: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -127,9 +126,25 @@ class SipTests(CheckerCase):
 
     def test_two_speakers(self) -> None:
         """A node that speaks in a dialog which another has taken over is noticed."""
-        self.patch(Membership, "may_act", lambda member, now: True)
-        faults = Faults(pause=8.0, store=10.0)
-        self.assert_noticed(" speaks after ", faults, ClusterWorld, seed=4)
+        history = History()
+        referee = Referee(history, ("home.example",), lambda call_id: "10.2.0.2")
+        for number, host in enumerate(("10.2.0.1", "10.2.0.2", "10.2.0.1"), 1):
+            self.assertEqual(history.problems, [])
+            referee.asked(
+                Message(
+                    f"SUBSCRIBE sip:romeo@{PARTNER_DOMAIN} SIP/2.0",
+                    [
+                        ("Via", f"SIP/2.0/TCP {host}:5060;branch=z9hG4bK{number}"),
+                        ("Max-Forwards", "70"),
+                        ("From", "<sip:alice@home.example>;tag=a"),
+                        ("To", f"<sip:romeo@{PARTNER_DOMAIN}>;tag=b"),
+                        ("Call-ID", "c"),
+                        ("CSeq", f"{number} SUBSCRIBE"),
+                    ],
+                )
+            )
+        (problem,) = history.problems
+        self.assertIn("10.2.0.1 speaks after 10.2.0.2, but it is 10.2.0.2's", problem)
 
 
 class XmppTests(CheckerCase):

@@ -21,7 +21,7 @@ from tests.simulation.world import Faults
 CALL = int(os.environ.get("IMPFED_CALL") or "0")
 #: From one call with trouble to the next.
 STEP = 1 if SOAK else 16
-_TROUBLED, _QUIET = 16.0, 64.0  # seconds
+_TROUBLED, _QUIET = 16.0, 72.0  # seconds; half of the quiet ones outlast any transaction
 
 #: What befalls a call of a node's process; returns whether the call gets lost on its way there.
 Trouble = Callable[["CalledStory", ClusterNode, str], bool]
