@@ -129,7 +129,7 @@ class NodeProcess:
         hop = NextHopConfig(PARTNER, 5060, "tcp")
         domain = SipDomainConfig(PARTNER_DOMAIN, "microsoft", next_hop=hop, listed=True)
         s2s = S2SConfig(
-            self.host,
+            host=self.host,
             secret="a secret of all nodes",
             tls="none",
             require_certificates=False,
