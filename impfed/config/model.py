@@ -302,6 +302,7 @@ class NeighbourConfig:
     :ivar peer_names: names by which it is known when it connects to us; ``tls_name`` when empty.
     :ivar advertised: (host, port) that it tells peers; where we connect to when empty.
     :ivar fallback: more (host, port) to connect to, in order, when the ones before do not answer.
+    :ivar xmpp: (host, port) where XMPP for its domains is taken, to be tried in order; none for nowhere.
     :ivar check_interval: seconds from one OPTIONS to each address to the next; 0 for none.
     """
 
@@ -313,6 +314,7 @@ class NeighbourConfig:
     peer_names: tuple[str, ...] = ()
     advertised: tuple[tuple[str, int], ...] = ()
     fallback: tuple[tuple[str, int], ...] = ()
+    xmpp: tuple[tuple[str, int], ...] = ()
     check_interval: float = 10.0
 
     @property

@@ -66,6 +66,14 @@ NEIGHBOUR = Section(
             default="none",
         ),
         Key(
+            "xmpp",
+            values.ADDRESSES,
+            "Where nodes of that cluster take XMPP (`[s2s] bind`): what foreign servers send here for its"
+            " domains is passed on to the first of them that answers, and what they send there for ours is"
+            " taken from its nodes.",
+            default="none: it is refused",
+        ),
+        Key(
             "check_interval",
             values.duration(0, 600),
             "Each address is asked with OPTIONS so often whether it is there; 0 for never.",
@@ -85,6 +93,11 @@ def check_neighbours(config: Config, document: dict[str, Any], report: Report) -
         _addresses(config, report)
         _names(config, report)
     _relaying(config, document, report)
+    for position, neighbour in enumerate(config.neighbours):
+        if neighbour.xmpp and (config.s2s is None or not neighbour.domains):
+            missing = "domains" if config.s2s is not None else "[s2s]"
+            words = "what comes over XMPP is passed on for domains of another cluster"
+            report.report(("neighbour", position, "xmpp"), words, "", f"add {missing}")
     if (config.neighbours or config.node.trusted_upstreams) and not any(
         listener.transport == "tls" for listener in config.listeners
     ):

@@ -24,10 +24,12 @@ class Departures:
     """Messages that have left for S2S.
 
     :param timers: calls later.
+    :param limit: seconds after which who asks is told all the same.
     """
 
-    def __init__(self, timers: Any) -> None:
+    def __init__(self, timers: Any, limit: float = SETTLE) -> None:
         self._timers = timers
+        self._limit = limit
         # By identity: S2S tells the fate of the very object that it was given.
         self._open: OrderedDict[int, tuple[int, OutStanza]] = OrderedDict()
         self._by_domain: dict[str, OrderedDict[int, None]] = {}  # numbers, oldest first
@@ -53,7 +55,7 @@ class Departures:
         if domain not in self._by_domain:
             call()
             return
-        timer = self._timers.after(SETTLE, self._settled, domain, self._count)
+        timer = self._timers.after(self._limit, self._settled, domain, self._count)
         self._waiting.setdefault(domain, deque()).append((self._count, call, timer))
 
     def _ended(self, key: int) -> None:

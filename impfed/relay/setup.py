@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from impfed.config.model import Config
 from impfed.config.s2s import S2SConfig, S2SDomainConfig
@@ -16,6 +16,7 @@ from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.interwork.rewrite import XMPP_KINDS, XmppKind
 from impfed.policy.federation import DomainException, XmppPolicy
+from impfed.relay.crossing import Crossing, elsewhere, vouchers
 from impfed.relay.ledger import TextLedger, Writes
 from impfed.relay.names import wanted_names
 from impfed.relay.opened import OpenRelay
@@ -84,7 +85,9 @@ class XmppFederation:
             self._section,
             reactor.seconds,
             lambda local, remote, incoming: self._policy.refusal(remote, incoming),
+            vouchers(config),
         )
+        self._crossing: Crossing | None = None
         self._timers = ReactorTimers(reactor)
         self._relay: Relay
         self._s2s: S2S
@@ -126,6 +129,19 @@ class XmppFederation:
                 s2s.send,
                 self._metrics,
             )
+        if elsewhere(self._config):
+            self._crossing = s2s.user = Crossing(
+                self._reactor,
+                self._config,
+                tls,
+                self._ids,
+                self._metrics,
+                self._tracer,
+                s2s.user,
+                s2s,
+                relay.settle,
+            )
+            s2s.settle = self._crossing.settle
         if own:
             self.probe.bind(min(own), s2s.send, self._policy.refusal)
 
@@ -157,7 +173,7 @@ class XmppFederation:
         s2s = S2S(
             self._reactor,
             listeners_of(self._section),
-            sorted(own),
+            sorted(own | elsewhere(self._config).keys()),
             tls,
             self._section.secret or self._ids.token(32),
             ConfiguredTargets(self._settings, dns, resolver(self._reactor)),
@@ -198,6 +214,8 @@ class XmppFederation:
         """
         if self.speaks:
             self._s2s.startService()
+            if self._crossing is not None:
+                self._crossing.start()
 
     def restore(self, records: list[RelayedTextRecord]) -> None:
         """Go on with texts that the last process, or another node, has left behind."""
@@ -246,7 +264,12 @@ class XmppFederation:
     def stop(self) -> Deferred[Any]:
         """Close all streams in good order; what waits is returned to its senders."""
         self._timers.stop()
-        return self._s2s.stopService() if self.speaks else succeed(None)
+        if not self.speaks:
+            return succeed(None)
+        ends = [self._s2s.stopService()]
+        if self._crossing is not None:
+            ends.append(self._crossing.stop())
+        return gatherResults(ends)
 
     # -- for operators -----------------------------------------------------------------------------
 
@@ -257,13 +280,14 @@ class XmppFederation:
         exceptions = [f"{one.name} ({one.direction})" for one in self._policy.exceptions]
         words = "allowed" if self._policy.allow else "denied"
         words += f", except {', '.join(exceptions)}" if exceptions else ", without exception"
+        crossing = self._crossing
         if not self.speaks:
             words += f"; by {', '.join(self._section.nodes)}"
         return {
             "xmpp_federation": f"every domain is {words}",
             "missing_names": list(self._s2s.missing_names().values()),
             "xmpp_peers": [self._peer(one) for one in self._section.domains],
-            "xmpp_streams": self._s2s.status(),
+            "xmpp_streams": self._s2s.status() + (crossing.status() if crossing else []),
         }
 
     def _peer(self, entry: S2SDomainConfig) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class S2S(Service):
         self._tracer = tracer
         self._limits = limits
         self._timers = ReactorTimers(reactor)
-        self._tls = S2STls(tls, settings.anchors)
+        self._tls = S2STls(tls, settings.anchors, settings.vouchers)
         world = NodeWorld(self.serving, settings, DialbackKeys(secret), ids, self._tls, limits)
         self._live = LiveConnections()
         self._context = S2SContext(

@@ -139,6 +139,9 @@ class S2SSettings(Protocol):
     def anchors(self, remote: str) -> Path | None:
         """Return the PEM file of a peer's own trusted roots; None for the node's."""
 
+    def vouchers(self, remote: str) -> tuple[str, ...]:
+        """Return the names in a certificate that prove a peer's domain besides its own."""
+
     def certificate(self, remote: str) -> str:
         """Return the name of the certificate to show a peer: "" by our domain, "none" for none."""
 
@@ -148,13 +151,17 @@ class S2SSettings(Protocol):
 
 @dataclass(frozen=True)
 class FixedSettings:
-    """The same settings for every peer, but for overrides by its domain."""
+    """The same settings for every peer, but for overrides by its domain.
+
+    :ivar nodes: names in certificates of nodes that may speak for every foreign domain.
+    """
 
     default: Security = field(default_factory=Security)
     overrides: dict[str, Security] = field(default_factory=dict)
     roots: dict[str, Path] = field(default_factory=dict)
     certificates: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
 
     def security(self, local: str, remote: str) -> Security:
         """Return the settings of a peer, else the default."""
@@ -163,6 +170,10 @@ class FixedSettings:
     def anchors(self, remote: str) -> Path | None:
         """Return a peer's own roots."""
         return self.roots.get(remote)
+
+    def vouchers(self, remote: str) -> tuple[str, ...]:
+        """Return the nodes."""
+        return self.nodes
 
     def certificate(self, remote: str) -> str:
         """Return the certificate to show a peer."""

@@ -35,6 +35,7 @@ class ConfiguredSettings:
 
     :param now: returns the time in seconds since the epoch; days are UTC's.
     :param policy: says why a pair of domains is refused, "" when it is not.
+    :param nodes: names in certificates of nodes that may speak for every foreign domain.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ConfiguredSettings:
         config: S2SConfig,
         now: Callable[[], float],
         policy: Callable[[str, str, bool], str] = lambda local, remote, incoming: "",
+        nodes: tuple[str, ...] = (),
     ) -> None:
         self._default = Security(
             Tls(config.tls),
@@ -55,6 +57,7 @@ class ConfiguredSettings:
         self._patterns = sorted(patterns, key=lambda one: -len(one.name))
         self._now = now
         self._policy = policy
+        self._nodes = nodes
 
     def entry(self, remote: str) -> S2SDomainConfig | None:
         """Return the entry that holds for a peer today; None for ``[s2s]`` alone."""
@@ -97,6 +100,10 @@ class ConfiguredSettings:
         """Return a peer's own trusted roots."""
         entry = self.entry(remote)
         return entry.ca if entry else None
+
+    def vouchers(self, remote: str) -> tuple[str, ...]:
+        """Return the nodes of other clusters, which pass on what has come to them."""
+        return self._nodes
 
     def certificate(self, remote: str) -> str:
         """Return the name of the certificate to show a peer."""

@@ -155,6 +155,41 @@ class HostTarget:
             self._resolve(host, resolved)
 
 
+@implementer(ITargetFinder)
+class HostsByDomain:
+    """Several servers for each of some domains, to be tried in order.
+
+    :param hosts: (host, port) by domain.
+    :param resolve: looks up the addresses of a name.
+    """
+
+    def __init__(self, hosts: Mapping[str, Sequence[tuple[str, int]]], resolve: Resolve) -> None:
+        self._hosts = dict(hosts)
+        self._resolve = resolve
+
+    def find(self, domain: str, done: Callable[[Found], None]) -> None:
+        """Look up all their addresses, one host after the other."""
+        self._look_up(domain, list(self._hosts[domain]), [], done)
+
+    def _look_up(
+        self,
+        domain: str,
+        left: list[tuple[str, int]],
+        targets: list[Target],
+        done: Callable[[Found], None],
+    ) -> None:
+        host, port = left.pop(0)
+
+        def found(one: Found) -> None:
+            targets.extend(one.targets)
+            if left:
+                self._look_up(domain, left, targets, done)
+            else:
+                done(Found(tuple(targets)) if targets else one)
+
+        HostTarget(host, port, self._resolve).find(domain, found)
+
+
 def resolver(reactor: Any) -> Resolve:
     """Return what looks up the addresses of a host as the system does."""
 

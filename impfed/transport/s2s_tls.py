@@ -7,7 +7,7 @@ stand in for it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,18 @@ class S2STls:
 
     :param store: our certificates, and the trusted roots.
     :param anchors: for a peer's domain the PEM file of its own trusted roots, None for the store's.
+    :param vouchers: for a peer's domain the names that prove it besides its own.
     """
 
     def __init__(
-        self, store: TlsStore, anchors: Callable[[str], Path | None] = lambda domain: None
+        self,
+        store: TlsStore,
+        anchors: Callable[[str], Path | None] = lambda domain: None,
+        vouchers: Callable[[str], Iterable[str]] = lambda domain: (),
     ) -> None:
         self._store = store
         self._anchors = anchors
+        self._vouchers = vouchers
         self._generation: object = None
         self._contexts: dict[tuple[str, str], SSL.Context] = {}
         self._trust: dict[Path | None, crypto.X509Store] = {}
@@ -90,7 +95,8 @@ class S2STls:
         certificate = connection.get_peer_certificate()
         if certificate is None:
             return NoCertificate()
-        return ShownCertificate(certificate, connection.get_peer_cert_chain() or [], self.trust)
+        chain = connection.get_peer_cert_chain() or []
+        return ShownCertificate(certificate, chain, self.trust, self._vouchers)
 
     def trust(self, domain: str) -> crypto.X509Store:
         """Return the trusted roots for a peer's domain.
@@ -163,6 +169,7 @@ class ShownCertificate:
     """The certificate that a peer has shown, judged when a domain asks for it.
 
     :param trust: gives the trusted roots for a domain.
+    :param vouchers: for a domain the names that prove it besides its own.
     """
 
     def __init__(
@@ -170,10 +177,12 @@ class ShownCertificate:
         certificate: crypto.X509,
         chain: Sequence[crypto.X509],
         trust: Callable[[str], crypto.X509Store],
+        vouchers: Callable[[str], Iterable[str]] = lambda domain: (),
     ) -> None:
         self._certificate = certificate
         self._chain = list(chain)
         self._trust = trust
+        self._vouchers = vouchers
         self._leaf = certificate.to_cryptography()
         self._names = xmpp_names(self._leaf)
         self._chain_problems: dict[int, tuple[crypto.X509Store, str]] = {}
@@ -181,9 +190,13 @@ class ShownCertificate:
     def problem(self, domain: str) -> str:
         """Say why it does not prove a domain: which check, which name, which date; "" if it does."""
         problem = self._chain_problem(self._trust(domain))
-        if not problem and not self._names.match(domain):
+        if not problem and not self.is_one_of((domain, *self._vouchers(domain))):
             return explain_mismatch(self._leaf, domain)
         return problem
+
+    def is_one_of(self, names: Iterable[str]) -> bool:
+        """Say whether it carries one of these names."""
+        return any(map(self._names.match, names))
 
     def __str__(self) -> str:
         return describe(self._leaf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -59,6 +60,9 @@ class PeerCertificate(Protocol):
     def problem(self, domain: str) -> str:
         """Say why it does not prove a domain, in words; "" when it does."""
 
+    def is_one_of(self, names: Iterable[str]) -> bool:
+        """Say whether it carries one of these names."""
+
 
 class NoCertificate:
     """The certificate of a peer that has shown none."""
@@ -66,6 +70,10 @@ class NoCertificate:
     def problem(self, domain: str) -> str:
         """Say so."""
         return f"the peer showed no certificate; one for {domain} was expected"
+
+    def is_one_of(self, names: Iterable[str]) -> bool:
+        """Say no."""
+        return False
 
 
 class S2SWorld(Protocol):

@@ -34,6 +34,15 @@ class NeighbourTests(LoadCase):
         self.assertEqual(config.local_domains, {"company.example"})
         self.assertEqual(config.own_domains, {"company.example", "second.example"})
 
+    def test_xmpp(self) -> None:
+        """What foreign XMPP servers send here for another cluster is passed on, if there is such a thing."""
+        way = NODE2 + 'xmpp = ["10.0.0.2:5269", "10.0.0.4:5269"]\n'
+        (node2,) = self.shop.load(GOOD + way + "[s2s]\n").neighbours
+        self.assertEqual(node2.xmpp, (("10.0.0.2", 5269), ("10.0.0.4", 5269)))
+        self.assertIn("add [s2s]", str(self.only(GOOD + way)))
+        member = way.replace('domains = ["second.example"]\n', "")
+        self.assertIn("add domains", str(self.only(GOOD + member + "[s2s]\n")))
+
     def test_no_domains(self) -> None:
         """A node that hosts nothing of its own is a neighbour for what belongs to its dialogs."""
         (node2,) = self.shop.load(

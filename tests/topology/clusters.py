@@ -155,9 +155,10 @@ class Clusters(Stage):
             if node != name
         ]
         told = sorted({self.told(node) for node in other.nodes})
+        xmpp = [self.inner(node, XMPP_PORT) for node in other.nodes]
         sections.append(
             neighbour(f"cluster-{other.name}", other.domains, self.inner(other.nodes[0]), *told,
-                      fallback=map(self.inner, other.nodes[1:]))
+                      fallback=map(self.inner, other.nodes[1:]), extra=f"xmpp = {xmpp}")
         )  # fmt: skip
         sections.append(partner(MANTUA, f"edge.{MANTUA}", f"edge.{MANTUA}:{MANTUA_PORT}"))
         return "".join([*sections, *(partner(domain, BORDER) for domain in FOREIGN)])

@@ -206,3 +206,38 @@ class SeveralNodesTests(XmppTestCase, Rooms):
             self.say(speaker, room, text)
             for listener in (owner, guest):
                 listener.expect(event="message", sender=f"{room}/{nick}", body=text)
+
+
+class WrongClusterTests(XmppTestCase):
+    """The DNS names nodes of the first cluster for a domain at home in the second one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scene.publish(B.domain, "a1", "a2")
+        self.addCleanup(self.scene.publish, B.domain, *B.nodes)
+
+    def test_home_moved(self) -> None:
+        """What comes to the cluster where the domain was is passed on to where it is; answers go straight."""
+        before = self.scene.counted("relay.in", NODES)
+        self.verona_writes("romeo", B, "Is thy news good, or bad?")
+        self.assertLessEqual(self.entered_at() - {*B.nodes}, {"a1", "a2"})
+        after = self.scene.counted("relay.in", NODES)
+        self.assertEqual({name for name in NODES if after[name] > before[name]}, {"b1"})
+        self.writes_to_verona(B, "Hie you to church")
+        self.assertEqual(self.left_by(), self.share(B))
+        self.see_each_other(B, "tybalt")
+
+    def test_next_node(self) -> None:
+        """It is passed on to the next node of that cluster when the first one is dead."""
+        self.scene.kill("b1")
+        self.scene.settle(B, ["b1"])
+        self.verona_writes("paris", B, "Come you to make confession?")
+
+    def test_nobody_there(self) -> None:
+        """While all of that cluster are dead who writes is told."""
+        for name in B.nodes:
+            self.scene.kill(name)
+        begun, me = self.there["prince"], f"{NAME}@{B.domain}"
+        self.scene.veronese["prince"].send("message", to=me, body="Bring forth the parties")
+        told = self.scene.veronese["prince"].expect(begun, 30, event="refused", sender=me)
+        self.assertEqual(told["condition"], "remote-server-timeout")

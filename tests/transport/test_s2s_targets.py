@@ -9,7 +9,7 @@ from twisted.trial import unittest
 
 from impfed.core.dns import Answer, Outcome, Question, RecordType, Srv
 from impfed.core.ids import IdSource
-from impfed.transport.s2s_targets import DnsTargets, FixedTargets, Found, Target
+from impfed.transport.s2s_targets import DnsTargets, FixedTargets, Found, HostsByDomain, Target
 
 A, AAAA, SRV = RecordType.A, RecordType.AAAA, RecordType.SRV
 PLAIN, DIRECT = "_xmpp-server._tcp.b.example", "_xmpps-server._tcp.b.example"
@@ -136,3 +136,16 @@ class TargetTests(unittest.SynchronousTestCase):
         self.assertEqual([one.condition for one in found], ["", "", "remote-server-not-found"])
         self.assertEqual(str(found[0].targets[0]), "127.0.0.1:1")
         self.assertEqual(str(found[1].targets[0]), "c.example:5269 (192.0.2.3)")
+
+    def test_hosts_by_domain(self) -> None:
+        """Of several configured hosts every address is tried, in order; one without any is passed over."""
+        known = {"b1.example": ["10.0.0.3", "fd00::3"], "b2.example": []}
+        hosts = [("b2.example", 5269), ("10.0.0.9", 5270), ("b1.example", 5269)]
+        table = {"works.example": hosts, "gone.example": hosts[:1]}
+        finder = HostsByDomain(table, lambda host, done: done(known[host]))
+        told: list[Found] = []
+        finder.find("works.example", told.append)
+        targets = [(target.address, target.port) for target in told[0].targets]
+        self.assertEqual(targets, [("10.0.0.9", 5270), ("10.0.0.3", 5269), ("fd00::3", 5269)])
+        finder.find("gone.example", told.append)
+        self.assertEqual(told[1].condition, "remote-server-timeout")
