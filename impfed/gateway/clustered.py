@@ -111,6 +111,8 @@ class Clustered(ClusterUser):
         self._links = LinkKeeper(cluster, home, homes, timers, reactor, self._came_up)
         self._timer: Timer | None = None
         self._paused = self._ready = False
+        self._listening: frozenset[str] = frozenset()
+        self._lent = False  # whether pairs of nodes that did not listen may have been served here
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
         self._search = Search(cluster, self.adopt)
@@ -143,10 +145,22 @@ class Clustered(ClusterUser):
     def _look(self) -> None:
         self._timer = self._timers.after(_LOOK, self._look)
         self._links.look()
+        self._give_back()
         if self._cluster.drained:
             # Of a node that had not heard yet that we drain.
             finished = self._finish_texts(lambda pair: self.elsewhere(*map(JID.parse, pair)))
             finished.addErrback(lambda failure: failure.trap(StoreError))
+
+    def _give_back(self) -> None:
+        """Give nodes that listen now what has been served here until they did."""
+        listening = frozenset(row.name for row in self._cluster.nodes if row.info)
+        self._lent = self._lent or not listening.issubset(self._listening)
+        self._listening = listening
+        placement = self._cluster.placement
+        if self._lent and placement.settled and self._cluster.may_act:
+            self._lent = False
+            given = self._release_pairs(placement)
+            given.addErrback(lambda failure: failure.trap(StoreError))
 
     def _came_up(self, domains: frozenset[str]) -> None:
         """A home server with these domains is reachable, from whichever node."""
@@ -243,7 +257,10 @@ class Clustered(ClusterUser):
     def release(self, placement: Placement) -> Any:
         """Give away what belongs to other nodes now, after what is under way for it."""
         yield self._links.release(placement)
+        yield self._release_pairs(placement)
 
+    @inlineCallbacks
+    def _release_pairs(self, placement: Placement) -> Any:
         def leaves(pair: Pair) -> str:
             owner = placement.owner(pair)
             return "" if owner == self._cluster.name else owner

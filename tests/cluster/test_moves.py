@@ -136,3 +136,28 @@ class BudgetTests(SynchronousTestCase):
         self.drains(10.0)
         self.assertEqual(self.far.texts, {pair: ["0"]})
         self.assertEqual(self.world.sides["n1"].gateway.dialogs, 0)
+
+
+class NewcomerTests(SynchronousTestCase):
+    """A node that has joined, and does not listen yet."""
+
+    def test_served_until_it_listens(self) -> None:
+        """A request of its pair is served by another node, which gives the pair over when it listens."""
+        world = World("n1", "n2", rate=100)
+        service = world.sides["n2"].node.service
+        info, service._info = service._info, lambda: b""
+        world.run(1.0)
+        (pair,) = world.pairs_of("n2", 1)
+        event = ("Event: presence", "Accept: application/pidf+xml", "Expires: 3600")
+        world.far_sends("n1", "SUBSCRIBE", *pair, call_id="s", cseq=1, headers=event)
+        self.assertEqual(len(world.sides["n1"].presence.watched.all_pairs()), 1)
+        service._info = info
+        world.run(1.5)
+        counts = [len(side.presence.watched.all_pairs()) for side in world.sides.values()]
+        self.assertEqual(counts, [0, 1])
+        world.presence(*pair, "subscribed")
+        world.presence(*pair)
+        world.run(1.0)
+        last = world.far.of("NOTIFY")[-1]
+        self.assertEqual(last.node, "n2")
+        self.assertTrue(last.message.get("subscription-state").startswith("active"))
