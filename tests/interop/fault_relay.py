@@ -168,6 +168,9 @@ class Connection:
             target = TCP4ClientEndpoint(reactor, HOST, self.link.target)
             connectProtocol(target, self.far).addErrback(lambda _: self.reset())
             return
+        if self.near.gone:
+            self.reset()
+            return
         for flow in self.flows.values():
             flow.begin()
 
