@@ -39,10 +39,13 @@ class HandWatcher:
         for wire in self._wires:
             wire.close()
 
-    def subscribe(self, host: str, port: int, name: str) -> Received:
+    def subscribe(self, host: str, port: int, name: str, patience: float = PATIENCE) -> Received:
         """Ask, or refresh, over a new connection to a place; return the answer.
 
         :param name: what the certificate there has to carry.
+        :param patience: seconds to wait for it.
+        :raises OSError: there is nobody.
+        :raises PartFailed: no answer comes.
         """
         wire = self._edge.connect(host, port, name)
         self._cseq += 1
@@ -63,7 +66,7 @@ class HandWatcher:
             "Expires: 3600",
         )
         self._take(wire)  # from now on one thread has it to itself, as TLS in Python needs
-        answer = self.expect(lambda it: it.get("CSeq") == number, since)
+        answer = self.expect(lambda it: it.get("CSeq") == number, since, patience)
         if not self.tag:
             self.contact, self.tag = answer.contact, answer.tag("To")
         return answer
@@ -78,7 +81,9 @@ class HandWatcher:
             since,
         )
 
-    def expect(self, fits: Callable[[Received], bool], since: int = 0) -> Received:
+    def expect(
+        self, fits: Callable[[Received], bool], since: int = 0, patience: float = PATIENCE
+    ) -> Received:
         """Wait for a message; raises PartFailed when none comes."""
         found: list[Received] = []
 
@@ -86,7 +91,7 @@ class HandWatcher:
             found[:] = filter(fits, self.heard[since:])
             return bool(found)
 
-        if not wait_until(came, PATIENCE):
+        if not wait_until(came, patience):
             heard = [message.start for message in self.heard[since:]]
             raise PartFailed(f"{self.address} has heard nothing of the kind: {heard}")
         return found[0]
