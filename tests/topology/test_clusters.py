@@ -123,6 +123,13 @@ class PortsTests(ClusterTestCase, stories.BothWays):
             self.far_shows(who, domains, "available", "")
             self.writes(domains, who, f"And {victim} is back")
 
+    def test_way_in_killed(self) -> None:
+        """When the other cluster's first node is dead what is new goes there by its second one."""
+        self.scene.kill("b1")
+        self.scene.settle(B, ["b1"])
+        self.far_writes("escalus@lync.example", [B.domain], "You men, you beasts, of")
+        self.writes([B.domain], "escalus@lync.example", "Who set this ancient quarrel")
+
     # -- a dead node's public port -----------------------------------------------------------------
 
     def test_port_mapped_anew(self) -> None:
