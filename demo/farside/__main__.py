@@ -10,9 +10,10 @@ cancelled as soon as it is being tried), ``conference``, ``multiparty``, ``subsc
 ``unsubscribe``, ``presence`` (words: who, state, note), ``quit``. Each ends with an event ``done``
 that carries its id and the status of the answer.
 
-Events: ``ready`` (port), ``wire`` (every SIP message), ``connection``, ``negotiate``,
-``session``, ``im``, ``typing``, ``left``, ``presence``, ``watcher``, ``unwatched``, ``done``,
-``error`` and, for every breach of what a Microsoft edge insists on, ``violation``.
+Events: ``ready`` (port), ``wire`` (every SIP message, and when), ``connection``, ``negotiate``,
+``session``, ``moved`` (a re-INVITE), ``im``, ``typing``, ``left``, ``presence``, ``watcher``,
+``unwatched``, ``done``, ``error`` and, for every breach of what a Microsoft edge insists on,
+``violation``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +124,7 @@ class Edge:
 
     def _wire(self, connection: Connection, direction: str, message: Message) -> None:
         self.emit(
-            "wire", direction=direction, connection=connection.number, ours=connection.ours,
+            "wire", at=time.time(), direction=direction, connection=connection.number, ours=connection.ours,
             text=message.encode().decode("utf-8", "backslashreplace"),
         )  # fmt: skip
 

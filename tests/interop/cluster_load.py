@@ -81,7 +81,7 @@ class Load:
         self._thread.start()
 
     def _send(self) -> None:
-        locals_, foreigns = itertools.cycle(self._cluster.users), self._cluster.far_users
+        locals_, foreigns = itertools.cycle(self._cluster.users), self.foreigners()
         begin = time.monotonic()
         for number in itertools.count():
             due = begin + number * self._pause
@@ -97,11 +97,37 @@ class Load:
     def _one(self, body: str, local: str, foreign: str, outward: bool) -> None:
         text = Text(body, local, foreign, outward)
         if outward:
-            self._cluster.users[local].send("message", to=f"{foreign}@{FOREIGN}", body=body)
+            self._cluster.users[local].send("message", to=f"{foreign}@{self.domain}", body=body)
         else:
-            details = {"from": foreign, "to": f"{local}@{HOME}", "text": body}
-            text.number = self._cluster.far.send("im", **details)
+            text.number = self.write_in(foreign, local, body)
         self._texts.append(text)
+
+    # -- the partner -------------------------------------------------------------------------------
+
+    domain = FOREIGN
+
+    def foreigners(self) -> tuple[str, ...]:
+        """Return who writes and is written to."""
+        return self._cluster.far_users
+
+    def write_in(self, foreign: str, local: str, body: str) -> str:
+        """Have a foreign user write; returns the number of the command whose end tells of it."""
+        details = {"from": foreign, "to": f"{local}@{HOME}", "text": body}
+        return self._cluster.far.send("im", **details)
+
+    def came_out(self) -> list[str]:
+        """Return the bodies that came to foreign users, those of each in order."""
+        return [each["text"] for each in self._cluster.far.seen(self._far_begin, event="im")]
+
+    def refused_in(self) -> dict[str, str]:
+        """Return what foreign users were told of texts that were not delivered."""
+        done = self._cluster.far.seen(self._far_begin, event="done", do="im")
+        numbers = {text.number: text.body for text in self._texts if not text.outward}
+        return {
+            numbers[each["id"]]: f"{each['status']} {each['reason']}"
+            for each in done
+            if each["status"] != 200 and each["id"] in numbers
+        }
 
     # -- afterwards --------------------------------------------------------------------------------
 
@@ -114,23 +140,15 @@ class Load:
 
     def _came(self) -> tuple[list[str], dict[str, list[str]]]:
         """Return the bodies in the order in which they came: at the far side, at each local user."""
-        far = self._cluster.far.seen(self._far_begin, event="im")
         near = {
             name: [each["body"] for each in user.seen(self._begin[name], event="message")]
             for name, user in self._cluster.users.items()
         }
-        return [each["text"] for each in far], near
+        return self.came_out(), near
 
     def _told(self) -> dict[str, str]:
         """Return what senders were told of texts that were not delivered."""
-        done = self._cluster.far.seen(self._far_begin, event="done", do="im")
-        numbers = {text.number: text.body for text in self._texts if not text.outward}
-        told = {
-            numbers[each["id"]]: f"{each['status']} {each['reason']}"
-            for each in done
-            if each["status"] != 200 and each["id"] in numbers
-        }
-        return told | {
+        return self.refused_in() | {
             each["body"]: f"{each['condition']} {each['text']}"
             for name, user in self._cluster.users.items()
             for each in user.seen(self._begin[name], event="refused")
