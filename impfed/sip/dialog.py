@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -27,10 +26,11 @@ _TARGET = re.compile(r"[Ss][Ii][Pp][Ss]?:[^\x00-\x20\x7f]+")
 _METHOD_PARAM = re.compile(r";method=[^;?]*", re.IGNORECASE)
 #: How far numbers skip at least, for the clocks of nodes differ.
 _GAP = 200
-#: The clock as a number: faster than any dialog uses numbers up, and good until 2040.
+#: How fast the clock lets numbers skip: faster than any dialog uses them up, and good until 2040 for
+#: one that has never skipped before.
 _NUMBERS_SINCE = 1_700_000_000.0
 _NUMBERS_A_SECOND = 4.0
-_HIGHEST_BY_CLOCK = 2**31 - 2**24
+_MOST_SKIPPED = 2**31 - 2**24
 
 
 class Dialog(msgspec.Struct, gc=False):
@@ -47,6 +47,7 @@ class Dialog(msgspec.Struct, gc=False):
     :ivar route_set: Route values in the order to send; fixed for the life of the dialog.
     :ivar local_cseq: number of our last request; 0 before the first.
     :ivar remote_cseq: number of the far side's last request; -1 before the first.
+    :ivar skipped_at: when numbers were skipped last, in seconds since the epoch.
     """
 
     call_id: str
@@ -58,6 +59,7 @@ class Dialog(msgspec.Struct, gc=False):
     route_set: tuple[str, ...] = ()
     local_cseq: int = 0
     remote_cseq: int = -1
+    skipped_at: float = _NUMBERS_SINCE
 
     @classmethod
     def uas(cls, request: SipRequest, local_tag: str) -> Dialog:
@@ -209,12 +211,14 @@ class Dialog(msgspec.Struct, gc=False):
     def skip_numbers(self, now: float) -> None:
         """Go on above every sequence number used before a restart, or by another node.
 
-        The last ones may not have been written down, and the store may have refused them for any
-        time: so the number is taken from the clock, too, as RFC 3261 section 8.1.1.5 suggests.
+        The last ones may not have been written down, and the store may refuse them for any time, so
+        that the same record is read after one restart and after the next: what is skipped grows
+        with the time, so each goes on above what those before it have used.
 
         :param now: seconds since the epoch.
         """
-        self.local_cseq = max(self.local_cseq + _GAP, _number_at(now))
+        self.local_cseq += _GAP + _numbers_between(self.skipped_at, now)
+        self.skipped_at = now
 
     def snapshot(self) -> dict[str, Any]:
         """Return the dialog as plain values, for the store."""
@@ -237,10 +241,9 @@ class Dialog(msgspec.Struct, gc=False):
         return f"<Dialog {self.call_id} {self.local_tag} {self.remote_tag}>"
 
 
-@lru_cache(1)
-def _number_at(now: float) -> int:
-    """Return the number that the clock gives; the same object for all dialogs of one moment."""
-    return min(int((now - _NUMBERS_SINCE) * _NUMBERS_A_SECOND), _HIGHEST_BY_CLOCK)
+def _numbers_between(then: float, now: float) -> int:
+    """Return more numbers than a dialog uses in a time; none where the clock has been put back."""
+    return max(0, min(int((now - then) * _NUMBERS_A_SECOND), _MOST_SKIPPED))
 
 
 def without_tag(value: NameAddr) -> str:

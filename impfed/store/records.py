@@ -84,6 +84,7 @@ def _share(dialog: Dialog, memo: Memo) -> None:
     dialog.remote = memo.setdefault(dialog.remote, dialog.remote)
     dialog.remote_target = memo.setdefault(dialog.remote_target, dialog.remote_target)
     dialog.route_set = memo.setdefault(dialog.route_set, dialog.route_set)
+    dialog.skipped_at = memo.setdefault(dialog.skipped_at, dialog.skipped_at)
 
 
 def session_key(call_id: str, local_tag: str) -> str:

@@ -221,6 +221,18 @@ class SequenceTests(unittest.SynchronousTestCase):
         self.assertEqual(numbers, sorted(numbers))
         self.assertLess(numbers[-1], 2**31)
 
+    def test_numbers_after_losses(self) -> None:
+        """That holds, too, for one that has skipped numbers a moment before, however often."""
+        self.dialog.skip_numbers(1_790_000_000.0)
+        record = self.dialog.snapshot()
+        numbers = []
+        for seconds in range(1, 100, 3):
+            dialog = Dialog.restore(record)
+            dialog.skip_numbers(1_790_000_000.0 + seconds)
+            numbers += [dialog.request("NOTIFY").cseq for _ in range(10)]
+        self.assertEqual(len(set(numbers)), 330)
+        self.assertEqual(numbers, sorted(numbers))
+
     def test_ack_has_no_number(self) -> None:
         """ACK and CANCEL are not requests with a number of their own."""
         for method in ("ACK", "CANCEL"):
