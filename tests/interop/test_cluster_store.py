@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.interop.cluster import NAMES, links
-from tests.interop.cluster_story import SOAK, ClusterStory
+from tests.interop.cluster_story import RATE, SOAK, ClusterStory
 
 #: Seconds for which it is away.
 AWAY = 60.0 if SOAK else 5.0
@@ -18,18 +18,19 @@ class StoreTests(ClusterStory):
     """What cannot be kept is refused while it is away; afterwards all is as before."""
 
     @contextmanager
-    def away(self, local: str, skip: int, seconds: float = AWAY) -> Iterator[None]:
-        """Texts flow while it is away for so long, and afterwards people see and reach each other.
-
-        The block begins it; what it leaves ends it.
-        """
+    def away(self, local: str, skip: int) -> Iterator[None]:
+        """Texts flow while the block takes it away and brings it back; then people reach each other."""
         foreign = self.scene.far_user_of(local, NAMES[skip % len(NAMES)], skip)
         self.befriend(local, foreign)
-        with self.load(crash=True, refused=1.0):
+        with self.load(crash=True, refused=1.0) as told:
             self.flows(1)
             yield
             self.scene.settle(60)
             self.flows(2)
+        (history,) = told
+        # What was under way in the seconds until it was seen.
+        self.assertLessEqual(len(history.twice), RATE, str(history))
+        self.assertLessEqual(len(history.doubtful), 5 * RATE, str(history))
         self.changes(local, foreign)
         self.texts(local, foreign, self.id())
 
