@@ -20,7 +20,9 @@ from impfed.cluster.ownership import Pair
 #: Letters that a mailbox holds at most.
 BOX_LIMIT = 10_000
 #: Letters for one node that wait here at most; more is back-pressure for who writes them.
-WAITING_LIMIT = 1_000
+WAITING_LIMIT = 2_000
+#: So many of these are not for presence: when thousands of subscriptions move texts find room.
+RESERVE = 1_000
 #: Letters posted in one operation.
 POSTED_AT_ONCE = 200
 #: Numbers of a source that are remembered, and sources, to know a letter that comes twice.
@@ -93,10 +95,19 @@ class Outgoing:
         return len(self._waiting)
 
     def put(
-        self, pair: Pair, payload: bytes, epoch: int, generation: int, token: object = None
+        self,
+        pair: Pair,
+        payload: bytes,
+        epoch: int,
+        generation: int,
+        token: object = None,
+        spare: int = 0,
     ) -> bool:
-        """Add a letter; False when there are too many already."""
-        if len(self._waiting) >= WAITING_LIMIT:
+        """Add a letter; False when there are too many already.
+
+        :param spare: room that is to stay.
+        """
+        if len(self._waiting) >= WAITING_LIMIT - spare:
             return False
         self._number += 1
         number = self._number

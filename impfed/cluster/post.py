@@ -16,6 +16,7 @@ from impfed.cluster.flush import Flush
 from impfed.cluster.mailbox import (
     BOX_LIMIT,
     READ_LIMIT,
+    RESERVE,
     Envelope,
     Incoming,
     Outgoing,
@@ -106,12 +107,16 @@ class PostOffice:
 
     # -- sending -----------------------------------------------------------------------------------
 
-    def send(self, pair: Pair, payload: bytes, done: Done | None = None) -> bool:
+    def send(
+        self, pair: Pair, payload: bytes, done: Done | None = None, *, presence: bool = False
+    ) -> bool:
         """Bring a letter to the node that owns a pair, this one included.
 
         Returns False, and does nothing, when too many wait for that node already: stop reading from
         where they come.  ``done(None)`` is called when the letter will outlive the death of this
         process, or has been handled by this node's own user.
+
+        :param presence: it tells or asks how somebody is, and leaves room for texts.
         """
         placement = self._center.placement
         owner = placement.owner(pair)
@@ -129,7 +134,8 @@ class PostOffice:
             self._keep_here(envelope, done)
             return True
         queue = self._queue_for(owner)
-        if not queue.put(pair, payload, self._center.epoch, placement.generation, done):
+        spare = RESERVE if presence else 0
+        if not queue.put(pair, payload, self._center.epoch, placement.generation, done, spare):
             return False
         self._post_soon(owner)
         return True

@@ -124,9 +124,11 @@ class ClusterService:
                 return not row.lives or row.age + since > SUSPECTED_AFTER
         return True
 
-    def send(self, pair: Pair, payload: bytes, done: Done | None = None) -> bool:
+    def send(
+        self, pair: Pair, payload: bytes, done: Done | None = None, *, presence: bool = False
+    ) -> bool:
         """Bring a letter to the node that owns a pair; see :meth:`PostOffice.send`."""
-        return self.post.send(pair, payload, done)
+        return self.post.send(pair, payload, done, presence=presence)
 
     def stuck(self, pair: Pair) -> bool:
         """Whether letters for a pair would lie here for long: none can leave this node."""

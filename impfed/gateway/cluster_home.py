@@ -121,8 +121,8 @@ class Post(Protocol):
         """Whether this node may act on what it owns."""
         ...
 
-    def send(self, pair: Pair, payload: bytes) -> bool:
-        """Bring a letter to the node that owns a pair."""
+    def send(self, pair: Pair, payload: bytes, *, presence: bool = False) -> bool:
+        """Bring a letter to the node that owns a pair; presence leaves room for texts."""
         ...
 
     def stuck(self, pair: Pair) -> bool:
@@ -437,7 +437,9 @@ class ClusterHome:
             found[0](answer)
 
     def _post(self, home: str, errand: Errand) -> bool:
-        return self.post.send(link_pair(home), msgspec.msgpack.encode(errand))
+        letter = msgspec.msgpack.encode(errand)
+        presence = isinstance(errand, ToHome) and errand.kind == "presence"
+        return self.post.send(link_pair(home), letter, presence=presence)
 
     def _home(self, user: JID) -> str:
         home = self._homes.get(user.domain)

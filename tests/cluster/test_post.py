@@ -155,10 +155,13 @@ class PostTests(SynchronousTestCase):
         """When the store takes nothing the sender is told to stop, and goes on afterwards."""
         self.one.link.cut()
         number = next(n for n in range(99) if self.one.service.owner(pair(n)) == "n2")
-        taken = 0
-        while self.one.service.send(pair(number), b"%d" % taken, self.confirmed.append):
+        send, told, taken = self.one.service.send, self.confirmed.append, 0
+        while send(pair(number), b"%d" % taken, told, presence=True):
             taken += 1
-        self.assertEqual(taken, 1000)
+        self.assertEqual(taken, 1000)  # and there is room left for texts
+        while send(pair(number), b"%d" % taken, told):
+            taken += 1
+        self.assertEqual(taken, 2000)
         self.one.link.heal()
         self.cluster.run(2.0)
         self.assertEqual(self.confirmed, [None] * taken)

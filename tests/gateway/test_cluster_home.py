@@ -39,7 +39,7 @@ class Post:
         self.may_act = self.full = False
         self.sent: list[bytes] = []
 
-    def send(self, pair: object, payload: bytes) -> bool:
+    def send(self, pair: object, payload: bytes, *, presence: bool = False) -> bool:
         self.sent.append(payload)
         return True
 

@@ -89,13 +89,16 @@ class WatchedRedis:
             sentinel = Part(name, ["redis-sentinel", config], self._directory)
             self._sentinels.append(sentinel)
             sentinel.await_port(port)
-        if not wait_until(lambda: all(map(self._knows, self._watching))):
-            raise PartFailed("the Sentinels do not know each other")
+        if not wait_until(lambda: all(map(self._knows, self._watching)) and self._copied()):
+            raise PartFailed("the Sentinels do not know each other, or a replica is not there")
 
     @staticmethod
     def _knows(port: int) -> bool:
         told = RedisServer.ask(("127.0.0.1", port), "INFO", "sentinel")
         return "slaves=2,sentinels=3" in told
+
+    def _copied(self) -> bool:
+        return "min_slaves_good_slaves:2" in self.master.answer("INFO", "replication")
 
     def fail_over(self) -> None:
         """Kill the master, and wait until there is another one."""
