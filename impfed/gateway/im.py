@@ -180,7 +180,10 @@ class ImGateway:
             respond(transaction, 403)
             return
         now = self.around.timers.seconds()
-        dialog = ImDialog(session, Dialog.uas(request, self.around.ids.tag()), flow, now)
+        begun = Dialog.uas(request, self.around.ids.tag())
+        # What another node of the cluster has only handed over is answered straight from here.
+        path = self.around.way_back(begun.route_set, flow, None)
+        dialog = ImDialog(session, begun, path, now)
         transaction.user = dialog
         embedded = embedded_text(request)
         if embedded is None or blocked:
@@ -213,7 +216,7 @@ class ImGateway:
             return
         session, stack = dialog.session, self.around.stack
         session.add(dialog)
-        self._look_out(session, flow)
+        self._look_out(dialog, flow)
         domain, user = session.outside.domain, session.contact_user
         host, _ = stack.advertised(flow.transport, domain=domain)
         stack.respond(
@@ -228,14 +231,24 @@ class ImGateway:
             body=im_answer(offer, host, session.outside_address),
         )
 
-    def _look_out(self, session: ImSession, flow: Flow) -> None:
-        """Do not wait long for a connection of the peer's when its domain has other next hops."""
-        if not isinstance(flow, StreamFlow) or flow.patience:
+    def _look_out(self, dialog: ImDialog, flow: Flow) -> None:
+        """Find the next hops of the peer's domain.
+
+        They are the way of a dialog that another node has handed over.  Where there are others the peer's
+        own connection is not waited for long.
+        """
+        session = dialog.session
+        patient = isinstance(flow, StreamFlow) and not flow.patience
+        if dialog.path is not None and not patient:
             return
 
         def resolved(resolution: Resolution) -> None:
             self.remember_hops(session, resolution)
-            if not isinstance(resolution, Reject) and any(hop.others for hop in resolution):
+            hops = [] if isinstance(resolution, Reject) else list(resolution)
+            if dialog.path is None:
+                dialog.path = hops[0] if hops else flow
+                session.pump()
+            elif isinstance(flow, StreamFlow) and any(hop.others for hop in hops):
                 flow.hurry(self.around.config.sip.failover_after)
 
         query = RouteQuery("MESSAGE", str(session.outside), str(session.foreign))

@@ -201,7 +201,8 @@ class ImSession:
             return
         text = self.queue[0]
         way = self.destination(dialog)
-        assert way is not None  # what is current has been gone by
+        if way is None:
+            return  # it is being looked for
         request = dialog.dialog.request("MESSAGE", self._headers(text), text.part.encode())
         text.call_id, text.cseq = request.call_id, request.cseq
         self.on_its_way = dialog

@@ -24,6 +24,7 @@ from impfed.gateway.surroundings import Surroundings
 from impfed.interwork.address import Aliases
 from impfed.policy.peers import PeerPolicy
 from impfed.routing.api import Existence
+from impfed.routing.neighbours import Neighbours
 from impfed.routing.router import Router
 from impfed.routing.static import LocalRoute, StaticRoute
 from impfed.store.memory import MemoryStore
@@ -67,7 +68,10 @@ class World:
     """A node's gateway between a far side and a home server that the test plays.
 
     :ivar existing: what the directory says of each user; UNKNOWN unless set.
+    :cvar neighbours: the organisation's other nodes.
     """
+
+    neighbours = Neighbours()
 
     def __init__(self, config: Config = CONFIG, store: MemoryStore | None = None) -> None:
         self.config = config
@@ -98,6 +102,7 @@ class World:
             timers=timers,
             metrics=self.metrics,
             dialogs=self.dialogs,
+            neighbours=self.neighbours,
         )
         admission = Admission(
             peers, config.local_domains, ["fed.home.example"], Aliases(), self.metrics

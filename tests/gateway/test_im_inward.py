@@ -7,10 +7,13 @@ import base64
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.core.errors import RemoteError
-from impfed.routing.api import Existence
+from impfed.routing.api import Existence, Reject
+from impfed.routing.neighbours import Neighbours
 from impfed.store.api import StoreError, StoreFault
 from impfed.store.records import HeldTextRecord
+from impfed.testing.fakes import FakeFlow
 from tests.gateway.harness import World
+from tests.gateway.test_sights import NODE2
 
 
 def embedded(text: str) -> str:
@@ -369,6 +372,50 @@ class InvitationTests(SynchronousTestCase):
         answer = self.world.stack.last_answer().message
         self.assertEqual(answer.status, 200)
         self.assertIn(b"m=message", answer.body)
+
+
+class Handing(World):
+    """A node that gets what belongs to it from another node, too."""
+
+    neighbours = Neighbours((NODE2,))
+
+
+class HandedOverTests(SynchronousTestCase):
+    """An INVITE that came to the wrong node of a cluster."""
+
+    def setUp(self) -> None:
+        self.world = Handing()
+        self.other = FakeFlow((NODE2.tls_name, "lync.example"))
+
+    def destination(self) -> object:
+        """Return where alice's text goes, which is accepted."""
+        self.world.alice_writes("hello")
+        sent = self.world.stack.take("MESSAGE")
+        sent.accept()
+        return sent.transaction.destination
+
+    def test_straight(self) -> None:
+        """What we send in its session goes straight to the partner, not through the other node."""
+        self.world.romeo_opens(flow=self.other)
+        destination = self.destination()
+        self.assertEqual(getattr(destination, "host", ""), "sip.lync.example")
+
+    def test_way_not_known_yet(self) -> None:
+        """A text waits until the way to the partner has been found."""
+        resolve, asked = self.world.resolve, []
+        self.world.resolve = lambda query, done: asked.append((query, done))
+        self.world.romeo_opens(flow=self.other)
+        self.world.alice_writes("hello")
+        self.assertEqual(self.world.stack.sent, [])
+        for query, done in asked:
+            resolve(query, done)
+        self.assertEqual(self.world.stack.take("MESSAGE").body, "hello")
+
+    def test_no_way(self) -> None:
+        """Where the routes say nothing it goes back the way that the INVITE came."""
+        self.world.resolve = lambda query, done: done(Reject(404, "nowhere"))
+        self.world.romeo_opens(flow=self.other)
+        self.assertIs(self.destination(), self.other)
 
 
 class PageModeTests(SynchronousTestCase):
