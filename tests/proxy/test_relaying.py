@@ -395,6 +395,21 @@ class ClusterTests(SynchronousTestCase):
         owner = flow_of("node3.company.example")
         self.assertFalse(self.node.junction.pass_on(transaction, arrived, owner, "node3"))
 
+    def test_of_a_dialog_that_went_on(self) -> None:
+        """What a third node sends here by a token of ours goes on to where the dialog has gone since."""
+        ((host, port),) = NODES["router"].advertised
+        token = self.node.tokens.token("c", "2", self.node.clock.seconds())
+        contact = f"sip:alice@{host}:{port};transport=tls;relay={token}"
+        third = flow_of("node2.company.example")
+        for method in ("MESSAGE", "INFO"):
+            arrived = request(contact, method=method, to_tag=";tag=2")
+            transaction = self.node.receive(arrived, third)
+            if method == "MESSAGE":
+                self.assertEqual(len(self.node.gateway.requests), 1)
+                self.assertTrue(self.node.junction.pass_on(transaction, arrived, third, "node3"))
+        self.assertEqual(self.sent_to(), ["10.0.0.3", "10.0.0.3"])
+        self.assertEqual(len(self.node.gateway.requests), 1)  # it is known from then on
+
     def test_by_another_cluster(self) -> None:
         """Another cluster's node sends here what is for any of us: no mapping is wrong."""
         arrived = request(self.contact(), to_tag=";tag=2")
