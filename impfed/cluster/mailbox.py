@@ -23,6 +23,8 @@ BOX_LIMIT = 10_000
 WAITING_LIMIT = 2_000
 #: So many of these are not for presence: when thousands of subscriptions move texts find room.
 RESERVE = 1_000
+#: Seconds for which a letter that is in a mailbox is kept here, too: the store may lose its last writes.
+KEPT_FOR = 15.0
 #: Letters posted in one operation.
 POSTED_AT_ONCE = 200
 #: Numbers of a source that are remembered, and sources, to know a letter that comes twice.
@@ -38,7 +40,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
     :ivar sender: name of the node that wrote it.
     :ivar epoch: its epoch then.
     :ivar box: node in whose mailbox it was put first.
-    :ivar number: rises by 1 with each letter of this sender, epoch and box.
+    :ivar number: rises by 1 with each letter of this sender, epoch and box, and from process to process.
     :ivar generation: the generation by which the box was chosen; who is behind waits for it.
     :ivar hops: how often it was passed on, because its pair had moved.
     """
@@ -80,16 +82,21 @@ class Outgoing:
     """What this node has for one other node: a queue of which a batch at a time is being posted.
 
     With each letter goes a token of whoever wants to know when it is posted.
+
+    :param number: of the letter before the first.  Higher than any of a process before this one, for a store
+        that has lost its last writes may give an epoch twice.
     """
 
-    __slots__ = ("_box", "_number", "_posting", "_sender", "_waiting")
+    __slots__ = ("_box", "_number", "_posted", "_posting", "_sender", "_waiting")
 
-    def __init__(self, sender: str, box: str) -> None:
+    def __init__(self, sender: str, box: str, number: int = 0) -> None:
         self._sender = sender
         self._box = box
-        self._number = 0
+        self._number = number
         self._waiting: deque[tuple[Envelope, object]] = deque()
         self._posting = 0
+        #: What is in the mailbox, or has been, and since when.
+        self._posted: deque[tuple[float, Envelope]] = deque(maxlen=BOX_LIMIT)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -132,11 +139,25 @@ class Outgoing:
         self._posting = min(len(self._waiting), POSTED_AT_ONCE)
         return [self._waiting[index][0] for index in range(self._posting)]
 
-    def posted(self) -> list[object]:
+    def posted(self, now: float) -> list[object]:
         """The batch is in the mailbox; returns its tokens."""
-        tokens = [self._waiting.popleft()[1] for _ in range(self._posting)]
+        self._forget_posted(now)
+        done = [self._waiting.popleft() for _ in range(self._posting)]
+        self._posted += [(now, envelope) for envelope, _ in done]
         self._posting = 0
-        return tokens
+        return [token for _, token in done]
+
+    def repeat(self, now: float) -> None:
+        """The mailbox has lost something: have what was posted lately posted again, before all else."""
+        self._forget_posted(now)
+        under_way = [self._waiting.popleft() for _ in range(self._posting)]
+        self._waiting.extendleft((envelope, None) for _, envelope in reversed(self._posted))
+        self._waiting.extendleft(reversed(under_way))
+        self._posted.clear()
+
+    def _forget_posted(self, now: float) -> None:
+        while self._posted and self._posted[0][0] < now - KEPT_FOR:
+            self._posted.popleft()
 
     def again(self) -> None:
         """The batch is to be posted again."""

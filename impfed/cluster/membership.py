@@ -66,12 +66,13 @@ class Action(Enum):
     DROP = "forget what was owned"
     RESTORE = "make ourselves known again"
     REWRITE = "write again what we own"
+    REPEAT = "post again what we posted lately"
     SAY_LEAVE = "end the lease"
 
 
 _S, _E, _A = Standing, Event, Action
 _REJOIN = (_A.PAUSE, _A.DROP, _A.ASK_EPOCH)
-_AGAIN = (_A.RESTORE, _A.REWRITE)
+_AGAIN = (_A.RESTORE, _A.REPEAT, _A.REWRITE)
 
 #: (standing, event) to the standing after it and what to do; a pair that is not here cannot be.
 TABLE: Mapping[tuple[Standing, Event], tuple[Standing, tuple[Action, ...]]] = {
@@ -107,7 +108,7 @@ TABLE: Mapping[tuple[Standing, Event], tuple[Standing, tuple[Action, ...]]] = {
     (_S.ASIDE, _E.CONFIRMED): (_S.MEMBER, (_A.RESUME, _A.REWRITE)),
     (_S.ASIDE, _E.FENCED): (_S.JOINING, (_A.DROP, _A.ASK_EPOCH)),
     # An emptied store cannot tell whether others took over before it was: begin anew.
-    (_S.ASIDE, _E.UNKNOWN): (_S.JOINING, (_A.DROP, _A.ASK_EPOCH)),
+    (_S.ASIDE, _E.UNKNOWN): (_S.JOINING, (_A.DROP, _A.REPEAT, _A.ASK_EPOCH)),
     (_S.ASIDE, _E.BLIND): (_S.ASIDE, ()),
     (_S.ASIDE, _E.LAPSED): (_S.ASIDE, ()),
     (_S.ASIDE, _E.DRAIN): (_S.ASIDE, ()),
@@ -196,8 +197,9 @@ class Membership:
         self.confirmed = number
         self._rely_on(sent_at)
         actions = self.happens(Event.CONFIRMED)
-        if went_back and Action.REWRITE not in actions:
-            actions = (*actions, Action.REWRITE)
+        if went_back:
+            rewrite = () if Action.REWRITE in actions else (Action.REWRITE,)
+            actions = (*actions, Action.REPEAT, *rewrite)
         return actions
 
     def restored(self, asked_at: float) -> None:

@@ -91,6 +91,9 @@ class PostOffice:
         self.flush = Flush(me, coordination, clock, self, self._unstrand)
         self._running = self._stopped = False
         self._giving = self._blanks = 0
+        #: Generations that letters tell of: the highest of all, of those before the last view, and of
+        #: those that we should know by now.
+        self._told = self._awaited = self._overdue = 0
         self._room: Deferred[None] | None = None
         self._trimming = False
         self._quiet: Deferred[None] | None = None
@@ -156,7 +159,11 @@ class PostOffice:
             call_done(token, None)
 
     def _queue_for(self, node: str) -> Outgoing:
-        return self._outgoing.setdefault(node, Outgoing(self._me, node))
+        queue = self._outgoing.get(node)
+        if queue is None:
+            milliseconds = int(1000 * self._clock.seconds())
+            queue = self._outgoing[node] = Outgoing(self._me, node, milliseconds)
+        return queue
 
     def _post_soon(self, node: str, delay: float = 0.0) -> None:
         self.later(delay, partial(self._post, node))
@@ -186,7 +193,7 @@ class PostOffice:
         queue = self._queue_for(node)
         self._stuck.discard(node)
         if made:
-            for token in queue.posted():
+            for token in queue.posted(self._clock.seconds()):
                 if callable(token):
                     call_done(token, None)
             if len(queue):
@@ -206,6 +213,16 @@ class PostOffice:
         self._stuck.add(node)
         self._queue_for(node).again()
         self._post_soon(node, _AGAIN)
+
+    def repeat(self) -> None:
+        """The store has lost something: post again what it may have been, and read our mailbox anew.
+
+        Who has had a letter already knows it by its number.
+        """
+        for node, queue in self._outgoing.items():
+            queue.repeat(self._clock.seconds())
+            self._post_soon(node)
+        self._mail_id = "0-0"  # on another machine ids may have gone back with the clock
 
     # -- for what keeps letters back ---------------------------------------------------------------
 
@@ -269,8 +286,7 @@ class PostOffice:
             if node not in living:  # the queue stays, for its numbers must never come again
                 for envelope, token in queue.take_back():
                     self._forward(envelope, token)
-        for envelope in self._incoming.released():
-            self._handle(envelope)
+        self._let_go()
 
     def _unstrand(self) -> None:
         """Bring what has waited here to its owner, unless it has to wait still."""
@@ -278,11 +294,24 @@ class PostOffice:
         for envelope, token in stranded:
             self._forward(envelope, token)
 
+    def viewed(self) -> None:
+        """A beat has told what the nodes are like: what it does not know after two, the store has lost."""
+        before, self._overdue = self._overdue, self._awaited
+        self._awaited = self._told
+        if before < self._overdue > self._center.placement.generation:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for envelope in self._incoming.released():
+            self._handle(envelope)
+
     def _held(self, envelope: Envelope) -> bool:
         if not envelope.pair[1]:
             return False  # no letter
         placement = self._center.placement
-        newer = envelope.generation > placement.generation
+        newer = envelope.generation > max(placement.generation, self._overdue)
+        if newer:
+            self._told = max(self._told, envelope.generation)
         return newer or bool(self._giving) or placement.held(envelope.pair)
 
     @inlineCallbacks
@@ -344,8 +373,7 @@ class PostOffice:
         finally:
             self._giving -= 1
             self._done(envelope)
-        for free in self._incoming.released():
-            self._handle(free)
+        self._let_go()
 
     def _handle(self, envelope: Envelope) -> None:
         if self._center.placement.owner(envelope.pair) != self._me:

@@ -302,6 +302,7 @@ class ClusterService:
             number,
             draining=self.standing is Standing.DRAINING,
             settled=self._balance.settled,
+            known=self.placement.generation,
             info=self._info(),
             seen=seen,
             timeout=SUSPECTED_AFTER,
@@ -355,6 +356,7 @@ class ClusterService:
                 names = ", ".join(enabled) or "nobody"
                 _log.info("nodes", "the cluster has another shape: {names}", names=names)
             self.post.placed()
+        self.post.viewed()
         if self._ready:
             self._balance.begin()
         waiters, self._settled_waiters = self._settled_waiters, []
@@ -389,6 +391,8 @@ class ClusterService:
             elif action is Action.RESTORE:
                 self._restore()
                 return  # what is left is done when the store knows us again
+            elif action is Action.REPEAT:
+                self.post.repeat()
             elif action is Action.REWRITE:
                 self._rewrite()
 
@@ -444,6 +448,7 @@ class ClusterService:
             return  # the next beat will say how things are
         self._member.restored(asked_at)
         self._balance.settled = 0
+        self.post.repeat()
         self._rewrite()
 
     def _rewrite(self) -> None:

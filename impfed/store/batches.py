@@ -149,7 +149,8 @@ class Batches:
         self._queue.flush_all()
         self.node, self.epoch = node, epoch
         for batch in list(self._batches):
-            self._fail(batch, Fenced(f"the node is {node} with epoch {epoch} now"))
+            if not batch.over:  # the end of one before it may have been the end of this one, too
+                self._fail(batch, Fenced(f"the node is {node} with epoch {epoch} now"))
 
     def settle_all(self) -> Deferred[None]:
         """Fire when everything that has been added is settled."""

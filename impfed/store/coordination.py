@@ -115,17 +115,20 @@ class Coordination:
         *,
         draining: bool = False,
         settled: int = 0,
+        known: int = 0,
         info: bytes = b"",
         seen: Iterable[tuple[str, str]] = (),
         timeout: float = 1.0,
     ) -> Deferred[Beat]:
         """Say that the node lives; ends the lease of those that have not for long.
 
+        :param known: the highest generation that the node knows; one that the store has lost does not
+            come again.
         :param seen: (kind, key) of taken records that the node has let go of.
         """
         marks = [f"{kind} {key}".encode() for kind, key in seen]
         state = "draining" if draining else "live"
-        words: tuple[Argument, ...] = (node, epoch, number, state, settled, info, *marks)
+        words: tuple[Argument, ...] = (node, epoch, number, state, settled, known, info, *marks)
         return self._asked(node, _beat, "beat", *words, timeout=timeout)
 
     def leave(self, node: str, epoch: int) -> Deferred[None]:

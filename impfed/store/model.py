@@ -88,7 +88,7 @@ class Model:
 
     def _guard(self, node: str, epoch: int) -> Answer | None:
         row = self._nodes.get(node)
-        if row is None:
+        if row is None or row.epoch < epoch:
             return [b"unknown"]
         if row.epoch != epoch or row.state in _FREE:
             return [b"fenced", str(row.epoch).encode(), row.state.encode()]
@@ -281,7 +281,7 @@ class Model:
 
     def _do_restore(self, node: str, epoch: int, instance: str, info: bytes) -> Answer:
         row = self._nodes.get(node)
-        if row is not None and (row.epoch > epoch or row.state in _FREE):
+        if row is not None and (row.epoch > epoch or (row.epoch == epoch and row.state in _FREE)):
             return [b"fenced", str(row.epoch).encode(), row.state.encode()]
         self._epoch = max(self._epoch, epoch)
         self._generation += 1
@@ -292,10 +292,11 @@ class Model:
     def _do_beat(self, node: str, epoch: int, number: int, state: str, *rest: Any) -> Answer:
         if refusal := self._guard(node, epoch):
             return refusal
-        settled, info, *seen = rest
+        settled, known, info, *seen = rest
         row, now, gap = self._nodes[node], self._now(), self._deaf()
         self._heard = now
-        before, changed = row.number, row.state != state
+        before, changed = row.number, row.state != state or self._generation < known
+        self._generation = max(self._generation, known)
         row.beat, row.number, row.state = now, str(number).encode(), state
         row.settled, row.info = str(settled).encode(), info
         lost = self._lost.get(node, {})

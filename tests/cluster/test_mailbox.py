@@ -6,6 +6,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.mailbox import (
+    KEPT_FOR,
     POSTED_AT_ONCE,
     WAITING_LIMIT,
     Envelope,
@@ -36,7 +37,7 @@ class OutgoingTests(SynchronousTestCase):
         first = self.queue.batch()
         self.assertEqual([each.number for each in first], list(range(1, POSTED_AT_ONCE + 1)))
         self.assertEqual(self.queue.batch(), [])
-        self.assertEqual(self.queue.posted(), list(range(POSTED_AT_ONCE)))
+        self.assertEqual(self.queue.posted(0.0), list(range(POSTED_AT_ONCE)))
         self.assertEqual([each.number for each in self.queue.batch()], [201, 202, 203, 204, 205])
 
     def test_again_with_the_same_numbers(self) -> None:
@@ -46,6 +47,19 @@ class OutgoingTests(SynchronousTestCase):
         self.queue.again()
         self.put(1)
         self.assertEqual(self.queue.batch()[:2], first)
+
+    def test_repeated_after_a_loss(self) -> None:
+        """What was posted lately is posted again as it was, behind what is under way, before what waits."""
+        for now, count in ((0.0, 1), (KEPT_FOR, 2), (KEPT_FOR + 1, 1)):
+            self.put(count)
+            self.queue.batch()
+            self.queue.posted(now)
+        self.put(2)
+        self.queue.batch()
+        self.put(1)
+        self.queue.repeat(KEPT_FOR + 2)
+        self.assertEqual(self.queue.posted(KEPT_FOR + 2), [0, 1])
+        self.assertEqual([each.number for each in self.queue.batch()], [2, 3, 4, 7])
 
     def test_back_pressure(self) -> None:
         """When too many wait no more are taken."""

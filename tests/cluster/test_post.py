@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -45,6 +46,35 @@ class PostTests(SynchronousTestCase):
             for to, _ in node.user.letters:
                 self.assertEqual(node.service.owner(to), name)
             self.assertEqual(self.box(name), 0)
+        self.assertEqual(self.seen(), self.sent)
+
+    def test_store_that_loses_letters(self) -> None:
+        """Letters that the store has lost are posted again, and one that was handled is not handled twice."""
+        two = self.nodes["n2"]
+        mine = [n for n in range(50) if self.one.service.owner(pair(n)) == "n2"]
+        kept = self.cluster.model.state()
+        self.send(*mine[:3])
+        self.cluster.run(1.0)
+        self.assertEqual(len(two.user.letters), 3)
+        two.clock.paused = True
+        self.send(*mine[3:6])
+        self.cluster.run(1.0)
+        self.assertEqual(self.confirmed, [None] * 6)
+        self.cluster.model.go_back(kept)
+        two.clock.wake()
+        self.cluster.run(2.0)
+        self.assertEqual(len(two.user.letters), 6)
+        self.assertEqual(self.seen(), self.sent)
+
+    def test_letter_of_a_lost_generation(self) -> None:
+        """A letter that tells of a generation which no beat knows waits for two of them, not for ever."""
+        number = next(n for n in range(50) if self.one.service.owner(pair(n)) == "n2")
+        self.one.service.placement = replace(self.one.service.placement, generation=99)
+        self.one.link.before = lambda operation: operation == "beat"
+        self.send(number)
+        self.cluster.run(0.1)
+        self.assertEqual(self.seen(), {})
+        self.cluster.run(1.2)
         self.assertEqual(self.seen(), self.sent)
 
     def test_letter_stays_until_it_is_handled(self) -> None:

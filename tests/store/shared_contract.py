@@ -284,6 +284,25 @@ class SharedContract:
         self.assertGreater(two.epoch, one.epoch)
 
     @inlineCallbacks
+    def test_store_that_has_lost_a_join(self) -> Any:
+        """It does not know the epoch that it gave; the node is made known again, though it was dead before."""
+        one, two = yield self.pair()
+        self.age("n1", 5.0)
+        yield two.beat()
+        one.epoch += 5
+        yield self.refused(one.beat(), Unknown)
+        yield one.agree.restore("n1", one.epoch, "i-n1", b"")
+        self.assertEqual([row.state for row in (yield one.beat()).nodes], ["live", "live"])
+
+    @inlineCallbacks
+    def test_store_that_has_lost_generations(self) -> Any:
+        """A generation that a node knows does not come again: what is said of it means the one before."""
+        one, two = yield self.pair()
+        known = (yield one.beat()).generation + 7
+        self.assertEqual((yield one.beat(known=known)).generation, known + 1)
+        self.assertEqual((yield two.beat(known=known)).generation, known + 1)
+
+    @inlineCallbacks
     def test_store_that_was_away_ends_no_lease(self) -> Any:
         """What nobody could say while the store was away is held against nobody."""
         one, two = yield self.pair()

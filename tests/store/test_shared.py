@@ -112,6 +112,17 @@ class LostAnswerTests(SynchronousTestCase):
         self.lose(0, before=True)
         self.assertEqual(self.bodies(), {"b": "x"})
 
+    def test_old_epoch_of_several(self) -> None:
+        """The end of one write is that of those behind it, which needed nothing but their turn."""
+        self.link.cut()
+        self.write("a")
+        self.clock.advance(0.1)
+        ended: list[BaseException | None] = []
+        self.store.write([], ended.append)
+        self.clock.advance(0.1)
+        self.store.act_as("n1", 5)
+        self.assertEqual((self.outcomes, ended), ([StoreFault.FENCED], [None]))
+
     def test_old_epoch(self) -> None:
         """What waits when the node joins anew is fenced: it was decided with rights that are gone."""
         self.link.cut()

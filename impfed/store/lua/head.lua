@@ -8,10 +8,11 @@ local function now()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- Whether a node may still act with its epoch: nil, or the answer that says why not.
+-- Whether a node may still act with its epoch: nil, or the answer that says why not.  An epoch higher
+-- than the one that is known was given by this store before it lost its last writes.
 local function guard(node, epoch)
   local row = call('HMGET', P .. ':node:' .. node, 'epoch', 'state')
-  if not row[1] then return {'unknown'} end
+  if not row[1] or tonumber(row[1]) < tonumber(epoch) then return {'unknown'} end
   if row[1] ~= epoch or row[2] == 'dead' or row[2] == 'left' then
     return {'fenced', row[1], row[2]}
   end

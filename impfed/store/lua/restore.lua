@@ -4,7 +4,8 @@
 local node, epoch = ARGV[1], tonumber(ARGV[2])
 local where = P .. ':node:' .. node
 local row = call('HMGET', where, 'epoch', 'state')
-if row[1] and (tonumber(row[1]) > epoch or row[2] == 'dead' or row[2] == 'left') then
+local known, over = tonumber(row[1] or '0'), row[2] == 'dead' or row[2] == 'left'
+if known > epoch or (known == epoch and over) then
   return {'fenced', row[1], row[2]}
 end
 local highest = tonumber(call('HGET', P .. ':meta', 'epoch') or '0')
