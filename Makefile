@@ -4,7 +4,8 @@
 #   make demo CHECK=1    the same without staying up; exit code 0 only if every step was seen
 #   make test            all tests, real servers included   (TESTS=tests.sip for a part)
 #   make soak            every combination of settings and certificates with real XMPP servers, and
-#                        half an hour of faults in a cluster with 10,000 subscriptions: long
+#                        half an hour of faults in a cluster with 10,000 subscriptions, and RUNS (1,500)
+#                        simulated runs of a node and of a cluster, for which two cores take 20 minutes
 #   make lint            ruff, mypy, import-linter, towncrier
 #   make bench           impfed beside its peers: CPU and memory against the targets
 #   make docs            pictures and links of the documentation
@@ -17,6 +18,7 @@ STAMP  := $(VENV)/.installed
 TESTS  ?= tests
 SEEN    := $(CURDIR)/run/s2s-outcomes.tsv
 CLUSTER := $(addprefix tests.interop.test_cluster,_store _links _upkeep _sentinel) tests.interop.test_cluster
+RUNS    ?= 1500
 SCRIPTS := scripts/run-tests scripts/check-docs scripts/draw-topologies
 
 .PHONY: help venv packages demo test soak bench docs clean
@@ -46,6 +48,7 @@ soak: packages $(STAMP)
 		tests.interop.test_s2s_matrix tests.interop.test_s2s_ejabberd
 	$(BIN)/python scripts/s2s-outcomes --take $(SEEN)
 	IMPFED_SOAK=1 $(BIN)/python scripts/run-tests $(CLUSTER)
+	IMPFED_SOAK=1 IMPFED_RUNS=$(RUNS) $(BIN)/python scripts/run-tests tests.simulation
 
 lint: lint-style lint-types lint-rooms lint-news
 

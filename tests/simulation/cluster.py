@@ -19,7 +19,6 @@ from impfed.config.model import (
     TlsConfig,
 )
 from impfed.core.ids import IdSource
-from impfed.store.api import StoreError, StoreFault
 from impfed.store.encoding import decode
 from impfed.store.model import Model
 from impfed.store.modellink import ModelLink
@@ -31,12 +30,15 @@ from impfed.store.records import (
 from impfed.store.shared import SharedStore
 from impfed.testing.pki import make_ca, make_certificate
 from tests.simulation.cast import Cast
+from tests.simulation.history import Said
 from tests.simulation.loop import Loop
 from tests.simulation.network import Network
+from tests.simulation.outages import Outages
 from tests.simulation.process import NodeProcess, SimStore
 from tests.simulation.world import World
 
-_FAULTS = (StoreFault.OUT_OF_MEMORY, StoreFault.READ_ONLY)
+#: Share of the runs with a failing store in which it may lose what it has confirmed.
+_LOSING = 0.4
 HOSTS = {"node1": "10.2.0.1", "node2": "10.2.0.2", "node3": "10.2.0.3"}
 
 
@@ -68,6 +70,7 @@ class ClusterNode(NodeProcess):
         super().__init__(loop, network, cast, name, host)
         self._model = model
         self.link: ModelLink | None = None
+        self._cut_off = False
         self.before: Callable[[str], bool] = lambda operation: False
         self.afterwards: Callable[[str], bool] = lambda operation: False
 
@@ -78,7 +81,37 @@ class ClusterNode(NodeProcess):
         link.delay = 0.0005
         link.before = lambda operation: not reactor.alive or self.before(operation)
         link.afterwards = lambda operation: self.afterwards(operation)
+        if self._cut_off:
+            link.cut()
         return SharedStore(link, SimStore(self.reactor, self.disk), self.reactor, ids)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the living process; 0 for none."""
+        cluster = None if self.node is None else self.node.cluster
+        return 0 if cluster is None else cluster.service.epoch
+
+    def ended(self) -> None:
+        """Its store was away when it started: whoever looks after it tries again."""
+        self.kill()
+        self.loop.after(1.0, self.start_again)
+
+    def start_again(self) -> None:
+        """Start it unless it lives."""
+        if self.node is None:
+            self.start()
+
+    def cut_off(self) -> None:
+        """Lose the connection to the shared server, and get no other."""
+        self._cut_off = True
+        if self.link is not None:
+            self.link.cut()
+
+    def heal(self) -> None:
+        """Get a connection again."""
+        self._cut_off = False
+        if self.link is not None:
+            self.link.heal()
 
     def kill(self, silent: bool = False) -> None:
         """Kill it; what it had asked of the server is lost or done."""
@@ -124,11 +157,15 @@ class ClusterWorld(World):
 
     def make_nodes(self) -> list[NodeProcess]:
         """Return the nodes and make the server that they share."""
-        self.model = Model(lambda: self.loop.now)
-        return [
-            ClusterNode(self.loop, self.network, self.cast, name, host, self.model)
+        loop = self.loop
+        self.model = Model(lambda: loop.now, loop.after)
+        nodes = [
+            ClusterNode(loop, self.network, self.cast, name, host, self.model)
             for name, host in HOSTS.items()
         ]
+        losing = bool(self.faults.store) and loop.random.random() < _LOSING
+        self.outages = Outages(loop, self.model, nodes, losing)
+        return list(nodes)
 
     def owner(self, call_id: str) -> str:
         """Return the address of the node that a dialog belongs to by the store, "" for none."""
@@ -168,19 +205,17 @@ class ClusterWorld(World):
                         problems.append(f"{record.local} and {record.foreign}: {words}")
         return problems
 
+    def _excused(self, said: Said) -> bool:
+        """Whether the store lost it, and the node that held it ended: docs/cluster.md has that promise."""
+        lost = any(loss.excuses(said.at) for loss in self.outages.losses)
+        return lost or super()._excused(said)
+
     def _store(self) -> None:
-        """The shared server is out of reach for one node or for all, or refuses writes."""
-        random = self.loop.random
-        kind = random.choice(("cut one", "cut all", "refuse"))
-        if kind == "refuse":
-            self.model.failing = StoreError(random.choice(_FAULTS), "made up")
-        links = [node.link for node in self.nodes if isinstance(node, ClusterNode) and node.link]
-        for link in links if kind == "cut all" else links[:1] if kind == "cut one" else ():
-            link.cut()
-        self.loop.after(random.choice((0.5, 3.0, 20.0)), self._store_well)
+        self.outages.bring()
 
     def _store_well(self) -> None:
-        self.model.failing = None
-        for node in self.nodes:
-            if isinstance(node, ClusterNode) and node.link is not None:
-                node.link.heal()
+        self.outages.mend()
+
+    def _end_faults(self) -> None:
+        self.outages.end()
+        super()._end_faults()

@@ -60,6 +60,7 @@ class SimReactor:
 
     :ivar skew: how far its clock is ahead, in seconds.
     :ivar alive: whether the process lives; nothing happens in a dead one.
+    :ivar ended: called when the process ends by itself.
     """
 
     def __init__(self, loop: Loop, network: Network, host: str) -> None:
@@ -68,6 +69,7 @@ class SimReactor:
         self.host = host
         self.skew = 0.0
         self.alive = True
+        self.ended: Callable[[], None] = self._gave_up
         self.running = True
         self.nameResolver = None
         self._paused_until = 0.0
@@ -170,7 +172,10 @@ class SimReactor:
         return before
 
     def stop(self) -> None:
-        """A process that stops by itself cannot start: that is a failure of the run."""
+        """The process ends by itself: it cannot start."""
+        self.ended()
+
+    def _gave_up(self) -> None:
         raise AssertionError(f"the process at {self.host} gave up")
 
 

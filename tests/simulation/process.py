@@ -152,11 +152,16 @@ class NodeProcess:
         skew = self.reactor.skew
         self.reactor = SimReactor(self.loop, self.network, self.host)
         self.reactor.skew = skew
+        self.reactor.ended = self.ended
         ids = IdSource(self.loop.random.randbytes)
         self.node = Node(
             self.reactor, self.configuration, self.make_store(ids), ids, lambda: self.loop.now
         )
         self.node.startService()
+
+    def ended(self) -> None:
+        """The process has ended by itself, for it could not start."""
+        raise AssertionError(f"{self.name} gave up")
 
     def make_store(self, ids: IdSource) -> Any:
         """Return the store of a new process."""

@@ -50,9 +50,7 @@ class Story(ClusterWorld):
     def cut(self, *numbers: int) -> None:
         """Cut nodes off from the store."""
         for number in numbers:
-            link = self.process(number).link
-            assert link is not None
-            link.cut()
+            self.process(number).cut_off()
 
     def restart(self, number: int) -> None:
         """Stop a node as ``twistd`` does when it is told to end, and start it again when it has."""

@@ -1,6 +1,7 @@
 """Runs of a whole installation, each from one seed; a failure names the seed that replays it.
 
-``IMPFED_SEED=7 trial tests.simulation`` runs that seed alone; ``IMPFED_RUNS=5000`` runs more of them.
+``IMPFED_SEED=7 trial tests.simulation`` runs that seed alone; ``IMPFED_RUNS=5000`` runs more of them, and
+``IMPFED_SOAK=1`` tells how far it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from impfed.store.api import StoreFault
 from tests.simulation.cast import Cast
 from tests.simulation.cluster import ClusterWorld
+from tests.simulation.runs import Run, failures
 from tests.simulation.world import Faults, World
 
 RUNS = int(os.environ.get("IMPFED_RUNS", "200"))
@@ -22,16 +24,35 @@ EVERYBODY = Cast.of("prosody", "component", xmpp=True)
 ALONE = Cast.of("prosody", xmpp=True)
 
 
-class SwarmTests(SynchronousTestCase):
-    """Kills, pauses, partitions, broken connections, a failing store, a jumping clock; then quiet."""
+def _problems(world: World) -> list[str]:
+    problems = world.run()
+    return [f"{world.cast}, {world.faults}", *problems] if problems else []
+
+
+def _single(seed: int) -> list[str]:
+    return _problems(World(seed))
+
+
+def _cluster(seed: int) -> list[str]:
+    return _problems(ClusterWorld(seed))
+
+
+class SwarmCase(SynchronousTestCase):
+    """Runs that must be right."""
 
     def assert_right(self, world: World) -> None:
-        problems = world.run()
-        if problems:
-            self.fail(
-                f"IMPFED_SEED={world.seed} ({world.cast}, {world.faults}):\n"
-                + "\n".join(problems[:10])
-            )
+        """Run one, which must be right afterwards."""
+        self.assertEqual(_problems(world), [])
+
+    def assert_all_right(self, run: Run, what: str) -> None:
+        """Do the run of each seed; each must be right afterwards."""
+        seeds = [int(SEED)] if SEED else range(1, RUNS + 1)
+        if failed := failures(run, seeds, "IMPFED_SEED", what):
+            self.fail(failed)
+
+
+class SwarmTests(SwarmCase):
+    """Kills, pauses, partitions, broken connections, a failing store, a jumping clock; then quiet."""
 
     def test_all_is_well(self) -> None:
         """Without faults every text is shown once and in order, and presence is right."""
@@ -44,9 +65,7 @@ class SwarmTests(SynchronousTestCase):
 
     def test_swarm(self) -> None:
         """Whatever happens, every text is shown or its sender told, and presence is right again."""
-        seeds = [int(SEED)] if SEED else range(1, RUNS + 1)
-        for seed in seeds:
-            self.assert_right(World(seed))
+        self.assert_all_right(_single, "runs of a node")
 
     def test_same_seed_same_run(self) -> None:
         """A seed gives the same run again, so that a failure can be replayed."""
@@ -57,16 +76,8 @@ class SwarmTests(SynchronousTestCase):
             self.assertEqual(first.history.texts, second.history.texts)
 
 
-class ClusterTests(SynchronousTestCase):
+class ClusterTests(SwarmCase):
     """The same for three nodes that share a store, which fails, too."""
-
-    def assert_right(self, world: ClusterWorld) -> None:
-        problems = world.run()
-        if problems:
-            self.fail(
-                f"IMPFED_SEED={world.seed} ({world.cast}, {world.faults}):\n"
-                + "\n".join(problems[:10])
-            )
 
     def test_all_is_well(self) -> None:
         """Without faults every text is shown once, whichever node it comes to."""
@@ -78,9 +89,7 @@ class ClusterTests(SynchronousTestCase):
 
     def test_swarm(self) -> None:
         """What a dead or silent node had is served by the others, and by one of them only."""
-        seeds = [int(SEED)] if SEED else range(1, RUNS // 8 + 1)
-        for seed in seeds:
-            self.assert_right(ClusterWorld(seed))
+        self.assert_all_right(_cluster, "runs of a cluster")
 
 
 class EveryWriteTests(SynchronousTestCase):
