@@ -67,6 +67,8 @@ class ClusterStory(SynchronousTestCase):
         self.begin = self.far.position
         # When its connection has broken, answers come by another one, and find nobody who waits.
         self.tolerated: tuple[str, ...] = ("nobody waits",)
+        #: Texts that the far side may have sent again by itself, in a new session, after a 481.
+        self.repeated = 0.0
 
     def tearDown(self) -> None:
         self.scene.heal()
@@ -144,7 +146,7 @@ class ClusterStory(SynchronousTestCase):
         print(f"\n{self.id().rpartition('.')[2]}: {history}, {seconds:.0f} s", flush=True)
         self.assertEqual(history.lost, [])
         self.assertEqual(history.disordered, [])
-        self.assertEqual(history.changed, [])
+        self.assertLessEqual(len(history.changed), self.repeated, str(history))
         self.assertLessEqual(len(history.refused), history.sent * refused, str(history))
         if not crash:
             self.assertEqual((history.twice, history.doubtful), ({}, {}), str(history))
