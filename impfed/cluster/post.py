@@ -364,12 +364,17 @@ class PostOffice:
 
     @inlineCallbacks
     def _given(self, id: str, fields: dict[str, bytes]) -> Any:
-        """Take what another node has given; until that is done no letter is handled."""
+        """Take what another node has given; until that is done no letter is handled.
+
+        What goes wrong with it is logged, and keeps nothing else from being read.
+        """
         envelope = self._blank(id)
         keys = [value.decode() for name, value in fields.items() if name != "given"]
         self._giving += 1
         try:
             yield self._center.given(fields["given"].decode(), keys)
+        except Exception:
+            _log.failure("given_failed", "what another node has given is not served")
         finally:
             self._giving -= 1
             self._done(envelope)

@@ -139,6 +139,19 @@ class PostTests(SynchronousTestCase):
         later = [payload for _, payload in self.cluster.letters if payload.startswith(b"later")]
         self.assertEqual(len(later), 30)
 
+    def test_given_in_vain(self) -> None:
+        """A node that cannot serve what it is given reads its letters all the same."""
+        two, three = self.nodes["n2"], self.nodes["n3"]
+        two.user.adopt = lambda records: 1 // 0  # type: ignore[method-assign]
+        three.own(*(number for number in range(60) if three.service.owner(pair(number)) == "n3"))
+        self.cluster.run(0.5)
+        three.service.drain()
+        self.cluster.run(3.0)
+        self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+        self.send(*range(60))
+        self.cluster.run(3.0)
+        self.assertEqual(self.seen(), self.sent)
+
     def test_numbers_never_come_again(self) -> None:
         """Letters to a node that died, came back and died again are all handled."""
         two = self.nodes["n2"]
