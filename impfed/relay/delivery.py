@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
@@ -34,8 +35,16 @@ HELD_LIMIT = 10_000
 #: confirmed it yet: it would give our stream up.
 SETTLE = 10.0
 
-#: Returns a message to its foreign sender, with condition and words.
-Return = Callable[[OutStanza, str, str], None]
+#: Notes the error that goes to a foreign server now, and returns it.
+Leaving = Callable[[OutStanza], OutStanza]
+
+
+class Return(Protocol):
+    """Returns a message to its foreign sender."""
+
+    def __call__(self, stanza: OutStanza, condition: str, words: str, leaving: Leaving, /) -> bool:
+        """Send an error, noted by ``leaving``; False if the message is one that gets none."""
+        ...
 
 
 class Deliveries:
@@ -65,6 +74,8 @@ class Deliveries:
         self._open: dict[int, float] = {}
         self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None]] = deque()
         self._timer: Timer | None = None
+        # By identity, as S2S tells their fate: errors on their way, with the numbers of the messages.
+        self._returning: dict[int, tuple[int, OutStanza]] = {}
         self._settling: deque[tuple[int, Callable[[], None], Timer]] = deque()
 
     def deliver(self, stanza: OutStanza, entry: LedgerEntry | None) -> None:
@@ -115,8 +126,18 @@ class Deliveries:
     ) -> None:
         if entry is not None and entry.outcome == "queued":
             self._ledger.end(entry, "unsure" if unsure else "bounced", condition, words)
-        self._give_back(stanza, condition, words)
-        self._done(number)
+        if not self._give_back(stanza, condition, words, partial(self._leaves, number)):
+            self._done(number)
+
+    def _leaves(self, number: int, error: OutStanza) -> OutStanza:
+        self._returning[id(error)] = number, error
+        return error
+
+    def fate(self, stanza: OutStanza) -> None:
+        """Take what S2S tells of a stanza: the error is not ours any more, and the message done with."""
+        number, _ = self._returning.pop(id(stanza), (None, None))
+        if number is not None:
+            self._done(number)
 
     # -- links that broke --------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from impfed.core.metrics import Metrics
 from impfed.policy.federation import XmppPolicy
 from impfed.policy.limits import NewSubscriptions
 from impfed.policy.users import UserPolicies
-from impfed.relay.delivery import Deliveries
+from impfed.relay.delivery import Deliveries, Leaving
 from impfed.relay.departures import Departures
 from impfed.relay.ledger import TextLedger
 from impfed.relay.pairs import Answers, Pair, XmppPairs
@@ -206,6 +206,7 @@ class Relay:
         """Take what S2S tells of a stanza; see :data:`impfed.transport.s2s_api.FateTeller`."""
         if fate is not Fate.WAITING:
             self.departures.fate(stanza, fate)
+            self.deliveries.fate(stanza)
         self.ledger.fate(stanza, fate, condition, words)
 
     def _too_many_contacts(self, stanza: Stanza) -> str:
@@ -366,7 +367,14 @@ class Relay:
         self._metrics.count("relay.presence_kept")
         return True
 
-    def _return(self, stanza: OutStanza, condition: str, words: str) -> None:
+    def _return(
+        self,
+        stanza: OutStanza,
+        condition: str,
+        words: str,
+        leaving: Leaving = lambda error: error,
+        /,
+    ) -> bool:
         """Return a stanza to its foreign sender; errors and results are never answered."""
         self._metrics.count("relay.returned")
         type = _presence_type(stanza) if stanza.kind == "presence" else ""
@@ -374,8 +382,10 @@ class Relay:
             self.people.not_asked((stanza.to.bare, stanza.from_.bare))
         error = bounced(stanza, condition, words)
         if error is None or (stanza.kind == "presence" and type != "subscribe"):
-            return
-        self._send_out(OutStanza(stanza.kind, error.to, error.from_, error.id, error.to_xml()))
+            return False
+        xml = error.to_xml()
+        self._send_out(leaving(OutStanza(stanza.kind, error.to, error.from_, error.id, xml)))
+        return True
 
 
 def _presence_type(stanza: OutStanza) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from impfed.relay.delivery import HOLD, SETTLE
+from impfed.transport.s2s_api import Fate
 from tests.relay.world import RelayCase, read
 
 JULIET, ROMEO = "juliet@home.example", "romeo@verona.example"
@@ -175,6 +176,19 @@ class DeliveryTests(RelayCase):
         self.assertEqual(told, [0, 1])
         self.pong(self.ping_id(self.turn()))
         self.assertEqual(told, [0, 1, 2])
+
+    def test_settled_when_returned(self) -> None:
+        """A message that is returned is still its server's until that has taken the error."""
+        self.up()
+        self.lose()
+        told: list[int] = []
+        self.relay.stanza_arrived(read(said("one")), object())
+        self.relay.deliveries.settle(lambda: told.append(1))
+        (error,) = self.streams.stanzas
+        for fate in (Fate.WAITING, Fate.ACKNOWLEDGED):
+            self.assertEqual(told, [])
+            self.relay.fate(error, fate, "", "")
+        self.assertEqual(told, [1])
 
     def test_settled_late(self) -> None:
         """It is told in time, even so, for it would give the stream up."""
