@@ -287,8 +287,12 @@ class HomeLink(LinkBase):
         self._out.append(xml)
 
     def send(self, stanza: OutStanza) -> bool:
-        """Write a stanza without confirmation; False if there is no link, or no room."""
-        if self.state is not LinkState.UP or self.full:
+        """Write a stanza without confirmation; False if there is no link, or no room.
+
+        For the last word on a hand-over there is always room: the home server hands over so much
+        and no more before it has read that.
+        """
+        if self.state is not LinkState.UP or (self.full and not stanza.answers):
             return False
         self.trace(False, stanza.xml)
         self.write(stanza.xml)

@@ -340,7 +340,10 @@ class PressureTests(HomeCase):
         self.assertEqual(again.producerState, "producing")
 
     def test_slow_home_server(self) -> None:
-        """Over the transport's high-water mark the SIP side waits; over ours, messages bounce."""
+        """Over the transport's high-water mark the SIP side waits; over ours, messages bounce.
+
+        What is returned to a sender is written all the same.
+        """
         wire = self.up()
         self.assertFalse(self.links.congested("home.example"))
         wire.producer.pauseProducing()
@@ -352,6 +355,8 @@ class PressureTests(HomeCase):
         self.assertEqual(told[-1][0].condition, "resource-constraint")
         self.assertLess(len(told), 30)
         self.assertFalse(self.links.send(presence(ALICE, BOB)))
+        last_word = presence(ALICE, BOB)._replace(answers="Q:1")
+        self.assertTrue(self.links.send(last_word), "nobody would be told")
         wire.producer.resumeProducing()
         self.assertTrue(self.links.send(presence(ALICE, BOB)))
 
