@@ -277,7 +277,10 @@ class Node(MultiService):
         watched, watching = self.presence.watched, self.presence.watching
         lists = Lists(self.presence.policies, self.presence.authorizations, watched.gates.pace)
         lookup = self.routing.dns.lookup
-        self.federation.build(self.home, lists, self.store, self.tls, lookup, opened, self._home)
+        self.federation.build(
+            self.home, lists, self.store, self.tls, lookup, opened, self._home,
+            self.routing.neighbours,
+        )  # fmt: skip
         if self.cluster is not None and self.home.relay is not None:
             self.home.relay = self.cluster.place(self.home.relay, self.federation)
         self.home.opened = opened.serves

@@ -304,6 +304,7 @@ class NeighbourConfig:
     :ivar fallback: more (host, port) to connect to, in order, when the ones before do not answer.
     :ivar xmpp: (host, port) where XMPP for its domains is taken, to be tried in order; none for nowhere.
     :ivar check_interval: seconds from one OPTIONS to each address to the next; 0 for none.
+    :ivar users: file with users of our own domains who are at home with it.
     """
 
     name: str
@@ -316,6 +317,7 @@ class NeighbourConfig:
     fallback: tuple[tuple[str, int], ...] = ()
     xmpp: tuple[tuple[str, int], ...] = ()
     check_interval: float = 10.0
+    users: Path | None = None
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
@@ -328,6 +330,11 @@ class NeighbourConfig:
         if self.peer_names:
             return self.peer_names
         return (self.tls_name,) if self.tls_name else tuple(host for host, _ in self.addresses)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a node of the same cluster, which serves the same users."""
+        return not self.domains and self.users is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,12 @@ NEIGHBOUR = Section(
             default="none: it is refused",
         ),
         Key(
+            "users",
+            values.USERS_FILE,
+            "Users of this node's own domains whose home has moved to that cluster: a file with an address,"
+            " or a user name, a line, which is read again when it has changed.",
+        ),
+        Key(
             "check_interval",
             values.duration(0, 600),
             "Each address is asked with OPTIONS so often whether it is there; 0 for never.",
@@ -93,8 +99,12 @@ def check_neighbours(config: Config, document: dict[str, Any], report: Report) -
         _addresses(config, report)
         _names(config, report)
     _relaying(config, document, report)
+    several = sum(bool(each.users and each.xmpp) for each in config.neighbours) > 1
     for position, neighbour in enumerate(config.neighbours):
-        if neighbour.xmpp and (config.s2s is None or not neighbour.domains):
+        if several and neighbour.users and neighbour.xmpp:
+            words = "what comes over XMPP for users whose home has moved goes to one cluster only"
+            report.report(("neighbour", position, "users"), words, "", "xmpp in one [[neighbour]]")
+        if neighbour.xmpp and (config.s2s is None or neighbour.is_member):
             missing = "domains" if config.s2s is not None else "[s2s]"
             words = "what comes over XMPP is passed on for domains of another cluster"
             report.report(("neighbour", position, "xmpp"), words, "", f"add {missing}")

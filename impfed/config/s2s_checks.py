@@ -41,7 +41,7 @@ def check_nodes(config: Config, document: dict[str, Any], report: Report) -> Non
         words = "only nodes of a cluster, which share a store, do this for one another"
         report.report(where, words, '[store] kind = "redis"')
         return
-    members = [config.node.name, *(each.name for each in config.neighbours if not each.domains)]
+    members = [config.node.name, *(each.name for each in config.neighbours if each.is_member)]
     for name in config.s2s.nodes:
         if name not in members:
             report.report(

@@ -108,10 +108,10 @@ class Explainer:
         one, other = _address(sender), _address(recipient)
         if {one.domain, other.domain} <= self._around.config.own_domains:
             raise ExplainError("both are local: home servers connect them without this node")
-        at_home_with = self._around.neighbours.hosting(one.domain)
+        at_home_with = self._around.neighbours.hosting(one.bare.text)
         if at_home_with is not None:
             raise ExplainError(f"{one} is at home with {at_home_with.source}; ask that node")
-        if self._around.neighbours.hosting(other.domain) is not None:
+        if self._around.neighbours.hosting(other.bare.text) is not None:
             story = self._route(other.text, one.text)
             return story.addCallback(partial(self._passed_on, (other, one)))
         if one.domain not in ours and other.domain not in ours:

@@ -138,7 +138,7 @@ class Destinations:
             return there
         owner = self._relaying.by_token(request, question.way, uri, flow) or there
         if owner is None:
-            return self._neighbours.hosting(uri.host)
+            return self._neighbours.hosting(uri.aor)
         if self._misrouted(question):
             self._relaying.misrouted(request, uri, owner, flow)
         return owner

@@ -227,12 +227,14 @@ class Junction:
             return True
         if self._neighbours.at(target) is not None:
             return True
+        home = self._neighbours.hosting(target.aor) if not way.routes else None
         if not way.routes and (self._ours(target) or target.host in self._homes):
-            return False
+            # A single user of ours may be at home with a neighbour.
+            return home is not None and target.host in self._homes
         if request.method == "OPTIONS" and not way.routes and not target.user:
             # Not for a user: who watches this node, as a balancer does, asks with any domain of ours.
             return False
-        if not way.routes and self._neighbours.hosting(target.host) is not None:
+        if home is not None:
             return True
         # From a node of ours to a foreign domain; nobody else is passed on to one.
         return self._side(flow) is Side.INSIDE

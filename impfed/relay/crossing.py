@@ -21,6 +21,7 @@ from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.relay.delivery import SETTLE
 from impfed.relay.departures import Departures
+from impfed.routing.neighbours import Neighbours
 from impfed.transport.s2s import S2S
 from impfed.transport.s2s_api import AllBut, Fate, IS2SUser, S2SLimits
 from impfed.transport.s2s_connection import S2SConnection
@@ -33,12 +34,15 @@ from impfed.xmpp.stanza import OutStanza, Stanza, answerable, error_reply
 
 
 def elsewhere(config: Config) -> dict[str, NeighbourConfig]:
-    """Return the domains that another cluster takes XMPP for, as in JIDs, with the way into it."""
+    """Return the domains that another cluster takes XMPP for, as in JIDs, with the way into it.
+
+    Domains of our own are among them where single users are at home there.
+    """
     return {
         JID.parse(domain).domain: neighbour
         for neighbour in config.neighbours
         if neighbour.xmpp
-        for domain in neighbour.domains
+        for domain in (*neighbour.domains, *(config.local_domains if neighbour.users else ()))
     }
 
 
@@ -85,6 +89,7 @@ class Crossing:
 
     :param relay: takes everything that is for this cluster; provider of IS2SUser.
     :param outer: the service that foreign servers speak with.
+    :param neighbours: know which single users are at home in another cluster.
     :param settle: what ``outer`` asked before; see :class:`~impfed.transport.s2s.S2S`.
     """
 
@@ -99,12 +104,15 @@ class Crossing:
         relay: Any,
         outer: S2S,
         settle: Callable[[Callable[[], None], str], None],
+        neighbours: Neighbours,
     ) -> None:
         self._relay = relay
         self._outer = outer
         self._settle = settle
         self._metrics = metrics
         self._domains = elsewhere(config)
+        self._own = frozenset(JID.parse(domain).domain for domain in config.local_domains)
+        self._neighbours = neighbours
         self._nodes = vouchers(config)
         self._timers = ReactorTimers(reactor)
         self._departures = Departures(self._timers, SETTLE)
@@ -143,7 +151,7 @@ class Crossing:
 
     def stanza_arrived(self, stanza: Stanza, stream: S2SConnection | None) -> None:
         """Take a stanza of a foreign domain."""
-        if stream is None or stanza.to.domain not in self._domains:
+        if stream is None or not self._passes_on(stanza.to):
             self._relay.stanza_arrived(stanza, stream)
         elif stream.stream.certificate.is_one_of(self._nodes):
             self._metrics.count("relay.crossed_twice")
@@ -155,10 +163,22 @@ class Crossing:
             out = OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, stanza.to_xml())
             self._inner.send(self._departures.leaves(out) if stanza.kind == "message" else out)
 
+    def _passes_on(self, to: JID) -> bool:
+        if to.domain in self._own:
+            return self._neighbours.home_of(to.bare.text) is not None
+        return to.domain in self._domains
+
     def settle(self, call: Callable[[], None], local: str) -> None:
         """Call when what came so far for a domain would survive this process."""
+
+        def departed() -> None:
+            if local in self._own:
+                self._settle(call, local)
+            else:
+                call()
+
         if local in self._domains:
-            self._departures.settle(local, call)
+            self._departures.settle(local, departed)
         else:
             self._settle(call, local)
 

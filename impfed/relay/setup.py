@@ -24,6 +24,7 @@ from impfed.relay.pairs import Totals
 from impfed.relay.presence import PresenceRewriter
 from impfed.relay.probe import XmppProbe
 from impfed.relay.relay import Lists, Relay
+from impfed.routing.neighbours import Neighbours
 from impfed.routing.opened import OpenDomains
 from impfed.store.api import Change
 from impfed.store.records import LedgerEntry, RelayedTextRecord
@@ -102,6 +103,7 @@ class XmppFederation:
         lookup: Lookup,
         opened: OpenDomains | None = None,
         through: Any = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         """Put it together; nothing without ``[s2s]``.
 
@@ -109,6 +111,7 @@ class XmppFederation:
         :param opened: what is known of domains that nobody configured, if open federation is on.
         :param through: what brings stanzas to the home servers in a cluster, where another node may
             hold their links.
+        :param neighbours: know who is at home in other clusters.
         """
         through = through or home
         if not self.enabled:
@@ -140,6 +143,7 @@ class XmppFederation:
                 s2s.user,
                 s2s,
                 relay.settle,
+                neighbours or Neighbours(self._config.neighbours),
             )
             s2s.settle = self._crossing.settle
         if own:

@@ -11,7 +11,7 @@ from impfed.routing.static import LocalRoute, StaticRoute
 
 def make_local(context: PluginContext) -> LocalRoute:
     """Make ``local``."""
-    return LocalRoute(context.config.local_domains)
+    return LocalRoute(context.config.local_domains, context.shared["neighbours"].home_of)
 
 
 def make_neighbour(context: PluginContext) -> NeighbourRoute:

@@ -13,16 +13,16 @@ from zope.interface import implementer
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.routing.api import INTERFACE_VERSION, Existence, IDirectory
+from impfed.routing.userfile import UserFile
 
 log = EventLog("impfed.routing")
 
 
 @implementer(IDirectory)
 class FileDirectory:
-    """A text file with one user a line: ``user@domain``, or ``user`` alone for every domain it serves.
+    """A :class:`~impfed.routing.userfile.UserFile`: the whole truth for its domains.
 
-    Empty lines and lines that begin with ``#`` are passed over.  The file is read again when it has
-    changed.  It is the whole truth for its domains: who is not listed does not exist.
+    Who is not listed does not exist.
 
     :param domains: the local domains that the file speaks for.
     :raises OSError: when the file cannot be read at the start; later the last good content serves on.
@@ -32,43 +32,13 @@ class FileDirectory:
 
     def __init__(self, path: Path, domains: Iterable[str]) -> None:
         self.name = f"file {path}"
-        self._path = path
         self._domains = frozenset(domains)
-        self._stamp = (0, 0)
-        self._users: frozenset[str] = frozenset()
-        self._read()
-
-    def _read(self) -> None:
-        status = self._path.stat()
-        stamp = (status.st_mtime_ns, status.st_ino)
-        if stamp == self._stamp:
-            return
-        users: set[str] = set()
-        for line in self._path.read_text("utf-8").splitlines():
-            entry = line.strip().lower()
-            if not entry or entry.startswith("#"):
-                continue
-            if "@" in entry:
-                users.add(entry)
-            else:
-                users.update(f"{entry}@{domain}" for domain in self._domains)
-        self._users = frozenset(users)
-        self._stamp = stamp
+        self._users = UserFile(path, self._domains)
 
     def lookup(self, address: str) -> Existence:
         """Say whether a user exists; UNKNOWN for a domain that the file does not speak for."""
-        address = address.lower()
-        if address.rpartition("@")[2] not in self._domains:
+        if address.rpartition("@")[2].lower() not in self._domains:
             return Existence.UNKNOWN
-        try:
-            self._read()
-        except OSError as error:
-            log.warn(
-                "directory_unreadable",
-                "the user file {path} cannot be read ({error}); its last content serves on",
-                path=str(self._path),
-                error=str(error),
-            )
         return Existence.EXISTS if address in self._users else Existence.ABSENT
 
 

@@ -10,6 +10,7 @@ from zope.interface import implementer
 from impfed.config.model import NeighbourConfig
 from impfed.core.errors import RemoteError
 from impfed.routing.api import INTERFACE_VERSION, IRoute, RouteQuery
+from impfed.routing.userfile import UserFile
 from impfed.sip.headers import parse_name_addr
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
@@ -30,18 +31,25 @@ def address_of(uri: SipUri) -> tuple[str, int]:
 class Neighbours:
     """What is known of the other nodes.
 
+    :param local_domains: those of this node, some users of which may be at home in another cluster.
     :ivar up: says whether a hop answers when it is asked whether it is there.
     :ivar gone: says whether a node of this cluster is dead, so that what is its own may be served here.
     :ivar members: names of the nodes that serve the same users as this one: those of its cluster.
     """
 
-    def __init__(self, configs: Iterable[NeighbourConfig] = ()) -> None:
+    def __init__(
+        self, configs: Iterable[NeighbourConfig] = (), local_domains: Iterable[str] = ()
+    ) -> None:
         self._all = tuple(configs)
-        self.members = frozenset(each.name for each in self._all if not each.domains)
+        self.members = frozenset(each.name for each in self._all if each.is_member)
         self._ways = {each.name: _hops(each) for each in self._all}
         self.up: Callable[[Hop], bool] = lambda hop: True
         self.gone: Callable[[str], bool] = lambda name: False
         self._by_domain = {domain: each for each in self._all for domain in each.domains}
+        domains = tuple(local_domains)
+        self._users = [
+            (each, UserFile(each.users, domains)) for each in self._all if each.users is not None
+        ]
         self._by_name = {name: each for each in self._all for name in each.certificate_names}
         self._by_address: dict[tuple[str, int], NeighbourConfig] = {}
         for each in self._all:
@@ -74,18 +82,20 @@ class Neighbours:
         ways = self._ways[name]
         return next((hop for hop in ways if self.up(hop)), ways[0])
 
-    def hosting(self, domain: str) -> Hop | None:
-        """Return where requests for a local domain go; None when no neighbour hosts it.
+    def hosting(self, address: str) -> Hop | None:
+        """Return where requests for a local user, or a local domain, go; None when no neighbour hosts it.
 
-        :param domain: lower case; matched exactly.
+        :param address: the domain in lower case; matched exactly.
         """
-        found = self._by_domain.get(domain)
+        found = self.home_of(address)
         return None if found is None else self._hop(found.name)
 
-    def host_of(self, domain: str) -> str:
-        """Return the name of the neighbour that hosts a local domain, "" for none."""
-        found = self._by_domain.get(domain)
-        return "" if found is None else found.name
+    def home_of(self, address: str) -> NeighbourConfig | None:
+        """Return the neighbour with whom a local user, or a whole local domain, is at home."""
+        for neighbour, users in self._users:
+            if address in users:
+                return neighbour
+        return self._by_domain.get(address.rpartition("@")[2])
 
     def at(self, uri: SipUri) -> Hop | None:
         """Return the way to the neighbour whose Contact or Route a URI is; None if it is nobody's.
@@ -143,7 +153,7 @@ class Neighbours:
 
 @implementer(IRoute)
 class NeighbourRoute:
-    """Leads to the neighbours that host local domains.
+    """Leads to the neighbours that host local domains, or single users of ours.
 
     :cvar inside: whether its hops are of our own organisation, who knows us by our usual certificate.
     """
@@ -158,8 +168,8 @@ class NeighbourRoute:
 
     def resolve(self, query: RouteQuery) -> Sequence[Hop] | None:
         """Return the ways to the neighbour that hosts the recipient's domain, if there is one."""
-        name = self._neighbours.host_of(query.to_domain)
-        return self._neighbours.all_ways(name) if name else None
+        found = self._neighbours.home_of(query.to_address)
+        return self._neighbours.all_ways(found.name) if found is not None else None
 
 
 def _hops(neighbour: NeighbourConfig) -> tuple[Hop, ...]:

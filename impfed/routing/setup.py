@@ -51,7 +51,7 @@ class Routing:
         self._reactor = reactor
         self._metrics = metrics
         self._ids = ids
-        self.neighbours = Neighbours(config.neighbours)
+        self.neighbours = Neighbours(config.neighbours, config.local_domains)
         self.table = StaticTable(config.domains, config.routes)
         client = DnsClient(reactor, config.dns.servers, config.dns.timeout)
         self.dns = DnsCache(client.lookup, reactor.seconds, metrics)

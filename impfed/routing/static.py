@@ -18,18 +18,23 @@ class LocalRoute:
     """Says that a local domain is never a next hop: its users are reached through the home link.
 
     Matching is exact (SPEC section 8): a domain under a local domain, or above one, is foreign.
+
+    :param moved: returns something else than None for a user who is at home with a neighbour.
     """
 
     name = "local"
     order = 0
     interface_version = INTERFACE_VERSION
 
-    def __init__(self, domains: Iterable[str]) -> None:
+    def __init__(
+        self, domains: Iterable[str], moved: Callable[[str], object] = lambda address: None
+    ) -> None:
         self._domains = frozenset(domain.lower() for domain in domains)
+        self._moved = moved
 
     def resolve(self, query: RouteQuery) -> Reject | None:
         """Refuse what is addressed to a local domain; anything else is not this route's business."""
-        if query.to_domain in self._domains:
+        if query.to_domain in self._domains and self._moved(query.to_address) is None:
             return Reject(404, f"{query.to_domain} is a local domain")
         return None
 

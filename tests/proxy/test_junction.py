@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.internet.task import Clock
@@ -108,7 +109,7 @@ class Site:
         self.metrics = Metrics()
         self.dialogs: set[tuple[str, str]] = set()
         peers = PeerPolicy(config.domains, config.node.trusted_upstreams)
-        self.neighbours = Neighbours(config.neighbours)
+        self.neighbours = Neighbours(config.neighbours, config.local_domains)
         self.router = Router([StaticRoute(config.domains)], self.metrics)
         self.junction = Junction(
             self.gateway,
@@ -173,6 +174,20 @@ class JunctionTests(SynchronousTestCase):
         self.assertEqual(sent.values("record-route"), ["<sip:203.0.113.10:5062;transport=tls;lr>"])
         self.site.receive(request(), self.far)
         self.assertEqual(len(self.site.gateway.requests), 1)
+
+    def test_user_who_has_moved(self) -> None:
+        """A user of our own domain whose home is with a neighbour is reached there, the others here."""
+        users = Path(self.mktemp())
+        users.write_text("Carol\n")
+        moved = replace(NODE2, users=users)
+        self.site = Site(replace(self.config, neighbours=(moved,)))
+        self.site.receive(request("sip:carol@company.example", method="INVITE"), self.far)
+        self.assertEqual((self.sent()[1].host, self.sent()[1].port), HOP2)
+        self.site.receive(request("sip:dave@company.example", method="INVITE"), self.far)
+        self.assertEqual(len(self.site.gateway.requests), 1)
+        users.write_text("dave@company.example\n\n")
+        self.site.receive(request("sip:carol@company.example", method="INVITE"), self.far)
+        self.assertEqual(len(self.site.gateway.requests), 2)
 
     def test_options(self) -> None:
         """Whether the node is there is for itself to say, by whichever domain of ours it is asked."""

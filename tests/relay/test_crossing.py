@@ -12,6 +12,7 @@ from impfed.config.model import NeighbourConfig
 from impfed.config.s2s import S2SConfig
 from impfed.core.ids import IdSource
 from impfed.relay.crossing import Crossing
+from impfed.routing.neighbours import Neighbours
 from impfed.testing.fakes import stanza
 from impfed.transport.s2s import FixedSettings, Target
 from tests.gateway.harness import CONFIG
@@ -51,7 +52,7 @@ class CrossingTests(S2SCase):
         here = self.here
         self.crossing = here.s2s.user = Crossing(
             reactor, config, here.tls, IdSource(), here.metrics, here.tracer, here.user, here.s2s,
-            lambda call, local: call(),
+            lambda call, local: call(), Neighbours(config.neighbours),
         )  # fmt: skip
         here.s2s.settle = self.crossing.settle
         self.crossing.start()

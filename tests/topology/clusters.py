@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,10 +122,18 @@ class Clusters(Stage):
         return ClusterNode(
             self.directory / name, self.homes[cluster.name], issued, PORT, ("", 0),
             upstreams=self.upstreams(name), netns=self.machine(name).netns, bind=self.bind(name),
-            told=self.told(name), listener=self.listener(name), domains=cluster.domains,
+            told=self.told(name), listener=self.listener(name), domains=self.at_home(cluster),
             federation=self.listeners(name) + self._federation(name), home_host=home,
             sections=[store, self.s2s(name)], up=(b"impfed.service.started",),
         )  # fmt: skip
+
+    def at_home(self, cluster: Cluster) -> tuple[str, ...]:
+        """Return the domains of a cluster's home server."""
+        return cluster.domains
+
+    def moved(self, cluster: Cluster) -> str:
+        """Return what its nodes are told of users whose home has moved to the other cluster."""
+        return ""
 
     def bind(self, node: str) -> str:
         """Return where a node listens for partners: everywhere, so that it gets what a moved address brings."""
@@ -156,9 +165,11 @@ class Clusters(Stage):
         ]
         told = sorted({self.told(node) for node in other.nodes})
         xmpp = [self.inner(node, XMPP_PORT) for node in other.nodes]
+        there = tuple(each for each in other.domains if each not in self.at_home(cluster))
         sections.append(
-            neighbour(f"cluster-{other.name}", other.domains, self.inner(other.nodes[0]), *told,
-                      fallback=map(self.inner, other.nodes[1:]), extra=f"xmpp = {xmpp}")
+            neighbour(f"cluster-{other.name}", there, self.inner(other.nodes[0]), *told,
+                      fallback=map(self.inner, other.nodes[1:]),
+                      extra=f"xmpp = {xmpp}\n{self.moved(cluster)}")
         )  # fmt: skip
         sections.append(partner(MANTUA, f"edge.{MANTUA}", f"edge.{MANTUA}:{MANTUA_PORT}"))
         return "".join([*sections, *(partner(domain, BORDER) for domain in FOREIGN)])
@@ -207,10 +218,14 @@ nodes = {nodes}
         together(functools.partial(self._log_in_there, who) for who in VERONESE)
 
     def _log_in(self, cluster: Cluster) -> None:
-        home = self.homes[cluster.name]
+        home = self.home_of_user(cluster)
         user = xmpp_user(self.directory / "users" / cluster.domain, home, NAME, netns=home.netns)
         self.stack.callback(user.stop)
         self.users[cluster.domain] = user
+
+    def home_of_user(self, cluster: Cluster) -> HomeProsody:
+        """Return the home server that the user of a cluster's domain logs in to, by that domain."""
+        return self.homes[cluster.name]
 
     def _log_in_there(self, who: str) -> None:
         server = self.verona
@@ -333,6 +348,33 @@ class OneEnabled(Clusters):
     """Of the first cluster one node alone speaks XMPP with others."""
 
     enabled = {A.name: ("a1",)}
+
+
+class MovedUser(Clusters):
+    """The user of the first cluster's domain has his home with the second one; the domain has not moved."""
+
+    def at_home(self, cluster: Cluster) -> tuple[str, ...]:
+        """Return them: the domain is at both, each with users of its own."""
+        return cluster.domains if cluster == A else (*cluster.domains, A.domain)
+
+    def moved(self, cluster: Cluster) -> str:
+        """Return the file that names him, where he was."""
+        if cluster != A:
+            return ""
+        users = self.directory / "moved"
+        users.write_text(f"{NAME}\n")
+        return f'users = "{users}"\n'
+
+    def _home(self, cluster: Cluster) -> HomeProsody:
+        home = super()._home(cluster)
+        home.others = tuple(set(self.at_home(cluster)) - set(cluster.domains))
+        return home
+
+    def home_of_user(self, cluster: Cluster) -> HomeProsody:
+        """Return the second cluster's, for both."""
+        home = copy(self.homes[B.name])
+        home.domain = cluster.domain
+        return home
 
 
 def _settled(found: Mapping[str, dict[str, Any]]) -> bool:

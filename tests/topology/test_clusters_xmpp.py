@@ -18,6 +18,7 @@ from tests.topology.clusters import (
     B,
     Cluster,
     Clusters,
+    MovedUser,
     OneEnabled,
 )
 from tests.topology.stage import NAME
@@ -206,6 +207,32 @@ class SeveralNodesTests(XmppTestCase, Rooms):
             self.say(speaker, room, text)
             for listener in (owner, guest):
                 listener.expect(event="message", sender=f"{room}/{nick}", body=text)
+
+
+class MovedUserTests(XmppTestCase, stories.BothWays):
+    """A user has moved to the other cluster's home server, and his domain has stayed."""
+
+    kind = MovedUser
+
+    def test_xmpp(self) -> None:
+        """What comes for him enters where his domain is published; what he writes leaves where he is now."""
+        before = self.scene.counted("relay.in", NODES)
+        self.verona_writes("romeo", A, "Courage, man")
+        self.assertLessEqual(self.entered_at() - {*B.nodes}, {*A.nodes})
+        after = self.scene.counted("relay.in", NODES)
+        self.assertEqual({name for name in NODES if after[name] > before[name]}, {"b1"})
+        self.writes_to_verona(A, "No, 'tis not so deep as a well")
+        owners = Rendezvous(B.nodes)
+        me = f"{NAME}@{A.domain}"
+        share = Counter(owners.owner((me, f"{who}@{VERONA}")) for who in VERONESE)
+        self.assertEqual(self.left_by(), share)
+        self.see_each_other(A, "prince")
+
+    def test_sip(self) -> None:
+        """A partner's request for him enters at the routing node, which proxies it to the other cluster."""
+        before = self.scene.counted("proxy.forwarded", ["a1"])
+        self.far_writes("capulet@lync.example", [A.domain], "What, drawn, and talk of peace")
+        self.assertGreater(self.scene.counted("proxy.forwarded", ["a1"])["a1"], before["a1"])
 
 
 class WrongClusterTests(XmppTestCase):
