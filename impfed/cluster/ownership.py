@@ -168,7 +168,7 @@ class Placement:
             newcomers = not now.issubset(map.names)
             found |= {name: None for name in map.names if newcomers or name not in now}
         if self.unknown:
-            found |= dict.fromkeys(self.living)
+            found |= dict.fromkeys(sorted(self.living))
         return [name for name in found if name in self.living and name != self.me]
 
     def seen(self, generation: int, owners: Iterable[str], settled: Mapping[str, int]) -> Placement:

@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,6 +22,7 @@ from tests.simulation.world import Faults, World
 RUNS = int(os.environ.get("IMPFED_RUNS", "200"))
 SEED = os.environ.get("IMPFED_SEED", "")
 _SHORT = 20.0
+_ROOT = Path(__file__).parents[2]
 #: Every kind of home server and partner; and one of each, for short stories.
 EVERYBODY = Cast.of("prosody", "component", xmpp=True)
 ALONE = Cast.of("prosody", xmpp=True)
@@ -90,6 +94,20 @@ class ClusterTests(SwarmCase):
     def test_swarm(self) -> None:
         """What a dead or silent node had is served by the others, and by one of them only."""
         self.assert_all_right(_cluster, "runs of a cluster")
+
+    def test_same_in_another_process(self) -> None:
+        """A seed gives the same run whatever order a process has its sets in."""
+        words = "from tests.simulation.cluster import ClusterWorld as W; w = W(55); w.run()"
+        told = [
+            subprocess.run(
+                [sys.executable, "-c", f"{words}; print(w.loop.digest)"],
+                env={**os.environ, "PYTHONPATH": str(_ROOT), "PYTHONHASHSEED": str(number)},
+                capture_output=True,
+                check=True,
+            ).stdout
+            for number in (1, 4)
+        ]
+        self.assertEqual(told[0], told[1])
 
 
 class EveryWriteTests(SynchronousTestCase):
