@@ -278,6 +278,12 @@ class Cluster:
             and len({view["generation"] for view in found}) == 1
         )
 
+    def serves(self, name: str) -> bool:
+        """Whether a node runs and is not drained."""
+        part = self.nodes[name].part
+        alive = part is not None and part.alive
+        return alive and self.membership(name).get("standing") != "draining"
+
     def settle(self, seconds: float, names: Iterable[str] = NAMES) -> None:
         """Wait until the cluster consists of these nodes, and the right one holds the home link."""
         names = list(names)

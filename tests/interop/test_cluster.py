@@ -56,7 +56,7 @@ class ClusterTests(ClusterStory):
         since = self.far.position
         number = self.far.send("refresh", **{"from": foreign, "to": f"{local}@{HOME}"})
         self.assertEqual(self.far.expect(since, 30, event="done", id=number)["status"], 200)
-        with self.load():
+        with self.load(refused=0.02):
             self.scene.nodes[victim].start()
             self.scene.settle(60)
             self.flows(2)

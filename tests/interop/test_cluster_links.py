@@ -7,7 +7,7 @@ import time
 
 from demo.parts import wait_until
 from tests.interop.cluster import NAMES, TARGETS, links
-from tests.interop.cluster_story import RATE, SOAK, ClusterStory
+from tests.interop.cluster_story import SOAK, ClusterStory
 
 #: Seconds for which a connection swallows all.  In the long form it has to be given up by then: after two
 #: keep-alives and five seconds.
@@ -89,7 +89,6 @@ class LinkTests(ClusterStory):
         """All links are cut one after the other, and restored in another order."""
         ways = [link for target in TARGETS for link in links(target)]
         chance = random.Random(self.id())
-        self.repeated = RATE
         with self.load(crash=True, refused=1.0):
             for order, change in ((1, self.scene.links.cut), (2, self.scene.links.mend)):
                 for link in chance.sample(ways, len(ways)):
