@@ -80,9 +80,14 @@ _NODE = "node "
 def node_pair(name: str) -> Pair:
     """Return the made-up pair of a node itself: a letter for it goes there while the node lives.
 
-    The second half of a made-up pair is empty.  Nothing of such a pair ever waits for an owner before.
+    The second half of a made-up pair is empty.  Nothing of such a pair waits for an owner before who lives.
     """
     return _NODE + name, ""
+
+
+def of_node(pair: Pair) -> bool:
+    """Whether a pair is a node itself."""
+    return not pair[1] and pair[0].startswith(_NODE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class Placement:
 
     def owner(self, pair: Pair) -> str:
         """Return whose a pair is."""
-        if not pair[1] and pair[0].startswith(_NODE):
+        if of_node(pair):
             name = pair[0][len(_NODE) :]
             if name in self.living:
                 return name
@@ -141,9 +146,11 @@ class Placement:
 
     def held(self, pair: Pair) -> bool:
         """Whether a pair of this node has to wait for somebody to let go of it."""
-        if not self.unsettled or not pair[1] or not self.mine(pair):
+        if not self.unsettled or of_node(pair) or not self.mine(pair):
             return False
         owners = {map.owner(pair) for map in self.before}
+        if not pair[1]:  # it moves at once, but what a dead node has left of it comes first
+            return self.me in self.unsettled and any(name not in self.living for name in owners)
         if self.unknown and owners != {self.me}:
             return True
         others = owners - {self.me}
@@ -154,7 +161,7 @@ class Placement:
 
     def moved(self, pair: Pair) -> bool:
         """Whether a pair has, or may have, another owner than in a generation not settled by all."""
-        if not pair[1] and pair[0].startswith(_NODE):
+        if of_node(pair):
             return False
         owner = self.now.owner(pair)
         return self.unknown or any(map.owner(pair) != owner for map in self.before)

@@ -23,7 +23,7 @@ from impfed.cluster.mailbox import (
     opened,
     sealed,
 )
-from impfed.cluster.ownership import Pair, Placement
+from impfed.cluster.ownership import Pair, Placement, of_node
 from impfed.core.log import EventLog
 from impfed.store.api import Done, Fenced, StoreError, call_done
 from impfed.store.coordination import Coordination, Letter
@@ -306,8 +306,8 @@ class PostOffice:
             self._handle(envelope)
 
     def _held(self, envelope: Envelope) -> bool:
-        if not envelope.pair[1]:
-            return False  # no letter
+        if not envelope.pair[0] or of_node(envelope.pair):
+            return False  # no letter, or one that nobody else could have
         placement = self._center.placement
         newer = envelope.generation > max(placement.generation, self._overdue)
         if newer:

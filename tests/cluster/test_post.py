@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from impfed.cluster.ownership import Pair
+from impfed.cluster.ownership import Pair, Rendezvous
 from tests.cluster.kit import Cluster, pair
 
 
@@ -109,6 +109,27 @@ class PostTests(SynchronousTestCase):
         for to, payloads in self.sent.items():
             self.assertEqual(seen[to], payloads)
         self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
+
+    def test_order_of_a_link(self) -> None:
+        """What the dead holder of a home link had in its mailbox comes before what is sent afterwards."""
+        two = self.nodes["n2"]
+        home = next(
+            (f"home {number}", "")
+            for number in range(99)
+            if self.one.service.owner((f"home {number}", "")) == "n2"
+            and Rendezvous(("n1", "n3")).owner((f"home {number}", "")) == "n3"
+        )
+        two.user.holding = []
+        self.nodes["n3"].link.delay = 0.12
+        sent = [f"{number}".encode() for number in range(120)]
+        for number, payload in enumerate(sent):
+            if number == 10:
+                two.kill()
+            self.assertTrue(self.one.service.send(home, payload))
+            self.cluster.run(0.05)
+        self.cluster.run(6.0)
+        handled = [payload for to, payload in self.cluster.letters if to == home]
+        self.assertEqual(list(dict.fromkeys(handled[10:])), sent)
 
     def test_order_at_slow_links(self) -> None:
         """Letters to the owner before are not overtaken, however long they take from there."""
