@@ -24,7 +24,8 @@ class UpkeepTests(ClusterStory):
         foreign = self.scene.far_user_of("alice", victim, 4)
         self.texts("alice", foreign, "before the drain")
         self.befriend("alice", foreign)
-        with self.load():
+        # What comes within a session at the moment when that is given away may get 500 with Retry-After.
+        with self.load(refused=0.01):
             self.flows(2)
             since = self.far.position
             self.assertIn("drained", self.scene.control(victim, "drain"))
@@ -37,7 +38,7 @@ class UpkeepTests(ClusterStory):
         self.assertEqual(self.scene.crowd.owners(self.scene.redis, NAMES)[victim], 0)
         self.changes("alice", foreign)
         self.texts("alice", foreign, "while it is out")
-        with self.load():
+        with self.load(refused=0.01):
             self.scene.control(victim, "drain", "stop")
             self.scene.settle(60)
             self.flows(2)
