@@ -9,6 +9,7 @@ from twisted.internet.defer import inlineCallbacks, maybeDeferred
 
 from impfed.cluster.api import ClusterUser
 from impfed.core.log import EventLog
+from impfed.store.api import StoreError
 from impfed.store.records import KINDS
 from impfed.store.shared import SharedStore
 
@@ -25,11 +26,12 @@ class Feed:
         self._store = store
         self._user = user
         self._number = 0
+        self._missed = False
 
     @inlineCallbacks
     def arrived(self, entries: list[dict[str, bytes]]) -> Any:
         """Take entries of the feed; one that is missing between them means to load everything."""
-        missed = False
+        missed, self._missed = self._missed, False
         wanted: dict[str, set[str]] = {}
         for fields in entries:
             number = int(fields["n"])
@@ -48,5 +50,8 @@ class Feed:
                     found = yield self._store.get(kind, sorted(keys))
                     for key in sorted(keys):
                         self._user().changed(kind, key, found.get(key))
+        except StoreError as error:
+            self._missed = True  # everything is loaded when the next change comes
+            _log.warn("changes_missed", "cannot take in others' changes: {why}", why=error.text)
         except Exception:
             _log.failure("common_changes", "taking in the others' changes raised")
