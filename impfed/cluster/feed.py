@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
-from twisted.internet.defer import inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 
 from impfed.cluster.api import ClusterUser
 from impfed.core.log import EventLog
@@ -17,41 +17,76 @@ _log = EventLog("impfed.cluster")
 
 
 class Feed:
-    """Fetches what has changed, and gives it to the user.
+    """Fetches what has changed, and gives it to the user; what cannot be fetched now is fetched later.
 
     :param user: returns who keeps such records in memory.
+    :param later: has something called after a while.
     """
 
-    def __init__(self, store: SharedStore, user: Callable[[], ClusterUser]) -> None:
+    def __init__(
+        self,
+        store: SharedStore,
+        user: Callable[[], ClusterUser],
+        later: Callable[[Callable[[], object]], object],
+    ) -> None:
         self._store = store
         self._user = user
+        self._later = later
         self._number = 0
-        self._missed = False
+        self._wanted: dict[str, set[str]] = {}  # keys by kind
+        self._missed = self._running = False
 
-    @inlineCallbacks
-    def arrived(self, entries: list[dict[str, bytes]]) -> Any:
+    def arrived(self, entries: list[dict[str, bytes]]) -> None:
         """Take entries of the feed; one that is missing between them means to load everything."""
-        missed, self._missed = self._missed, False
-        wanted: dict[str, set[str]] = {}
         for fields in entries:
             number = int(fields["n"])
             # A lower number is that of a store that was emptied, and is being filled from memory.
-            missed = missed or number > self._number + 1 > 1
+            self._missed = self._missed or number > self._number + 1 > 1
             self._number = number
-            if fields["writer"].decode() != self._store.writer:
-                wanted.setdefault(fields["kind"].decode(), set()).add(fields["key"].decode())
+            name = fields["kind"].decode()
+            if fields["writer"].decode() != self._store.writer and name in KINDS:
+                self._wanted.setdefault(name, set()).add(fields["key"].decode())
+        self._take_in()
+
+    def _take_in(self) -> None:
+        if not self._running:
+            self._running = True
+            self._fetch().addErrback(
+                lambda failure: _log.failure(
+                    "common_changes", "taking in the others' changes raised", failure
+                )
+            )
+
+    @inlineCallbacks
+    def _fetch(self) -> Generator[Deferred[Any], Any, None]:
         try:
-            if missed:
-                yield maybeDeferred(self._user().reload)
-                return
-            for name, keys in wanted.items():
-                if (kind := KINDS.get(name)) is not None:  # else of a newer release
-                    self._store.superseded(kind, keys)
-                    found = yield self._store.get(kind, sorted(keys))
-                    for key in sorted(keys):
-                        self._user().changed(kind, key, found.get(key))
+            while self._missed or self._wanted:
+                if self._missed:
+                    yield from self._reload()
+                else:
+                    yield from self._fetch_kind(next(iter(self._wanted)))
         except StoreError as error:
-            self._missed = True  # everything is loaded when the next change comes
-            _log.warn("changes_missed", "cannot take in others' changes: {why}", why=error.text)
-        except Exception:
-            _log.failure("common_changes", "taking in the others' changes raised")
+            _log.warn("changes_late", "the others' changes come later: {why}", why=error.text)
+            self._later(self._take_in)
+        finally:
+            self._running = False
+
+    def _reload(self) -> Generator[Deferred[Any], Any, None]:
+        self._missed = False
+        self._wanted.clear()  # what comes from now on may be newer than what is loaded
+        try:
+            yield maybeDeferred(self._user().reload)
+        except StoreError:
+            self._missed = True
+            raise
+
+    def _fetch_kind(self, name: str) -> Generator[Deferred[Any], Any, None]:
+        kind, keys = KINDS[name], sorted(self._wanted.pop(name))  # one may change again meanwhile
+        self._store.superseded(kind, keys)
+        try:
+            found = yield self._store.get(kind, keys)
+        except StoreError:
+            self._wanted.setdefault(name, set()).update(keys)
+            raise
+        for key in keys:
+            self._user().changed(kind, key, found.get(key))

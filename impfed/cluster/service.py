@@ -70,7 +70,11 @@ class ClusterService:
         self.placement = Placement(name, enabled=enabled)
         self.nodes: tuple[NodeRow, ...] = ()
         self.coordination = Coordination(store.link)
-        feed = Feed(store, lambda: self.owner_of_records)
+        feed = Feed(
+            store,
+            lambda: self.owner_of_records,
+            lambda call: self.post.later(BEAT_EVERY, call),
+        )
         self.post = PostOffice(name, self.coordination, clock, self, feed.arrived)
         self._clock = clock
         self._store = store

@@ -148,3 +148,17 @@ class CommonRecordTests(SynchronousTestCase):
         self.cluster.run(1.0)
         self.assertEqual(sorted(self.two.known), ["b.example", "c.example"])
         self.assertEqual(sorted(self.two.told), ["a.example", "a.example", "c.example"])
+
+    def test_fetched_later(self) -> None:
+        """A change that cannot be fetched when it is heard of is taken in when the store answers again."""
+        deaf = self.two.node.link
+        deaf.afterwards = lambda operation: operation == "get"  # the answers are lost
+        self.one.learn("c.example")
+        self.one.forget("a.example")
+        self.cluster.run(8.0)
+        self.assertEqual(sorted(self.two.known), ["a.example", "b.example"])
+        self.one.learn("c.example", "xmpp")
+        deaf.afterwards = lambda operation: False
+        self.cluster.run(8.0)
+        self.check("b.example", "c.example")
+        self.assertEqual(self.two.known["c.example"], Kind("c.example", "xmpp"))
