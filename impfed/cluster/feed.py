@@ -34,7 +34,7 @@ class Feed:
         self._later = later
         self._number = 0
         self._wanted: dict[str, set[str]] = {}  # keys by kind
-        self._missed = self._running = False
+        self._missed = self._running = self._late = False
 
     def arrived(self, entries: list[dict[str, bytes]]) -> None:
         """Take entries of the feed; one that is missing between them means to load everything."""
@@ -65,8 +65,11 @@ class Feed:
                     yield from self._reload()
                 else:
                     yield from self._fetch_kind(next(iter(self._wanted)))
+            self._late = False
         except StoreError as error:
-            _log.warn("changes_late", "the others' changes come later: {why}", why=error.text)
+            if not self._late:
+                _log.warn("changes_late", "the others' changes come later: {why}", why=error.text)
+            self._late = True
             self._later(self._take_in)
         finally:
             self._running = False

@@ -37,6 +37,8 @@ _ROSTER = TIMEOUT + _ON_THE_WAY
 _MOVING = 5.0
 #: Stanzas that may wait so.
 _LATE_LIMIT = 1_000
+#: Seconds after which a last word is tried again, and how many may wait for that.
+_AGAIN, _UNSAID_LIMIT = 5.0, 10_000
 _TOO_MUCH = "too much waits for that node"
 
 
@@ -189,7 +191,9 @@ class ClusterHome:
         self._acceptance = acceptance
         self._began = timers.seconds()  # nobody has told us anything yet
         self._seen: dict[str, float] = {}  # when a home's link was up lately, anywhere
-        self._unsaid: list[OutStanza] = []  # to be told when this node may act again
+        self._unsaid: list[OutStanza] = []  # last words that could not be told yet
+        self._saying: Timer | None = None
+        self._drops = 0
         self._late: dict[object, deque[Callable[[], object]]] = {}  # by link
         self._open: dict[str, tuple[Callable[[Any], object], Timer]] = {}  # what nodes were asked
 
@@ -204,12 +208,10 @@ class ClusterHome:
         """Write a stanza that needs no confirmation, or have the holder of the link write it."""
         # The last word on what came by a connection of ours may always go by it: where another node
         # has taken the link over it is closed, and else nobody but us can say it.
-        if stanza.answers and self.links.send(stanza):
-            return True
+        if stanza.answers:
+            return self.links.send(stanza) or self._say_last(stanza)
         if not self.post.may_act:
-            if stanza.answers:
-                self._unsaid.append(stanza)
-            return bool(stanza.answers)
+            return False
         home = self._home(stanza.to)
         if home in self.held:
             if self._waits(home, stanza, lambda: self.links.send(stanza)):
@@ -261,14 +263,36 @@ class ClusterHome:
         self.links.resume()
 
     def may_act_again(self) -> None:
-        """Tell senders what could not be told while this node acted on nothing."""
+        """Tell senders what could not be told while this node acted on nothing, or no link was up."""
         unsaid, self._unsaid = self._unsaid, []
         for stanza in unsaid:
-            self.send(stanza)
+            self._say_last(stanza)
+
+    def _say_last(self, stanza: OutStanza) -> bool:
+        """Have the last word on a text reach its home server, now or later; False if too many wait."""
+
+        drops = self._drops
+
+        def decided(delivery: Delivery) -> None:
+            told = delivery.outcome not in (Outcome.UNSURE, Outcome.NOT_SENT)
+            if not told and drops == self._drops:
+                self._unsaid.append(stanza)
+                if self._saying is None:
+                    self._saying = self._timers.after(_AGAIN, self._say_again)
+
+        if len(self._unsaid) >= _UNSAID_LIMIT:
+            return False
+        self.deliver(stanza, decided)
+        return True
+
+    def _say_again(self) -> None:
+        self._saying = None
+        self.may_act_again()
 
     def drop(self) -> None:
         """Another node handles again what was to be answered, for it has our letters."""
         self._unsaid.clear()
+        self._drops += 1
 
     def exists(self, user: JID, done: Callable[[Existence], None]) -> None:
         """Ask whether a local user exists; the holder of the link knows."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.config.model import HomeConfig
 from impfed.core.ids import IdSource
-from impfed.gateway.cluster_home import ClusterHome
+from impfed.gateway.cluster_home import ClusterHome, ToHome, Told
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.barrier import Delivery, Outcome
 from impfed.xmpp.jid import JID
@@ -63,7 +64,8 @@ class HomeCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.links, self.post = Links(), Post()
         home = HomeConfig("home", "prosody", ("home.example",), "127.0.0.1", 5347, "secret")
-        timers = ReactorTimers(cast(Any, Clock()))
+        self.clock = Clock()
+        timers = ReactorTimers(cast(Any, self.clock))
         self.home = ClusterHome(
             cast(Any, self.links), [home], timers, IdSource(), acceptance=20.0, node="node1"
         )
@@ -97,6 +99,18 @@ class LastWords(HomeCase):
         self.home.may_act_again()
         self.assertEqual(len(self.post.sent), 2)
 
+    def test_until_it_is_told(self) -> None:
+        """It is told again until a home server has it: the holder's link may just have gone."""
+        self.post.may_act = True
+        self.assertTrue(self.home.send(self.refusals[0]))
+        for number, outcome in enumerate((Outcome.NOT_SENT, Outcome.UNSURE, Outcome.ACCEPTED), 1):
+            self.assertEqual(len(self.post.sent), number)
+            errand = msgspec.msgpack.decode(self.post.sent[-1], type=ToHome)
+            self.assertIn("'m1'", errand.xml)
+            self.home.letter(Told(errand.number, outcome.value, "", "", ""))
+            self.clock.pump([1.0] * 6)
+        self.assertEqual(len(self.post.sent), 3)
+
     def test_never(self) -> None:
         """When others have taken over, they handle it again, and this node says nothing."""
         self.home.send(self.refusals[0])
@@ -104,6 +118,14 @@ class LastWords(HomeCase):
         self.post.may_act = True
         self.home.may_act_again()
         self.assertEqual(self.post.sent, [])
+
+    def test_taken_over_meanwhile(self) -> None:
+        """What was under way when others took over is not told again, either."""
+        self.post.may_act = True
+        self.home.send(self.refusals[0])
+        self.home.drop()
+        self.clock.pump([5.0] * 10)
+        self.assertEqual(len(self.post.sent), 1)
 
 
 class StuckPost(HomeCase):
