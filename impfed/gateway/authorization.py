@@ -37,6 +37,20 @@ class Authorizations:
             if record.inbound == "pending" or foreign.domain in self._pending:
                 self._note_pending((local, foreign), record)
 
+    def merge(self, theirs: AuthorizationRecord) -> None:
+        """Take in what another node has written; what this one has decided after that stays, and goes there."""
+        pair = (JID.parse(theirs.local), JID.parse(theirs.foreign))
+        mine, later = self._found(pair), False
+        if mine is not None and mine.inbound_at > theirs.inbound_at:
+            later = mine.inbound != theirs.inbound
+            theirs.inbound, theirs.inbound_at = mine.inbound, mine.inbound_at
+        if mine is not None and mine.outbound_at > theirs.outbound_at:
+            later = later or mine.outbound != theirs.outbound
+            theirs.outbound, theirs.outbound_at = mine.outbound, mine.outbound_at
+        self.load([theirs])
+        if later:
+            self._store.write([Put(theirs)])
+
     def gone(self, key: str) -> None:
         """Another node has removed a record.
 
@@ -113,6 +127,7 @@ class Authorizations:
         record = self._record(pair)
         if record.inbound != decision:
             record.inbound = decision
+            record.inbound_at = self._after(record.inbound_at)
             self._keep(pair, record)
 
     def decide_outbound(self, pair: Pair, decision: Decision) -> None:
@@ -120,7 +135,12 @@ class Authorizations:
         record = self._record(pair)
         if record.outbound != decision:
             record.outbound = decision
+            record.outbound_at = self._after(record.outbound_at)
             self._keep(pair, record)
+
+    def _after(self, before: float) -> float:
+        """Return the time, or a later one than another node's clock has said."""
+        return max(self._seconds(), before + 0.001)
 
     def _found(self, pair: Pair) -> AuthorizationRecord | None:
         records = self._records.get(pair[0])

@@ -185,7 +185,7 @@ class PresenceCommons:
         """Take in what another node has changed; who is concerned is shown what he may see now."""
         if kind is AuthorizationRecord:
             if isinstance(record, AuthorizationRecord):
-                self._authorizations.load([record])
+                self._authorizations.merge(record)
             else:
                 self._authorizations.gone(key)
             local, _, foreign = key.partition("|")

@@ -287,6 +287,9 @@ class AuthorizationRecord(Record, gc=False):
     :ivar inbound: may the foreign user see the local one.
     :ivar outbound: may the local user see the foreign one.
     :ivar changed_at: when the later of the two changed.
+    :ivar inbound_at: when that one changed, later than any time before; so that of what two nodes have
+        written at once neither is lost.
+    :ivar outbound_at: the same for that one.
     """
 
     kind: ClassVar[str] = "authorization"
@@ -295,6 +298,8 @@ class AuthorizationRecord(Record, gc=False):
     inbound: Decision = "none"
     outbound: Decision = "none"
     changed_at: float = 0.0
+    inbound_at: float = 0.0
+    outbound_at: float = 0.0
 
     @property
     def key(self) -> str:
