@@ -60,7 +60,7 @@ class LinkKeeper:
         self._reactor = reactor
         self._reachable = reachable
         self._busy: set[str] = set()  # homes whose links are being taken, or let go
-        self._leases: set[str] = set()  # homes whose links the cluster has leased to this node
+        self._leases: set[str] = set()  # homes whose links are leased to this node, or may be
         self._known_up: dict[str, tuple[str, float]] = {}
 
     def info(self) -> bytes:
@@ -87,6 +87,7 @@ class LinkKeeper:
                 self._free(home.name)
             elif mine and home.name not in self._home.held:
                 self._busy.add(home.name)
+                self._leases.add(home.name)  # from now on, whether we hear the answer or not
                 asked = self._cluster.take_lease(f"home {home.name}")
                 asked.addCallbacks(self._leased, self._not_leased, (home.name,), {}, (home.name,))
 
@@ -111,9 +112,9 @@ class LinkKeeper:
 
     def _leased(self, holder: str, name: str) -> None:
         self._busy.discard(name)
-        if holder == self._cluster.name:
-            self._leases.add(name)
-        if holder == self._cluster.name and self._cluster.may_act:
+        if holder != self._cluster.name:
+            self._leases.discard(name)
+        elif self._cluster.may_act:
             log.info("link_held", "this node holds the links to home {home}", home=name)
             self._home.held.add(name)
             self._home.links.hold(name)

@@ -35,6 +35,8 @@ _NO_ANSWER = (
 #: Seconds that a stanza waits for a stream, that a stream may take to come about, from one attempt
 #: to the next, and that the peer may take to tell its count.
 _PATIENCE, _NEGOTIATION, _AGAIN, _COUNT = 60.0, 20.0, 3.0, 60.0
+#: Seconds between two spaces on a stream.
+_ALIVE = 30.0
 #: Seconds after which a node counts what its home server has not confirmed yet, and may die with.
 _UNSETTLED = 10.0
 
@@ -196,6 +198,13 @@ class _Way:
         if acks:
             stream.say(f"<enable xmlns='{_SM}'/>")
         self._flush(stream)
+        self.server.loop.after(_ALIVE, lambda: self._keep_alive(stream))
+
+    def _keep_alive(self, stream: _Outgoing) -> None:
+        """Write a space, so that a dead connection is found out before something is sent by it."""
+        if self._stream is stream:
+            stream.say(" ")
+            self.server.loop.after(_ALIVE, lambda: self._keep_alive(stream))
 
     def counted(self, count: int) -> None:
         """The node has so many stanzas of this stream."""

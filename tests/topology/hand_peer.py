@@ -142,7 +142,9 @@ class HandPeer:
 
     def accept(self) -> Wire:
         """Take the next connection."""
-        if not select.select([self._socket], [], [], _PATIENCE)[0]:
+        waiting = select.poll()  # a number above 1,023 is nothing for select()
+        waiting.register(self._socket, select.POLLIN)
+        if not waiting.poll(_PATIENCE * 1000):
             raise TimeoutError("nobody connects")
         plain, _ = self._socket.accept()
         plain.settimeout(_PATIENCE)

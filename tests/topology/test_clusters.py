@@ -162,6 +162,6 @@ class BalancerTests(ClusterTestCase, stories.BothWays):
     kind = BalancedClusters
     scene: BalancedClusters
 
-    def test_node_killed(self) -> None:
+    def test_with_a_node_killed(self) -> None:
         """The balancer leads what belongs to a dead node's subscription to one that lives."""
         self.serves_after_death("a2", f"{PUBLIC}:5061")
