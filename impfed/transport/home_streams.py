@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-
 from impfed.config.model import HomeConfig
 from impfed.core.errors import LocalError
 from impfed.core.timers import Timer
@@ -109,7 +107,6 @@ class StreamLink(LinkBase):
         self._pinged = 0.0
         self._flushing = False
         self._paused = False
-        self._stopping = False
         streams = self._streams = S2S(
             reactor,
             [S2SListener(home.bind_host, home.bind_port)],
@@ -139,19 +136,17 @@ class StreamLink(LinkBase):
 
     # -- life ----------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def _begin(self) -> None:
         """Listen, and find out whether the home server answers."""
-        self._stopping = False
         self._streams.startService()
         self._connect()
 
-    def stop(self) -> Deferred[Any]:
-        """Close all streams in good order."""
-        self._stopping = True
+    def _end(self) -> None:
         self._set_timer(None)
+        self._probe = ""
         self._fail_open_work("this node is stopping")
         self._set_state(LinkState.STOPPED, "stopped")
-        return self._streams.stopService()
+        self._streams.stopService().addCallback(self._ended)
 
     def _connect(self) -> None:
         self._set_state(LinkState.CONNECTING, self.reason)
@@ -233,7 +228,7 @@ class StreamLink(LinkBase):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if delay is not None and call is not None and not self._stopping:
+        if delay is not None and call is not None and not self._closing:
             self._timer = self._context.timers.after(delay, call)
 
     # -- what the streams tell -----------------------------------------------------------------
@@ -245,7 +240,7 @@ class StreamLink(LinkBase):
             if stanza.type in ("result", "error") and stanza.from_ == self._ping_target:
                 self._answered()
                 return
-        elif not self.up and not self._probe and not self._stopping:
+        elif not self.up and not self._probe and not self._closing:
             self._connect()  # it is there, before we have asked again
         self._inbox.stanza_arrived(stanza)
 
@@ -270,7 +265,7 @@ class StreamLink(LinkBase):
     def stream_lost(self, local: str, remote: str, words: str) -> None:
         """A stream is gone: what it may have carried is unsure; is the home server gone, too?"""
         self._withdraw((remote, local))
-        if self._stopping:
+        if self._closing:
             self._give_up(words)
             return
         if self._unsure and self._grace is None:
@@ -284,7 +279,7 @@ class StreamLink(LinkBase):
 
     def stream_failed(self, local: str, remote: str, words: str, lasting: bool) -> None:
         """The home server cannot be reached."""
-        if self._probe and local == self._own.domain and not self._stopping:
+        if self._probe and local == self._own.domain:
             self._down(words, lasting)
 
     # -- out -----------------------------------------------------------------------------------

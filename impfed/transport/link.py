@@ -68,17 +68,9 @@ class HomeLink(LinkBase):
         self._out: list[str] = []
         self._passing: list[OutStanza] = []
         self._resumed = 0.0
-        self._stopping = False
-        self._stops: list[Deferred[None]] = []  # who waits for the end of what is being closed
         self._open: set[ComponentConnection] = set()
 
     # -- life ----------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Connect, and stay connected; what is just being closed ends first."""
-        self._stopping = False
-        if not self._stops:
-            self._connect()
 
     @property
     def keeps(self) -> bool:
@@ -113,31 +105,19 @@ class HomeLink(LinkBase):
         if self._attempt is not None:
             self._attempt.cancel()
 
-    def stop(self) -> Deferred[None]:
-        """Disconnect in good order; fires when every connection is gone."""
+    def _end(self) -> None:
         self._connect_no_more()
-        stopped: Deferred[None] = Deferred()
-        self._stops.append(stopped)
-        if len(self._stops) == 1:
-            if self._connection is not None:
-                self._connection.pause_reading()
-            self._handover.close(self._close)
-        return stopped
+        if self._connection is not None:
+            self._connection.pause_reading()
+        self._handover.close(self._close)
 
     def _close(self) -> None:
         self.flush()
         gone = [connection.close() for connection in list(self._open)]
         self._set_state(LinkState.STOPPED, "stopped")
-        gatherResults(gone).addCallback(self._stopped)
+        gatherResults(gone).addCallback(self._ended)
 
-    def _stopped(self, _: object) -> None:
-        stops, self._stops = self._stops, []
-        if not self._stopping:
-            self._connect()
-        for stopped in stops:
-            stopped.callback(None)
-
-    def _connect(self) -> None:
+    def _begin(self) -> None:
         self._retry = None
         self._set_state(LinkState.CONNECTING, self.reason)
         stream = ComponentStream(self.domain, self.home.secret, self._context.limits.reader)
@@ -209,7 +189,7 @@ class HomeLink(LinkBase):
     def _closed(self, closed: Closed) -> None:
         reason = explain(closed, self.domain)
         self._connection = None
-        if self._stopping or self._stops:
+        if self._closing:
             self._fail_open_work("this node is stopping")
             return
         self._down(reason, lasting=closed.condition in _LASTING)
@@ -222,7 +202,7 @@ class HomeLink(LinkBase):
         self._out.clear()
         self._set_state(LinkState.WAITING, reason)
         delay = self._backoff.next(lasting)
-        self._retry = self._context.timers.after(delay, self._connect)
+        self._retry = self._context.timers.after(delay, self._begin)
         self._tell_down(was_up, reason, delay)
         self._fail_open_work(reason)
         self._hand_back()

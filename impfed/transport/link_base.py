@@ -48,6 +48,8 @@ class LinkBase:
         self._context = context
         self._own = JID.parse(domain)
         self._ping_target = JID.parse(home.domains[0])
+        self._stopping = False
+        self._stops: list[Deferred[None]] = []  # who waits for the end of what is being closed
         self._directory = DirectoryQueries(self._own, module, self._callback_failed)
         self._rosters = RosterRequests(
             self._own, context.ids, self._ask, context.timers.seconds, self._callback_failed
@@ -72,6 +74,41 @@ class LinkBase:
     def unconfirmed(self) -> int:
         """Messages that the home server has not confirmed yet."""
         raise NotImplementedError
+
+    def start(self) -> None:
+        """Connect, and stay connected; what is just being closed ends first."""
+        self._stopping = False
+        if not self._stops:
+            self._begin()
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect in good order; fires when every connection is gone."""
+        self._stopping = True
+        stopped: Deferred[None] = Deferred()
+        self._stops.append(stopped)
+        if len(self._stops) == 1:
+            self._end()
+        return stopped
+
+    @property
+    def _closing(self) -> bool:
+        """Whether nothing may begin: the link is not wanted, or what it had is still being closed."""
+        return self._stopping or bool(self._stops)
+
+    def _begin(self) -> None:
+        """Connect."""
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """Close everything, and say when that is done by :meth:`_ended`."""
+        raise NotImplementedError
+
+    def _ended(self, _: object) -> None:
+        stops, self._stops = self._stops, []
+        if not self._stopping:
+            self._begin()
+        for stopped in stops:
+            stopped.callback(None)
 
     def retire(self) -> Deferred[None]:
         """Connect no more; fires when the connection that stands is gone."""

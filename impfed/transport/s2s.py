@@ -203,7 +203,7 @@ class S2S(Service):
         self.stopping = True
         words = "this node is stopping"
         waits = [port.stopListening() for port in self._open_ports]
-        self._open_ports.clear()
+        self._open_ports, self.ports = [], []
         self._flush()
         for route in self._routes.values():
             route.stop(words)

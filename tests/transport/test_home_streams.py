@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, maybeDeferred
+from twisted.internet.task import deferLater
 
 from demo.parts import free_ports
 from impfed.config.model import HomeConfig
@@ -13,6 +14,7 @@ from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.transport.home import ACCEPTED, Delivery, HomeLinks, LinkLimits, Outcome
+from impfed.transport.link_api import LinkState
 from impfed.transport.s2s import S2SLimits, Security, Target, Tls
 from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, iq, message
 from tests.transport.home_case import Gateway
@@ -162,6 +164,35 @@ class TextTests(StreamLinkCase):
         self.deliver("alice", "again")
         yield self.until(lambda: self.deliveries)
         self.assertEqual(self.outcomes, [Outcome.ACCEPTED])
+
+    @inlineCallbacks
+    def test_held_again_while_it_closes(self) -> Steps:
+        """A link that is wanted again while it is being closed listens once the old streams are gone."""
+        yield self.link(True)
+        assert self.links is not None
+        gone = [self.links.let_go("home")]
+        self.links.hold("home")
+        gone.append(self.links.let_go("home"))
+        self.links.hold("home")
+        yield gatherResults(gone)
+        yield self.until(lambda: self.links.links[0].up)  # type: ignore[union-attr]
+        self.deliver("alice", "again")
+        yield self.until(lambda: self.deliveries)
+        self.assertEqual(self.outcomes, [Outcome.ACCEPTED])
+        self.assertEqual(self.gateway.events, ["up", "up"])
+
+    @inlineCallbacks
+    def test_let_go_unanswered(self) -> Steps:
+        """A link that is let go before the home server has answered is stopped, and not down."""
+        yield self.link(True)
+        assert self.links is not None
+        yield self.links.let_go("home")
+        self.nodes.remove(self.home)
+        yield self.home.stop()
+        self.links.hold("home")
+        yield self.links.let_go("home")
+        yield deferLater(reactor, 0)  # in which what waited for a stream is returned
+        self.assertEqual(self.links.status()[0]["state"], LinkState.STOPPED.value)
 
 
 class TrustTests(StreamLinkCase):
