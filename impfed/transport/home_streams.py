@@ -95,14 +95,13 @@ class StreamLink(LinkBase):
         settle: Callable[[Callable[[], None], str], None],
     ) -> None:
         super().__init__(owner, home, home.address, JID.parse(home.domains[0]), context)
-        self._barrier = PairBarriers(context.limits.acceptance, self._callback_failed)
+        self._barrier: PairBarriers = PairBarriers(context.limits.acceptance, self._callback_failed)
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._backoff = Backoff(context.ids)
         self._unsure: list[AcceptanceBarrier] = []  # of streams that are gone
         self._grace: Timer | None = None  # for the end of their being unsure
         self._probe = ""  # id of the ping whose answer is waited for
         self._timer: Timer | None = None  # for the next ping, or the end of waiting
-        self._alarm: Timer | None = None
         self._heard = 0.0
         self._pinged = 0.0
         self._flushing = False
@@ -128,11 +127,6 @@ class StreamLink(LinkBase):
     def asks_as(self, address: JID) -> bool:
         """Whether the link's own questions may come from an address: pings come from each domain."""
         return bare_domain(address)
-
-    @property
-    def unconfirmed(self) -> int:
-        """Messages that the home server has not confirmed yet."""
-        return len(self._barrier)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -333,27 +327,6 @@ class StreamLink(LinkBase):
 
     def _ask(self, stanza: OutStanza) -> None:
         self._streams.send(stanza)
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        """See that one timer stands for the earliest time-out."""
-        parts = (self._barrier, self._directory, self._rosters)
-        due = [part.deadline for part in parts if part.deadline]
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if due:
-            delay = max(0.0, min(due) - self._context.timers.seconds())
-            self._alarm = self._context.timers.after(delay, self._time_out)
-
-    def _time_out(self) -> None:
-        self._alarm = None
-        now = self._context.timers.seconds()
-        count = self._barrier.expire(now)
-        if count:
-            self._tell_unconfirmed(count)
-        self._directory.expire(now)
-        self._rosters.expire(now)
         self._set_alarm()
 
     # -- the rest ------------------------------------------------------------------------------

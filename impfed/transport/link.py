@@ -53,7 +53,9 @@ class HomeLink(LinkBase):
         super().__init__(owner, home, domain, module, context)
         if not self.carries_all:
             self.name = f"{home.name}/{domain}"
-        self._barrier = AcceptanceBarrier(context.limits.acceptance, self._callback_failed)
+        self._barrier: AcceptanceBarrier = AcceptanceBarrier(
+            context.limits.acceptance, self._callback_failed
+        )
         self._inbox = Inbox(self, owner, context, self._barrier, self._directory, self._rosters)
         self._handover = HandOver(context.settle, self.write, context.timers)
         self._backoff = Backoff(context.ids)
@@ -61,7 +63,6 @@ class HomeLink(LinkBase):
         self._attempt: Deferred[Any] | None = None
         self._retry: Timer | None = None
         self._watch: Timer | None = None
-        self._alarm: Timer | None = None
         self._reading = True
         self._pressed = False
         self._unread = 0
@@ -76,11 +77,6 @@ class HomeLink(LinkBase):
     def keeps(self) -> bool:
         """Whether the home server keeps what it has for us while nobody is connected."""
         return self._handover.on
-
-    @property
-    def unconfirmed(self) -> int:
-        """Messages that the home server has not confirmed yet."""
-        return len(self._barrier)
 
     def retire(self) -> Deferred[None]:
         """Connect no more; fires when the connection that stands is gone, or not to be waited for."""
@@ -352,28 +348,6 @@ class HomeLink(LinkBase):
     def _ping(self, id: str) -> str:
         payload = f"<ping xmlns='{NS_PING}'/>"
         return iq(self._ping_target, self._own, id=id, type="get", payload=payload).xml
-
-    def _set_alarm(self) -> None:
-        """See that one timer stands for the earliest time-out."""
-        parts = (self._barrier, self._directory, self._rosters)
-        due = [part.deadline for part in parts if part.deadline]
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if due:
-            delay = max(0.0, min(due) - self._context.timers.seconds())
-            self._alarm = self._context.timers.after(delay, self._time_out)
-
-    def _time_out(self) -> None:
-        self._alarm = None
-        now = self._context.timers.seconds()
-        count = self._barrier.expire(now)
-        if count:
-            self._tell_unconfirmed(count)
-        self._directory.expire(now)
-        self._rosters.expire(now)
-        self._set_alarm()
-        self.flush()
 
     # -- in ------------------------------------------------------------------------------------
 

@@ -9,9 +9,12 @@ from twisted.internet.defer import Deferred, succeed
 
 from impfed.config.model import HomeConfig
 from impfed.core.log import EventLog
+from impfed.core.timers import Timer
 from impfed.transport.directory import DirectoryQueries
 from impfed.transport.link_api import LinkContext, LinkState
+from impfed.transport.pair_barriers import PairBarriers
 from impfed.transport.rosters import Deed, RosterAnswer, RosterRequests, unavailable
+from impfed.xmpp.barrier import AcceptanceBarrier
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza
 
@@ -33,6 +36,7 @@ class LinkBase:
     """
 
     carries_all = True
+    _barrier: AcceptanceBarrier | PairBarriers
 
     def __init__(
         self, owner: Any, home: HomeConfig, domain: str, module: JID, context: LinkContext
@@ -48,6 +52,7 @@ class LinkBase:
         self._context = context
         self._own = JID.parse(domain)
         self._ping_target = JID.parse(home.domains[0])
+        self._alarm: Timer | None = None
         self._stopping = False
         self._stops: list[Deferred[None]] = []  # who waits for the end of what is being closed
         self._directory = DirectoryQueries(self._own, module, self._callback_failed)
@@ -73,7 +78,7 @@ class LinkBase:
     @property
     def unconfirmed(self) -> int:
         """Messages that the home server has not confirmed yet."""
-        raise NotImplementedError
+        return len(self._barrier)
 
     def start(self) -> None:
         """Connect, and stay connected; what is just being closed ends first."""
@@ -129,6 +134,28 @@ class LinkBase:
     def _ask(self, stanza: OutStanza) -> None:
         """Write a question whose answer is waited for."""
         raise NotImplementedError
+
+    def _set_alarm(self) -> None:
+        """See that one timer stands for the earliest time-out."""
+        parts = (self._barrier, self._directory, self._rosters)
+        due = [part.deadline for part in parts if part.deadline]
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if due:
+            delay = max(0.0, min(due) - self._context.timers.seconds())
+            self._alarm = self._context.timers.after(delay, self._time_out)
+
+    def _time_out(self) -> None:
+        self._alarm = None
+        now = self._context.timers.seconds()
+        count = self._barrier.expire(now)
+        if count:
+            self._tell_unconfirmed(count)
+        self._directory.expire(now)
+        self._rosters.expire(now)
+        self._set_alarm()
+        self.flush()
 
     def _set_state(self, state: LinkState, reason: str) -> None:
         if state is not self.state:
