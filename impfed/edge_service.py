@@ -8,27 +8,24 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
-from twisted.internet.error import CannotListenError
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed import __version__
 from impfed.config.edge import EdgeTargetConfig
 from impfed.config.model import Config, ListenerConfig
-from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.core.trace import Tracer
 from impfed.ctl.api import ControlError, INodeView, Whereabouts
 from impfed.ctl.server import ControlServer
+from impfed.failed_start import cannot_start
 from impfed.policy.peers import PeerPolicy
 from impfed.policy.sources import SourceLimits
 from impfed.proxy.border import Border, port_listeners
 from impfed.proxy.health import HealthChecks, Rhythm
 from impfed.routing.inner import InnerRoute, InnerTargets
 from impfed.routing.setup import Routing
-from impfed.service import end_with_failure
 from impfed.sip.framing import FramingLimits
 from impfed.sip.outgoing import OutgoingRequest
 from impfed.sip.target import Hop
@@ -135,7 +132,7 @@ class Edge(MultiService):
     def startService(self) -> None:
         """Start; a failure stops the reactor with the reason in the log."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._start().addErrback(self._cannot_start)
+        self._start().addErrback(cannot_start, self.reactor, "edge")
 
     @inlineCallbacks
     def _start(self) -> Any:
@@ -153,14 +150,6 @@ class Edge(MultiService):
             domains=len(self.config.domains),
             targets=len(self.edge.targets),
         )
-
-    def _cannot_start(self, failure: Failure) -> None:
-        if failure.check(ImpfedError, CannotListenError) is None:
-            log.failure("start_failed", "the edge cannot start", failure)
-        else:
-            log.error("cannot_start", "the edge cannot start: {why}", why=str(failure.value))
-        self.reactor.addSystemEventTrigger("after", "shutdown", end_with_failure)
-        self.reactor.stop()
 
     @inlineCallbacks
     def stopService(self) -> Any:

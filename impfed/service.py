@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.error import CannotListenError
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed import __version__
 from impfed.admin.setup import UserServices
 from impfed.cluster_setup import ClusterSide, awake
 from impfed.config.model import SIP_KINDS, Config, HomeConfig, SipDomainConfig
-from impfed.core.errors import ImpfedError
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -26,6 +21,7 @@ from impfed.core.trace import Tracer
 from impfed.ctl.api import INodeView, Whereabouts
 from impfed.ctl.operations import Operations
 from impfed.ctl.server import ControlServer
+from impfed.failed_start import cannot_start
 from impfed.gateway.admission import Admission
 from impfed.gateway.budgets import Budgets
 from impfed.gateway.cluster_home import ClusterHome
@@ -89,13 +85,6 @@ class _HomeDirectory:
         answer: Deferred[Existence] = Deferred()
         self._home.exists(JID.parse(address), lambda found: answer.callback(Existence(found.value)))
         return answer
-
-
-def end_with_failure() -> None:
-    """End the process with exit code 1."""
-    # The reactor has stopped and twistd would end with 0; a supervisor has to know better.
-    sys.stdout.flush()
-    os._exit(1)
 
 
 def _gateway_type(domain: SipDomainConfig) -> tuple[str, str]:
@@ -344,7 +333,7 @@ class Node(MultiService):
     def startService(self) -> None:
         """Start in the background; a failure to start stops the reactor with the reason in the log."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._start().addErrback(self._cannot_start)
+        self._start().addErrback(cannot_start, self.reactor, "node")
 
     @inlineCallbacks
     def _start(self) -> Any:
@@ -380,14 +369,6 @@ class Node(MultiService):
             domains=len(self.config.domains),
             texts=len(outbox) + len(relayed),
         )
-
-    def _cannot_start(self, failure: Failure) -> None:
-        if failure.check(ImpfedError, CannotListenError) is None:
-            log.failure("start_failed", "the node cannot start", failure)
-        else:
-            log.error("cannot_start", "the node cannot start: {why}", why=str(failure.value))
-        self.reactor.addSystemEventTrigger("after", "shutdown", end_with_failure)
-        self.reactor.stop()
 
     @inlineCallbacks
     def stopService(self) -> Any:

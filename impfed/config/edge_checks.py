@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from impfed.config.edge import EdgeConfig, EdgePortConfig, EdgeTargetConfig
@@ -12,6 +11,7 @@ from impfed.config.model import Config, ListenerConfig
 from impfed.config.neighbours import proves
 from impfed.config.problems import did_you_mean
 from impfed.config.values import show_address
+from impfed.core.hosts import is_address
 
 if TYPE_CHECKING:
     from impfed.config.checks import Report
@@ -174,14 +174,14 @@ def _identity(config: Config, where: Path, target: EdgeTargetConfig, report: Rep
         for key in ("tls_name", "peer_names"):
             if getattr(target, key):
                 report.report((*where, key), f"there is no TLS over {target.transport}")
-        if not _is_address(target.host):
+        if not is_address(target.host):
             report.report(
                 (*where, "address"),
                 "without TLS a machine is known by its IP address only",
                 '"10.0.0.2:5060", for example',
             )
         return
-    if not target.tls_name and _is_address(target.host):
+    if not target.tls_name and is_address(target.host):
         report.report(
             (*where, "address"),
             "an IP address is no name that a certificate could carry (RFC 5922)",
@@ -259,11 +259,3 @@ def _next_hops(config: Config, document: dict[str, Any], report: Report) -> None
         if transport in listening and transport not in outside:
             words = f"only an inside listener speaks {transport}, and partners are outside"
             report.report((*where, "transport"), words)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -118,7 +118,7 @@ def _hop(
         for key in ("tls_name", "client_certificate"):
             if key in raw:
                 report.report((*where, key), f"there is no TLS over {transport}")
-    elif "tls_name" not in raw and _is_address(raw.get("address")):
+    elif "tls_name" not in raw and _names_address(raw.get("address")):
         report.report(
             (*where, "address"),
             "an IP address is no name that a certificate could carry (RFC 5922)",
@@ -208,7 +208,7 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _is_address(value: object) -> bool:
+def _names_address(value: object) -> bool:
     try:
         host, _ = read_address(value)
         ip_address(host_name(host))

@@ -12,13 +12,14 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, gatherResults
 
 from impfed.cluster.membership import Sight
+from impfed.core.hosts import bracketed
 from impfed.core.ids import IdSource
 from impfed.core.timers import Timer
 from impfed.routing.neighbours import Neighbours
 from impfed.sip.message import SipResponse
 from impfed.sip.outgoing import options_request
 from impfed.sip.transaction import ClientTransaction, FailureCause
-from impfed.transport.flow import Flow, bracketed
+from impfed.transport.flow import Flow
 from impfed.transport.pool import Target
 from impfed.transport.sip import SipStack
 from impfed.transport.timers import ReactorTimers

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from impfed.config.edge import EdgeConfig
 from impfed.config.model import Config
 from impfed.core.errors import RemoteError
+from impfed.core.hosts import bracketed
 from impfed.core.metrics import Metrics
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.agent import Decision
@@ -19,7 +20,7 @@ from impfed.routing.router import Router
 from impfed.sip.message import DIALOG_FORMING, REASONS
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
-from impfed.transport.flow import Flow, bracketed
+from impfed.transport.flow import Flow
 from impfed.transport.sip import SipStack
 
 #: Dialogs from inside whose connection is remembered.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from impfed.core.errors import RemoteError
+from impfed.core.hosts import bracketed
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.proxy.agent import Decision
@@ -16,7 +17,7 @@ from impfed.routing.router import Resolution
 from impfed.sip.message import DIALOG_FORMING, REASONS, SipRequest
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
-from impfed.transport.flow import Flow, bracketed
+from impfed.transport.flow import Flow
 from impfed.transport.sip import SipStack
 
 log = EventLog("impfed.proxy")

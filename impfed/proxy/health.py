@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from impfed.core.hosts import bracketed
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -13,7 +14,6 @@ from impfed.core.timers import Timer
 from impfed.sip.message import SipResponse
 from impfed.sip.outgoing import OutgoingRequest, options_request
 from impfed.sip.transaction import ClientTransaction, FailureCause
-from impfed.transport.flow import bracketed
 from impfed.transport.timers import ReactorTimers
 
 #: Answers that mean that the machine is there, but does not want to work.

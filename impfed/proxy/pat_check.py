@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 
 from impfed.config.model import Config, ListenerConfig
 from impfed.core.errors import LocalError
+from impfed.core.hosts import bracketed
 from impfed.core.ids import IdSource
 from impfed.core.timers import Timer
 from impfed.routing.neighbours import Neighbours
@@ -23,7 +24,7 @@ from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse
 from impfed.sip.relay_token import RelayTokens
 from impfed.sip.transaction import FailureCause, ServerTransaction
 from impfed.transport.dispatch import ALLOW
-from impfed.transport.flow import Flow, bracketed
+from impfed.transport.flow import Flow
 from impfed.transport.identity import NOBODY
 from impfed.transport.pool import Target
 from impfed.transport.sip import SipStack

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from ipaddress import ip_address
 from typing import Any
 
 from impfed.core.errors import RemoteError
+from impfed.core.hosts import is_address
 from impfed.policy.peers import PeerPolicy
 from impfed.proxy.values import Question
 from impfed.sip.errors import SipParseError
@@ -121,7 +121,7 @@ class PairPolicy:
         if self._own(uri) and uri.user:
             return 0, ""
         if not self._local(uri.host):
-            what = "an IP address" if _is_address(uri.host) else f"the domain {uri.host}"
+            what = "an IP address" if is_address(uri.host) else f"the domain {uri.host}"
             return (403 if self._foreign(uri.host) else 404), f"the Request-URI is {what}, not ours"
         if uri.port is not None:
             return 403, f"the Request-URI names port {uri.port} of {uri.host}"
@@ -172,11 +172,3 @@ def _domain(uri: object) -> str:
 def _maddr(question: Question) -> bool:
     uri = parse_uri(question.way.uri)
     return isinstance(uri, SipUri) and uri.param("maddr") is not None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

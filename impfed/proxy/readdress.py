@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from impfed.core.hosts import bracketed
 from impfed.proxy.splice import places
 from impfed.routing.neighbours import address_of
 from impfed.sip.errors import SipParseError
 from impfed.sip.message import SipMessage, SipRequest, parse_head
 from impfed.sip.uri import SipUri, parse_uri
-from impfed.transport.flow import bracketed
 
 Address = tuple[str, int]
 _Message = TypeVar("_Message", bound=SipMessage)

@@ -12,6 +12,7 @@ from typing import Any
 
 from impfed.config.model import Config, ListenerConfig
 from impfed.core.errors import RemoteError
+from impfed.core.hosts import bracketed
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.proxy.way import Way
@@ -20,7 +21,7 @@ from impfed.sip.message import REASONS, SipRequest, SipResponse
 from impfed.sip.relay_token import Flaw, RelayTokens, token_of
 from impfed.sip.target import Hop
 from impfed.sip.uri import SipUri
-from impfed.transport.flow import Flow, bracketed
+from impfed.transport.flow import Flow
 
 log = EventLog("impfed.proxy")
 

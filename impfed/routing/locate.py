@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 
 from impfed.core.dns import Answer, Lookup, Naptr, Outcome, Question, RecordType, Srv
+from impfed.core.hosts import is_address
 from impfed.routing.order import Uniform, in_order
 
 #: Most names of servers, and most addresses of one, that are followed.
@@ -103,7 +103,7 @@ def locate(plan: Plan, uniform: Uniform) -> Search:
     :param uniform: draws lots among SRV records of equal priority.
     """
     notes = _Notes()
-    if _is_address(plan.domain) or plan.port is not None:
+    if is_address(plan.domain) or plan.port is not None:
         return (yield from _direct(plan, notes))
     found: list[tuple[str, Srv, str]] = []
     if plan.federation and "tls" in plan.transports:
@@ -188,7 +188,7 @@ def _direct(plan: Plan, notes: _Notes) -> Search:
     """Take the domain itself as a host (RFC 3263 section 4.2, last step)."""
     transport = plan.transports[0]
     port = plan.port or _DEFAULT_PORTS[transport]
-    if _is_address(plan.domain):
+    if is_address(plan.domain):
         return Located((Place(transport, plan.domain, port, plan.domain, "an address"),), notes.ttl)
     hosts = yield from _hosts([plan.domain], notes)
     places = tuple(
@@ -204,10 +204,10 @@ def _hosts(
     names: Sequence[str], notes: _Notes
 ) -> Generator[Sequence[Question], Mapping[Question, Answer], dict[str, list[str]]]:
     """Return the addresses of each name, IPv6 and IPv4 in turn."""
-    asked = [name for name in names if not _is_address(name)]
+    asked = [name for name in names if not is_address(name)]
     questions = [Question(name, kind) for name in asked for kind in (RecordType.AAAA, RecordType.A)]
     answers = (yield questions) if questions else {}
-    hosts = {name: [name] for name in names if _is_address(name)}
+    hosts = {name: [name] for name in names if is_address(name)}
     for name in asked:
         six, four = (
             [str(each) for each in notes.take(question, answers[question])]
@@ -230,14 +230,6 @@ def _nothing(plan: Plan, notes: _Notes) -> str:
     if notes.unknown_name:
         return f"the domain {plan.domain} does not exist in the DNS"
     return f"{plan.domain} has no NAPTR, SRV or address record for SIP"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def run(search: Search, lookup: Lookup, done: Callable[[Located], None]) -> None:

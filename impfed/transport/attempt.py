@@ -11,8 +11,8 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from impfed.core.hosts import is_address
 from impfed.core.timers import Timer
-from impfed.transport.flow import is_address
 from impfed.transport.stream import StreamFlow
 from impfed.transport.timers import ReactorTimers
 

@@ -9,11 +9,12 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.protocol import DatagramProtocol
 from zope.interface import implementer
 
+from impfed.core.hosts import is_address
 from impfed.sip.errors import SipParseError
 from impfed.sip.framing import parse_datagram
 from impfed.sip.headers import split_values
 from impfed.sip.message import SipRequest, parse_message
-from impfed.transport.flow import Flow, FlowOwner, is_address
+from impfed.transport.flow import Flow, FlowOwner
 
 if TYPE_CHECKING:
     from impfed.config.model import ListenerConfig

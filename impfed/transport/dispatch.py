@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
 from impfed.config.model import ListenerConfig
 from impfed.core.errors import LocalError, RemoteError
+from impfed.core.hosts import bracketed
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
@@ -40,7 +41,7 @@ from impfed.sip.transaction import (
 )
 from impfed.sip.uri import SipUri
 from impfed.transport.datagram import DatagramListener
-from impfed.transport.flow import Flow, FlowOwner, NoFlow, SipLimits, bracketed
+from impfed.transport.flow import Flow, FlowOwner, NoFlow, SipLimits
 from impfed.transport.listen import Incoming
 from impfed.transport.pool import Pool, Target
 from impfed.transport.stream import StreamFlow

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from impfed.core.dns import Answer, Lookup, Naptr, Outcome, Question, RecordType, Srv
+from impfed.core.hosts import is_address
 from impfed.core.log import EventLog
-from impfed.transport.flow import is_address
 
 log = EventLog("impfed.dns")
 

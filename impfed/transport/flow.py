@@ -7,9 +7,9 @@ has the flow of a connection, :mod:`impfed.transport.datagram` that of UDP.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
+from impfed.core.hosts import bracketed
 from impfed.sip.errors import SipParseError
 from impfed.sip.framing import FramingLimits
 from impfed.sip.message import SipMessage
@@ -168,17 +168,3 @@ class FlowOwner(Protocol):
 
     def count(self, name: str) -> None:
         """Count an event."""
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, not a name."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands in a URI or a Via: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host

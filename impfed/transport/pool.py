@@ -14,11 +14,12 @@ from typing import Any
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from impfed.core.errors import LocalError
+from impfed.core.hosts import bracketed
 from impfed.core.ids import IdSource
 from impfed.core.log import EventLog
 from impfed.sip.target import Hop
 from impfed.transport.attempt import Attempt, ConnectFactory
-from impfed.transport.flow import Flow, FlowOwner, NoFlow, bracketed
+from impfed.transport.flow import Flow, FlowOwner, NoFlow
 from impfed.transport.reuse import Reuse
 from impfed.transport.stream import StreamFlow
 from impfed.transport.tls import TlsStore

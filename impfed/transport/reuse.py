@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from impfed.core.hosts import is_address
 from impfed.sip.message import SipRequest
-from impfed.transport.flow import Flow, is_address
+from impfed.transport.flow import Flow
 from impfed.transport.identity import matching_name
 from impfed.transport.stream import StreamFlow
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.interfaces import IResolutionReceiver
 from zope.interface import Interface, implementer
 
 from impfed.core.dns import Answer, Lookup, Outcome, Question, RecordType, Srv
+from impfed.core.hosts import is_address
 from impfed.core.ids import IdSource
 from impfed.xmpp.jid import JidError
 from impfed.xmpp.s2s_names import ascii_domain
@@ -116,8 +116,9 @@ class DnsTargets:
         except JidError as error:
             done(Found((), "remote-server-not-found", str(error)))
             return
-        if _is_address(name):
-            done(Found((Target(name.strip("[]"), PORT),)))
+        address = name.strip("[]")  # IPv6 has them in a domainpart (RFC 7622 section 3.2)
+        if is_address(address):
+            done(Found((Target(address, PORT),)))
             return
         search = _Search(name, self._lookup, self._ids, done)
         search.start(self._direct)
@@ -149,7 +150,7 @@ class HostTarget:
                 words = f"the configured server {host} of {domain} has no address"
                 done(Found((), "remote-server-timeout", words))
 
-        if _is_address(host):
+        if is_address(host):
             done(Found((Target(host, port, direct),)))
         else:
             self._resolve(host, resolved)
@@ -268,7 +269,7 @@ class _Search:
 
     def _ask_addresses(self) -> None:
         del self._hosts[_MOST:]
-        names = sorted({host for host, _, _ in self._hosts if not _is_address(host)})
+        names = sorted({host for host, _, _ in self._hosts if not is_address(host)})
         self._wanted = 2 * len(names)
         if not names:
             self._finish()
@@ -284,7 +285,7 @@ class _Search:
     def _finish(self) -> None:
         targets = []
         for host, port, direct in self._hosts:
-            if _is_address(host):
+            if is_address(host):
                 targets.append(Target(host, port, direct))
             for type in (RecordType.AAAA, RecordType.A):
                 answer = self._addresses.get((host, type))
@@ -321,11 +322,3 @@ def _order(records: list[tuple[Srv, bool]], ids: IdSource) -> list[tuple[str, in
         record, direct = entry
         ordered.append((record.target, record.port, direct))
     return ordered
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
+from impfed.core.hosts import bracketed
 from impfed.core.log import EventLog
 from impfed.sip.errors import SipParseError
 from impfed.sip.message import (
@@ -20,7 +21,7 @@ from impfed.sip.message import (
 from impfed.sip.target import Hop
 from impfed.sip.transaction import ClientTransaction, Send, ServerTransaction, State
 from impfed.transport.dispatch import ALLOW, WAITING, Dispatch
-from impfed.transport.flow import Flow, NoFlow, SipLimits, bracketed
+from impfed.transport.flow import Flow, NoFlow, SipLimits
 from impfed.transport.listen import listen
 from impfed.transport.sip_user import ISipUser
 from impfed.transport.stream import StreamFlow

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
@@ -24,6 +23,7 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from impfed.config.model import TlsConfig
+from impfed.core.hosts import is_address
 from impfed.core.log import EventLog
 from impfed.core.metrics import Metrics
 from impfed.transport.identity import date, serves_tls
@@ -436,7 +436,7 @@ class ClientCreator:
         """Return a connection to a server, resuming an earlier session if there is one."""
         generation = self._store._generation
         connection = SSL.Connection(generation.client_context(self._certificate), None)
-        if self._server_name and not _is_address(self._server_name):
+        if self._server_name and not is_address(self._server_name):
             connection.set_tlsext_host_name(_wire_name(self._server_name))
         session = generation.sessions.pop(self._key, None)
         if session is not None:
@@ -484,11 +484,3 @@ def _fits(certificate: crypto.X509, depth: int) -> bool:
     except ValueError:
         return False
     return serves_tls(cert, authority=depth > 0)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
