@@ -18,17 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.certificates import Authority
+from demo.home import Prosody
 from demo.node import UP, Node
-from demo.parts import (
-    ROOT,
-    Authority,
-    Part,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    wait_until,
-)
+from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, wait_until
 
 LOCAL, FOREIGN = "load.example", "lync.example"
 Figures = dict[str, Any]

@@ -16,8 +16,10 @@ import time
 from typing import Any
 
 from bench.bench_presence import FOREIGN, LOCAL, Figures, PresenceStage, cpu_seconds, rss_mib
+from demo.certificates import Authority
+from demo.home import Prosody
 from demo.node import Node
-from demo.parts import ROOT, Authority, Part, PartFailed, Prosody, Talker, free_ports, wait_until
+from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, wait_until
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient
 from tests.store.redis_server import RedisServer

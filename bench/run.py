@@ -19,18 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.certificates import Authority
+from demo.home import Prosody
 from demo.node import Node
-from demo.parts import (
-    ROOT,
-    Authority,
-    Part,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    listening,
-    wait_until,
-)
+from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, listening, wait_until
 
 HERE = Path(__file__).resolve().parent
 TESTED, LOAD = ("taskset", "-c", "1"), ("taskset", "-c", "0")

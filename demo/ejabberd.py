@@ -1,4 +1,4 @@
-"""An ejabberd home server, beside :class:`demo.parts.Prosody` and of the same shape.
+"""An ejabberd home server, beside :class:`demo.home.Prosody` and of the same shape.
 
 Nothing of it is the system's: configuration, database, logs and port mapper are its own.
 """

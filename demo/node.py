@@ -6,7 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parts import Certificate, HomeServer, Part, PartFailed, wait_until
+from .certificates import Certificate
+from .home import HomeServer
+from .parts import Part, PartFailed, wait_until
 
 TWISTD: tuple[str | Path, ...] = (Path(sys.executable).with_name("twistd"),)
 

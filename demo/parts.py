@@ -1,4 +1,4 @@
-"""The parts that play: processes with their logs, a home server, certificates, free ports.
+"""The parts that play: processes with their logs, and the free ports and the patience that they need.
 
 Everything here is plain threads and blocking calls, and nothing of it imports ``impfed``: the
 demo, the tests against real servers and the benchmarks all start their peers with it.
@@ -12,13 +12,11 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 Event = dict[str, Any]
@@ -105,75 +103,6 @@ def listening_beside(pid: int, port: int) -> bool:
 def inside(netns: str) -> tuple[str, ...]:
     """Return the words before a command that has to run in a network namespace; "" is this one."""
     return ("ip", "netns", "exec", netns) if netns else ()
-
-
-# ------------------------------------------------------------------ certificates
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A certificate chain and its key, as PEM files, and the authority that signed it."""
-
-    certificate: Path
-    key: Path
-    ca: Path
-
-    @property
-    def both(self) -> Path:
-        """Chain and key in one file, as HAProxy wants them."""
-        joined = self.certificate.with_suffix(".both.pem")
-        if not joined.exists():
-            joined.write_text(self.certificate.read_text() + self.key.read_text())
-            joined.chmod(0o600)
-        return joined
-
-
-class Authority:
-    """A certificate authority for one run, made with the openssl command.
-
-    RSA, as Microsoft's edges want it.
-    """
-
-    def __init__(self, directory: Path, name: str = "demo CA") -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        self.path, self._key = directory / "ca.pem", directory / "ca.key"
-        self._openssl(
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", f"/CN={name}",
-            "-keyout", str(self._key), "-out", str(self.path),
-            "-addext", "keyUsage=critical,keyCertSign,cRLSign",
-        )  # fmt: skip
-
-    @staticmethod
-    def _openssl(*arguments: str) -> None:
-        done = subprocess.run(["openssl", *arguments], capture_output=True, text=True)
-        if done.returncode:
-            raise PartFailed(f"openssl {arguments[0]}: {done.stderr}")
-
-    def issue(self, name: str, *others: str, usage: str = "serverAuth,clientAuth") -> Certificate:
-        """Return a certificate for host names; the first is also the file's name."""
-        base = self.directory / name
-        request, certificate, key = (base.with_name(name + end) for end in (".csr", ".pem", ".key"))
-        self._openssl(
-            "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
-            "-keyout", str(key), "-out", str(request),
-        )  # fmt: skip
-        extensions = base.with_name(name + ".ext")
-        names = ",".join(f"DNS:{one}" for one in (name, *others))
-        extensions.write_text(
-            f"subjectAltName={names}\nextendedKeyUsage={usage}\nbasicConstraints=CA:FALSE\n"
-            "keyUsage=digitalSignature,keyEncipherment\n"
-        )
-        self._openssl(
-            "x509", "-req", "-in", str(request), "-CA", str(self.path), "-CAkey", str(self._key),
-            # No file with the next number: certificates are made beside each other.
-            "-set_serial", str(random.SystemRandom().getrandbits(63)),
-            "-days", "30", "-extfile", str(extensions), "-out", str(certificate),
-        )  # fmt: skip
-        return Certificate(certificate, key, self.path)
-
-
-# --------------------------------------------------------------------- processes
 
 
 class Part:
@@ -348,155 +277,3 @@ def matches(event: Event, wanted: dict[str, Any]) -> bool:
         if not (value(got) if callable(value) else got == value):
             return False
     return True
-
-
-# ------------------------------------------------------------------- home server
-
-
-class HomeServer(Protocol):
-    """What the demo needs of a home server.
-
-    :ivar components: foreign domains that are components of their own.
-    :ivar module: address of the one component that carries all foreign domains; "" where each
-        domain is a component of its own.
-    :ivar knows_users: whether it tells the node who exists.
-    """
-
-    domain: str
-    users: dict[str, str]
-    secret: str
-    components: tuple[str, ...]
-    module: str
-    c2s_port: int
-    component_port: int
-
-    @property
-    def knows_users(self) -> bool: ...
-
-    def start(self) -> HomeServer: ...
-
-    def stop(self) -> None: ...
-
-
-@dataclass
-class Prosody:
-    """A Prosody home server on loopback.
-
-    :ivar netns: the network namespace that it runs in; "" for this one.
-    :ivar interface: the address at which it listens, for clients, components and servers.
-    :ivar components: foreign domains as XEP-0114 components of their own (a plain home link).
-    :ivar module: the component's address when ``mod_impfed`` carries all foreign domains.
-    """
-
-    directory: Path
-    domain: str = "home.example"
-    users: dict[str, str] = field(default_factory=lambda: {"alice": "wonder", "carol": "singing"})
-    secret: str = "between us"
-    components: tuple[str, ...] = ()
-    module: str = ""
-    extra: str = ""
-    prefix: tuple[str, ...] = ()
-    c2s_port: int = 0
-    component_port: int = 0
-    netns: str = ""
-    interface: str = "127.0.0.1"
-    part: Part | None = None
-
-    @property
-    def knows_users(self) -> bool:
-        """Whether it says who exists: the module does."""
-        return bool(self.module)
-
-    def start(self) -> Prosody:
-        """Write the configuration and the users, start, wait until it listens."""
-        (self.directory / "certs").mkdir(parents=True, exist_ok=True)
-        if not self.c2s_port:
-            self.c2s_port, self.component_port = free_ports(2)
-        for name, password in self.users.items():
-            folder = self.directory / "data" / self.domain.replace(".", "%2e") / "accounts"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.dat").write_text(f'return {{ ["password"] = "{password}"; }};\n')
-        configuration = self.directory / "prosody.cfg.lua"
-        configuration.write_text(self._configuration())
-        command: list[str | Path] = [*self.prefix, "prosody", "-F", "--config", configuration]
-        self.part = Part("prosody", command, self.directory, netns=self.netns)
-        self.part.await_port(self.c2s_port)
-        self.part.await_port(self.component_port)
-        return self
-
-    def stop(self) -> None:
-        """Stop it."""
-        if self.part is not None:
-            self.part.stop()
-
-    def _configuration(self) -> str:
-        component = ""
-        modules = ["roster", "saslauth", "disco", "ping", "offline", "carbons", "presence",
-                   "message", "iq", "c2s"]  # fmt: skip
-        host_modules = ""
-        if self.module:
-            component = f'Component "{self.module}"\n  component_secret = "{self.secret}"\n'
-            component += '  modules_enabled = { "impfed" }\n  validate_from_addresses = false\n'
-        for domain in self.components:
-            component += f'Component "{domain}"\n  component_secret = "{self.secret}"\n'
-        enabled = ", ".join(f'"{name}"' for name in modules)
-        base = self.directory
-        return f"""\
-run_as_root = true
-daemonize = false
-pidfile = "{base}/prosody.pid"
-data_path = "{base}/data"
-certificates = "{base}/certs"
-plugin_paths = {{ "{ROOT}/etc/prosody" }}
-interfaces = {{ "{self.interface}" }}
-local_interfaces = {{ "{self.interface}" }}
-c2s_ports = {{ {self.c2s_port} }}
-c2s_direct_tls_ports = {{ }}
-s2s_ports = {{ }}
-s2s_direct_tls_ports = {{ }}
-component_ports = {{ {self.component_port} }}
-component_interfaces = {{ "{self.interface}" }}
-http_ports = {{ }}
-https_ports = {{ }}
-network_settings = {{ nagle = false }}
-log = {{ info = "{base}/prosody.info.log" }}
-authentication = "internal_plain"
-storage = "internal"
-modules_enabled = {{ {enabled} }}
-modules_disabled = {{ "s2s", "tls", "http" }}
-c2s_require_encryption = false
-allow_unencrypted_plain_auth = true
-component_conflict_resolve = "kick_old"
-{self.extra}
-VirtualHost "{self.domain}"
-{host_modules}
-{component}"""
-
-
-# ------------------------------------------------------------------------ people
-
-
-def xmpp_user(
-    directory: Path,
-    home: HomeServer,
-    name: str,
-    listener: Callable[[str, Event], None] | None = None,
-    netns: str = "",
-) -> Talker:
-    """Log a user in with an independent XMPP client; returns when the home server knows it."""
-    user = Talker(
-        name,
-        [
-            sys.executable, "-m", "demo.xmppuser", f"{name}@{home.domain}",
-            home.users[name], f"127.0.0.1:{home.c2s_port}",
-        ],
-        directory,
-        listener,
-        netns,
-    )  # fmt: skip
-    try:
-        user.expect(event="online")
-    except PartFailed:
-        user.stop()
-        raise
-    return user

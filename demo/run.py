@@ -17,19 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+from .certificates import Authority
 from .ejabberd import Ejabberd
+from .home import HomeServer, Prosody, xmpp_user
 from .ladder import Ladder
 from .node import Node
-from .parts import (
-    ROOT,
-    Authority,
-    HomeServer,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    xmpp_user,
-)
+from .parts import ROOT, PartFailed, Talker, free_ports
 from .story import STORY, Cast
 
 NODE_NAME = "fed.home.example"

@@ -15,19 +15,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import (
-    ROOT,
-    Authority,
-    Certificate,
-    Part,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    wait_until,
-    xmpp_user,
-)
+from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, wait_until
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 NAME, BALANCER = f"sip.{HOME}", f"balancer.{HOME}"

@@ -17,17 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.bench_presence import rss_mib
+from demo.certificates import Authority
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import (
-    ROOT,
-    Authority,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    wait_until,
-    xmpp_user,
-)
+from demo.parts import ROOT, PartFailed, Talker, free_ports, wait_until
 from impfed.cluster.ownership import Rendezvous
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from demo.certificates import Authority
 from demo.node import Node
-from demo.parts import Authority, PartFailed, Talker, free_ports
+from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.cluster import NAMES, Cluster
 from tests.interop.cluster_load import Load
 from tests.interop.foreign import Enterprise

@@ -12,7 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo.parts import Certificate, Event, PartFailed, Prosody, Talker, wait_until
+from demo.certificates import Certificate
+from demo.home import Prosody
+from demo.parts import Event, PartFailed, Talker, wait_until
 from tests.store.redis_server import RedisServer
 
 LOCAL, FOREIGN = "crowd.home.example", "crowd.example"

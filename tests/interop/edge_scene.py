@@ -16,18 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody, xmpp_user
 from demo.node import TWISTD, Node
-from demo.parts import (
-    Authority,
-    Certificate,
-    Part,
-    PartFailed,
-    Prosody,
-    Talker,
-    free_ports,
-    wait_until,
-    xmpp_user,
-)
+from demo.parts import Part, PartFailed, Talker, free_ports, wait_until
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 OUTSIDE_NAME, INSIDE_NAME = f"fed.{HOME}", f"edge.inside.{HOME}"

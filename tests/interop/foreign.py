@@ -9,7 +9,9 @@ from pathlib import Path
 
 from twisted.names import dns
 
-from demo.parts import Authority, Certificate, Prosody, Talker, free_ports, xmpp_user
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody, xmpp_user
+from demo.parts import Talker, free_ports
 from tests.interop.s2s_peer import MODULES, MODULES_ENABLED
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from demo.parts import Certificate, Part, free_ports
+from demo.certificates import Certificate
+from demo.parts import Part, free_ports
 
 CONFIGURATION = """\
 global

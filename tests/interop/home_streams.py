@@ -11,9 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody
 from demo.ladder import Ladder
 from demo.node import Node
-from demo.parts import Authority, Certificate, Part, PartFailed, Prosody, Talker, free_ports
+from demo.parts import Part, PartFailed, Talker, free_ports
 from demo.run import Stage
 from demo.story import Cast
 from tests.interop.foreign import Enterprise

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from demo.certificates import Certificate
 from demo.ejabberd import READY, mapper_command, server_command
-from demo.parts import Certificate, Part, PartFailed, free_ports, wait_until
+from demo.parts import Part, PartFailed, free_ports, wait_until
 from tests.interop.home_streams import S2S_PORT
 from tests.interop.namespace import with_resolver
 

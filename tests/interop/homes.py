@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from demo.parts import Prosody
+from demo.home import Prosody
 
 
 @dataclass

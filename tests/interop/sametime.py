@@ -15,7 +15,8 @@ from xml.etree import ElementTree as ET
 
 from twisted.names import dns
 
-from demo.parts import Certificate, wait_until
+from demo.certificates import Certificate
+from demo.parts import wait_until
 
 _STREAM = "{http://etherx.jabber.org/streams}"
 _SASL = "{urn:ietf:params:xml:ns:xmpp-sasl}"

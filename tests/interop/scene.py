@@ -12,8 +12,10 @@ import os
 import shutil
 from pathlib import Path
 
+from demo.certificates import Authority
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import ROOT, Authority, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from demo.parts import ROOT, PartFailed, Talker, free_ports
 from tests.interop.haproxy import MutualTls
 from tests.interop.sipp import Sipp
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority
 from demo.node import TWISTD
-from demo.parts import Authority, Part, free_ports
+from demo.parts import Part, free_ports
 from impfed.sip.message import SipRequest, parse_message, response_bytes
 from tests.interop.edge_scene import operator
 from tests.interop.scene import FOREIGN, HOME, RUN

@@ -6,9 +6,10 @@ import io
 import shutil
 from pathlib import Path
 
+from demo.certificates import Authority
 from demo.ejabberd import Ejabberd
 from demo.ladder import Ladder
-from demo.parts import Authority, Part, PartFailed, Talker, free_ports, wait_until
+from demo.parts import Part, PartFailed, Talker, free_ports, wait_until
 from demo.run import Stage
 from tests.interop.foreign import Enterprise
 from tests.interop.home_streams import FOREIGNERS, StreamScene

@@ -9,8 +9,10 @@ import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import Authority, Prosody, Talker, free_ports, wait_until, xmpp_user
+from demo.parts import Talker, free_ports, wait_until
 from tests.interop.namespace import Network
 from tests.interop.scene import FOREIGN, HOME, RUN
 

@@ -8,8 +8,10 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import Authority, Certificate, Prosody, Talker, free_ports, xmpp_user
+from demo.parts import Talker, free_ports
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 

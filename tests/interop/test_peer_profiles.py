@@ -17,8 +17,9 @@ from xml.etree import ElementTree as ET
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority
 from demo.ladder import Ladder
-from demo.parts import Authority, PartFailed, Talker, free_ports
+from demo.parts import PartFailed, Talker, free_ports
 from demo.run import Stage
 from tests.interop.foreign import Enterprise
 from tests.interop.sametime import GaveUp, Sametime

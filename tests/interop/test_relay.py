@@ -13,8 +13,9 @@ from xml.etree import ElementTree as ET
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority
 from demo.ladder import Ladder
-from demo.parts import Authority, PartFailed, Talker, free_ports, wait_until
+from demo.parts import PartFailed, Talker, free_ports, wait_until
 from demo.run import Stage
 from demo.story import Cast
 from impfed.ctl.main import main as ctl

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import Authority, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.foreign import Enterprise, ForeignProsody
 from tests.interop.rooms import Rooms
 from tests.interop.scene import HOME, RUN

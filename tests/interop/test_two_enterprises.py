@@ -20,8 +20,10 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from demo.certificates import Authority, Certificate
+from demo.home import xmpp_user
 from demo.node import Node
-from demo.parts import Authority, Certificate, PartFailed, Talker, free_ports, xmpp_user
+from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.homes import HomeProsody, together
 from tests.interop.scene import RUN
 from tests.interop.test_proxy_node import read_status

@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from demo.certificates import Authority, Certificate
+from demo.home import Prosody, xmpp_user
 from demo.node import Node
-from demo.parts import Authority, Certificate, PartFailed, Prosody, Talker, free_ports, xmpp_user
+from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 SECOND = "second.example"

@@ -11,7 +11,8 @@ from twisted.internet import reactor, task
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.trial.unittest import TestCase
 
-from demo.parts import Authority, Part, free_ports, listening, wait_until
+from demo.certificates import Authority
+from demo.parts import Part, free_ports, listening, wait_until
 from impfed.config.model import CertificateConfig
 from impfed.config.store import StoreConfig
 from impfed.store import redislink

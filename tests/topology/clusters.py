@@ -8,7 +8,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demo.parts import PartFailed, Talker, wait_until, xmpp_user
+from demo.home import xmpp_user
+from demo.parts import PartFailed, Talker, wait_until
 from impfed.cluster.ownership import Rendezvous
 from impfed.ctl.api import ControlError
 from impfed.ctl.client import ControlClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.parts import Certificate
+from demo.certificates import Certificate
 from tests.interop.edge_scene import EdgeNode
 
 from .node import partner

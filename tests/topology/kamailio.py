@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo.parts import Certificate, Part
+from demo.certificates import Certificate
+from demo.parts import Part
 
 from .net import Machine
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demo.parts import ROOT, Authority, PartFailed, Prosody, Talker, wait_until, xmpp_user
+from demo.certificates import Authority
+from demo.home import Prosody, xmpp_user
+from demo.parts import ROOT, PartFailed, Talker, wait_until
 
 from .hand_peer import HandPeer, Received, Wire
 from .net import Network

@@ -6,7 +6,8 @@ import functools
 import itertools
 from dataclasses import replace
 
-from demo.parts import PartFailed, wait_until, xmpp_user
+from demo.home import xmpp_user
+from demo.parts import PartFailed, wait_until
 from tests.interop.homes import HomeProsody, together
 
 from .node import ClusterNode, neighbour, partner

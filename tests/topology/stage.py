@@ -15,7 +15,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
-from demo.parts import ROOT, Authority, PartFailed, Talker
+from demo.certificates import Authority
+from demo.parts import ROOT, PartFailed, Talker
 
 from .dns import NameServer
 from .kamailio import Edge, bracketed
