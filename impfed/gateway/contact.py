@@ -33,7 +33,6 @@ from impfed.sip.subscription import (
     Phase,
     SendSubscribe,
     Setback,
-    StateChanged,
     Subscriber,
     SubscriberEffect,
     SubscriptionEnded,
@@ -258,8 +257,6 @@ class Contact(msgspec.Struct, eq=False):
                     self._around.stack.respond(
                         transaction, effect.status, effect.reason, headers=effect.headers
                     )
-            elif isinstance(effect, StateChanged):
-                self.settle()
             elif isinstance(effect, Document):
                 self._document(effect.message)
             elif isinstance(effect, Setback):
@@ -269,7 +266,6 @@ class Contact(msgspec.Struct, eq=False):
         if over:
             self.leave()
         elif effects:
-            self.settle()
             self._enter()
             self._around.timers.note(self)
             self.keep()
@@ -437,9 +433,19 @@ class Contact(msgspec.Struct, eq=False):
     # -- the store ---------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """Write down how the subscription stands."""
+        """Write down how the subscription stands.
+
+        The local user is told that he may see the contact when that is written: what he has been
+        told stands on his home server's roster for good, and nobody would ask again after a kill.
+        """
         self._sign_kept = self.last_used
-        self._around.store.write([Put(self.record())])
+        untold = self.subscriber.phase is Phase.ACTIVE and not self.side.may_show(self)
+        self._around.store.write([Put(self.record())], self._kept if untold else None)
+
+    def _kept(self, error: BaseException | None) -> None:
+        """The record is written; a store that is away gets it when it is back."""
+        if self.side.contact((self.local, self.foreign)) is self:
+            self.settle()
 
     def record(self) -> OutboundSubscriptionRecord:
         """Return how the subscription stands, for the store."""

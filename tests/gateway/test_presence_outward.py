@@ -63,6 +63,19 @@ class SubscribeTests(SynchronousTestCase):
         nick = shown.findtext("{http://jabber.org/protocol/nick}nick")
         self.assertEqual(nick, "Romeo Montague")
 
+    def test_told_when_it_would_survive(self) -> None:
+        """Nobody is told that he sees a contact whom a kill at this moment would lose."""
+        world = self.world
+        world.alice_says("subscribe")
+        sent = world.stack.take("SUBSCRIBE")
+        sent.answer(200, headers=[("Expires", "7200"), ("Contact", GRUU)], to_tag="n1")
+        world.store.held = True
+        world.notifies(sent, "active;expires=7200", pidf("open"))
+        world.notifies(sent, "active;expires=7200", pidf("open", "busy"), cseq=2)
+        self.assertEqual(world.stanzas(), [])
+        world.store.release()
+        self.assertEqual(types(world.stanzas()), ["subscribed", "available"])
+
     def test_notify_before_the_answer(self) -> None:
         """A NOTIFY that overtakes the 200 is taken."""
         world = self.world
