@@ -68,6 +68,8 @@ class Flush:
         self._sender = sender
         self._done = done
         self._end = 0.0
+        self._read: dict[str, str] = {}  # how far a mailbox holds nothing that has to be passed on
+        self._last = ""  # what this node's own mailbox held when the others' were clean
         self._waiters: list[Deferred[None]] = []
 
     def keeps(self, pair: Pair) -> bool:
@@ -77,9 +79,14 @@ class Flush:
     def placed(self) -> None:
         """The pairs have been placed anew."""
         self._end = self._clock.seconds() + _PATIENCE
+        self.forget()
         if not self.under_way and self._sender.placement.losing:
             self.under_way = True
             self._run()
+
+    def forget(self) -> None:
+        """The mailboxes may not be what they were when they were read."""
+        self._read, self._last = {}, ""
 
     def wait(self) -> Deferred[None]:
         """Fire when no letter has to wait; at once if none has."""
@@ -108,34 +115,42 @@ class Flush:
     @inlineCallbacks
     def _clean(self) -> Any:
         """Return whether all that this node has sent to owners before is at the owners of now."""
+        read = self._read
         try:
-            losing = self._sender.placement.losing
-            # To and fro, for one may be on its way from a node seen later to one seen already.
-            for node in (*losing, *losing[-2::-1]):
-                if any(self._strays(node, pair) for pair in self._sender.unposted(node)):
-                    return False
-                if (yield self._left(node)):
-                    return False
-            # What has come to ourselves that way has been read, too.
-            [last] = yield self._coordination.last(f"mail:{self._me}")
+            if not self._last:
+                losing = self._sender.placement.losing
+                # To and fro, for one may be on its way from a node seen later to one seen already.
+                for node in (*losing, *losing[-2::-1]):
+                    if any(self._strays(node, pair) for pair in self._sender.unposted(node)):
+                        return False
+                    if (yield self._left(node, read)):
+                        return False
+                [last] = yield self._coordination.last(f"mail:{self._me}")
+                if read is not self._read:
+                    return False  # the pairs have been placed anew meanwhile
+                self._last = last
         except StoreError:
             return False
-        return self._sender.has_read(last)
+        # What has come to ourselves that way has been read, too.
+        return self._sender.has_read(self._last)
 
     def _strays(self, node: str, pair: Pair) -> bool:
         return self._sender.placement.owner(pair) != node
 
     @inlineCallbacks
-    def _left(self, node: str) -> Any:
-        """Return whether a mailbox has a letter of ours that its node has to pass on."""
-        after = "0-0"
-        while letters := (yield self._coordination.letters(node, after)):
+    def _left(self, node: str, read: dict[str, str]) -> Any:
+        """Return whether a mailbox has a letter of ours that its node has to pass on.
+
+        :param read: by node up to where there was none; what comes later is behind that.
+        """
+        while letters := (yield self._coordination.letters(node, read.get(node, "0-0"))):
             for letter in letters:
-                after = letter.id
                 try:
                     envelope = opened(letter.data)
                 except msgspec.MsgspecError:
-                    continue  # word of given records
-                if envelope.sender == self._me and self._strays(node, envelope.pair):
-                    return True
+                    pass  # word of given records
+                else:
+                    if envelope.sender == self._me and self._strays(node, envelope.pair):
+                        return True
+                read[node] = letter.id
         return False

@@ -9,7 +9,7 @@ Nothing here does IO: :mod:`impfed.cluster.post` does.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,10 +19,11 @@ from impfed.cluster.ownership import Pair
 
 #: Letters that a mailbox holds at most.
 BOX_LIMIT = 10_000
-#: Letters for one node that wait here at most; more is back-pressure for who writes them.
-WAITING_LIMIT = 2_000
+#: Letters for one node that wait here at most, and as many whose node is not known yet; who writes them
+#: stops reading from where they come long before, when :data:`PAUSE_AT` wait for whomever.
+WAITING_LIMIT, PAUSE_AT, GO_ON_AT = 10_000, 5_000, 2_500
 #: So many of these are not for presence: when thousands of subscriptions move texts find room.
-RESERVE = 1_000
+RESERVE = 2_000
 #: Seconds for which a letter that is in a mailbox is kept here, too: the store may lose its last writes.
 KEPT_FOR = 15.0
 #: Letters posted in one operation.
@@ -31,7 +32,7 @@ POSTED_AT_ONCE = 200
 _REMEMBERED, _SOURCES = 2 * BOX_LIMIT, 64
 _KEPT = 1 << 30
 #: Letters under way here at most; while there are more none are read.
-READ_LIMIT = 1_000
+READ_LIMIT = 4_000
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -217,6 +218,7 @@ class Incoming:
         self._others: dict[tuple[str, str], _Read] = {}
         self._by_envelope: dict[int, _Read] = {}
         self._waiting: list[_Read] = []
+        self._pairs: Counter[Pair] = Counter()  # of those that wait
 
     @property
     def full(self) -> bool:
@@ -259,6 +261,7 @@ class Incoming:
     def _now_or_later(self, entry: _Read) -> Envelope | None:
         if self._must_wait(entry.envelope):
             self._waiting.append(entry)
+            self._pairs[entry.envelope.pair] += 1
             return None
         return entry.envelope
 
@@ -278,22 +281,21 @@ class Incoming:
 
     def _must_wait(self, envelope: Envelope) -> bool:
         # Behind one that waits the next of the pair waits, too.
-        pair = envelope.pair
-        return self._held(envelope) or any(each.envelope.pair == pair for each in self._waiting)
+        return envelope.pair in self._pairs or self._held(envelope)
 
     def released(self) -> list[Envelope]:
         """Return the letters that have to wait no longer, in order."""
         still: list[_Read] = []
         free: list[Envelope] = []
-        kept: set[Pair] = set()
+        kept: Counter[Pair] = Counter()
         for entry in self._waiting:
             pair = entry.envelope.pair
             if pair in kept or self._held(entry.envelope):
                 still.append(entry)
-                kept.add(pair)
+                kept[pair] += 1
             else:
                 free.append(entry.envelope)
-        self._waiting = still
+        self._waiting, self._pairs = still, kept
         return free
 
     def done(self, envelope: Envelope) -> None:
@@ -327,6 +329,7 @@ class Incoming:
         self._others.clear()
         self._by_envelope.clear()
         self._waiting.clear()
+        self._pairs.clear()
         self._seen.clear()
 
 

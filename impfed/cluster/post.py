@@ -15,8 +15,8 @@ from impfed.cluster.api import ClusterUser
 from impfed.cluster.flush import Flush
 from impfed.cluster.mailbox import (
     BOX_LIMIT,
-    READ_LIMIT,
     RESERVE,
+    WAITING_LIMIT,
     Envelope,
     Incoming,
     Outgoing,
@@ -123,6 +123,7 @@ class PostOffice:
         """
         placement = self._center.placement
         owner = placement.owner(pair)
+        spare = RESERVE if presence else 0
         stays = not owner or self.flush.keeps(pair)
         if stays or owner == self._me:
             envelope = Envelope(self._me, 0, "", 0, placement.generation, *pair, payload)
@@ -130,14 +131,13 @@ class PostOffice:
                 self._give_up(envelope, done)
                 return True
             if stays:
-                if len(self._stranded) >= READ_LIMIT:
+                if len(self._stranded) >= WAITING_LIMIT - spare:
                     return False
                 self._stranded.append((envelope, done))
                 return True
             self._keep_here(envelope, done)
             return True
         queue = self._queue_for(owner)
-        spare = RESERVE if presence else 0
         if not queue.put(pair, payload, self._center.epoch, placement.generation, done, spare):
             return False
         self._post_soon(owner)
@@ -223,6 +223,7 @@ class PostOffice:
             queue.repeat(self._clock.seconds())
             self._post_soon(node)
         self._mail_id = "0-0"  # on another machine ids may have gone back with the clock
+        self.flush.forget()
 
     # -- for what keeps letters back ---------------------------------------------------------------
 

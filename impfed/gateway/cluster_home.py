@@ -194,6 +194,7 @@ class ClusterHome:
         self._unsaid: list[OutStanza] = []  # last words that could not be told yet
         self._saying: Timer | None = None
         self._drops = 0
+        self._pauses = 0
         self._late: dict[object, deque[Callable[[], object]]] = {}  # by link
         self._open: dict[str, tuple[Callable[[Any], object], Timer]] = {}  # what nodes were asked
 
@@ -256,11 +257,15 @@ class ClusterHome:
 
     def pause(self) -> None:
         """Stop reading from the home servers whose links are here."""
-        self.links.pause()
+        self._pauses += 1
+        if self._pauses == 1:
+            self.links.pause()
 
     def resume(self) -> None:
-        """Go on reading."""
-        self.links.resume()
+        """Go on reading, when everybody who had it stopped wants that."""
+        self._pauses -= 1
+        if not self._pauses:
+            self.links.resume()
 
     def may_act_again(self) -> None:
         """Tell senders what could not be told while this node acted on nothing, or no link was up."""

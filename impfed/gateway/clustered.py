@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from impfed.cluster.api import ClusterUser
+from impfed.cluster.mailbox import GO_ON_AT, PAUSE_AT
 from impfed.cluster.ownership import Pair, Placement
 from impfed.cluster.service import ClusterService
 from impfed.cluster.settling import Settling
@@ -115,6 +116,7 @@ class Clustered(ClusterUser):
         self._lent = False  # whether pairs of nodes that did not listen may have been served here
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
+        self._pressed = False  # whether so many are not that the home servers are not read
         self._search = Search(cluster, self.adopt)
         self.search = self._search.search
         cluster.user = self
@@ -145,6 +147,7 @@ class Clustered(ClusterUser):
     def _look(self) -> None:
         self._timer = self._timers.after(_LOOK, self._look)
         self._links.look()
+        self._press()
         self._give_back()
         if self._cluster.drained:
             # Of a node that had not heard yet that we drain.
@@ -208,11 +211,26 @@ class Clustered(ClusterUser):
             return
         letter = msgspec.msgpack.encode(FromHome(stanza.to_xml(), stanza.handed))
         posted = self._letters.begin()
-        if self._cluster.send(pair, letter, posted):
+        taken = self._cluster.send(pair, letter, posted, presence=not text)
+        self._press()
+        if taken:
             return
         posted(None)
         if text:
             self._refuse(stanza, "too much waits for another node of the cluster")
+
+    def _press(self) -> None:
+        """Read no more from home servers while too many letters wait: none is dropped for want of room."""
+        waiting = self._cluster.post.waiting
+        if self._pressed and waiting <= GO_ON_AT:
+            self._pressed = False
+            self._home.resume()
+        elif not self._pressed and waiting >= PAUSE_AT:
+            self._pressed = True
+            self._home.pause()
+            log.info(
+                "pressed", "home servers are not read: {waiting} letters wait", waiting=waiting
+            )
 
     def _refuse(self, stanza: Stanza, words: str) -> None:
         self._home.links.send(error_reply(stanza, "resource-constraint", "wait", words))

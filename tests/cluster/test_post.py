@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from impfed.cluster.mailbox import RESERVE, WAITING_LIMIT
 from impfed.cluster.ownership import Pair, Rendezvous
 from tests.cluster.kit import Cluster, pair
 
@@ -222,10 +223,10 @@ class PostTests(SynchronousTestCase):
         send, told, taken = self.one.service.send, self.confirmed.append, 0
         while send(pair(number), b"%d" % taken, told, presence=True):
             taken += 1
-        self.assertEqual(taken, 1000)  # and there is room left for texts
+        self.assertEqual(taken, WAITING_LIMIT - RESERVE)  # and there is room left for texts
         while send(pair(number), b"%d" % taken, told):
             taken += 1
-        self.assertEqual(taken, 2000)
+        self.assertEqual(taken, WAITING_LIMIT)
         self.one.link.heal()
         self.cluster.run(2.0)
         self.assertEqual(self.confirmed, [None] * taken)

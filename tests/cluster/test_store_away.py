@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from impfed.cluster.mailbox import WAITING_LIMIT
 from impfed.cluster.membership import Standing
 from tests.cluster.gateways import HOME, World
 from tests.gateway.harness import SDP
@@ -19,9 +20,7 @@ class StoreAwayTests(SynchronousTestCase):
         self.holder = self.world.holder.node.name
         self.other = next(name for name in self.world.sides if name != self.holder)
         self.tags = {name: self.opens(name) for name in (self.holder, self.other)}
-        for side in self.world.sides.values():
-            side.node.link.cut()
-        self.world.run(6.0)
+        self.cut()
         for side in self.world.sides.values():
             self.assertIs(side.node.service.standing, Standing.HOLDING)
 
@@ -71,6 +70,12 @@ class StoreAwayTests(SynchronousTestCase):
         self.world.run(2.0)
         return self.world.far.answers[-1].status
 
+    def cut(self) -> None:
+        """No node reaches the store."""
+        for side in self.world.sides.values():
+            side.node.link.cut()
+        self.world.run(6.0)
+
     def heal(self) -> None:
         """The store is back."""
         for side in self.world.sides.values():
@@ -93,6 +98,26 @@ class StoreAwayTests(SynchronousTestCase):
             self.world.writes(*self.world.pairs_of(node, 1)[0], f"again to {node}")
         self.world.run(3.0)
         self.assertEqual(len(self.world.far.texts), 2)
+
+    def test_much_presence(self) -> None:
+        """What comes from inside for another node is not dropped for want of room: it is read later."""
+        holder, (local, foreign) = (
+            self.world.sides[self.holder],
+            self.world.pairs_of(self.other, 1)[0],
+        )
+        self.heal()
+        self.world.far_watches(self.other, local, foreign, "watches")
+        self.world.run(1.0)
+        self.cut()
+        read = 0
+        while not holder.links.paused:
+            self.world.presence(local, foreign, show="away")
+            read += 1
+        self.assertLess(read, WAITING_LIMIT)
+        self.world.presence(local, foreign, show="dnd")
+        self.heal()
+        self.assertFalse(holder.links.paused)
+        self.assertIn(b"busy", self.world.far.of("NOTIFY")[-1].message.body)
 
     def test_cut_off_alone(self) -> None:
         """A node that alone has lost the store sends nothing late that others have overtaken."""
