@@ -3,8 +3,8 @@
 Each goes under the acceptance barrier.  One that was on its way when the link broke goes again, first
 of all, when the link is back, and may so come twice; after a while it is returned to its sender.  An
 error that tells a local user that his message has not arrived cannot be returned to anybody: it waits
-for longer, and goes again, too, when a link that still seems to stand has not confirmed it.  An error
-stanza of the home server passes by itself, like everything that it sends.
+for longer, and goes again, too, when a link that still seems to stand has not confirmed it, or has no
+room for it.  An error stanza of the home server passes by itself, like everything that it sends.
 """
 
 from __future__ import annotations
@@ -142,8 +142,9 @@ class Deliveries:
     # -- links that broke --------------------------------------------------------------------------
 
     def _goes_again(self, number: int, stanza: OutStanza, outcome: Outcome) -> bool:
-        unsure, down = outcome is Outcome.UNSURE, not self._up(stanza)
-        return (unsure or down) if self._waits(number, stanza) else (unsure and down)
+        if self._waits(number, stanza):
+            return outcome is not Outcome.REFUSED
+        return outcome is Outcome.UNSURE and not self._up(stanza)
 
     def _waits(self, number: int, stanza: OutStanza) -> bool:
         """Say whether a message is an error whose reader is still waited for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from impfed.relay.delivery import HOLD, SETTLE
+from impfed.transport.link_api import LinkLimits
 from impfed.transport.s2s_api import Fate
 from tests.relay.world import RelayCase, read
 
@@ -198,6 +199,23 @@ class DeliveryTests(RelayCase):
         self.relay.deliveries.settle(lambda: told.append(1))
         self.reactor.advance(SETTLE)
         self.assertEqual(told, [1])
+
+
+class SlowServerTests(RelayCase):
+    """A home server that does not keep up."""
+
+    limits = LinkLimits(queue=1, gather=0.0)
+
+    def test_error_waits(self) -> None:
+        """What tells a local user that his text has not arrived is not lost: it goes when there is room."""
+        wire = self.up()
+        wire.producer.pauseProducing()
+        self.far(said("one"))
+        error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
+        self.assertEqual(self.far(error), "")
+        wire.producer.resumeProducing()
+        self.reactor.advance(HOLD)
+        self.assertIn("type='error'", self.turn())
 
 
 class BlockedTests(RelayCase):
