@@ -236,8 +236,11 @@ class Junction:
             return False
         if home is not None:
             return True
-        # From a node of ours to a foreign domain; nobody else is passed on to one.
-        return self._side(flow) is Side.INSIDE
+        # From a node of ours to a foreign domain; nobody else is passed on to one.  What comes to a
+        # dead node's address for a user of ours is served here, whichever way it came.
+        for_ = request.to.uri if request.to_tag or way.routes else target
+        ours = isinstance(for_, SipUri) and for_.host in self._homes
+        return not ours and self._side(flow) is Side.INSIDE
 
     def _inside(self, flow: Flow) -> Hop | None:
         """Return the way to the neighbour that a connection was from; None for anybody else's."""

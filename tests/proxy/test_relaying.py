@@ -395,6 +395,18 @@ class ClusterTests(SynchronousTestCase):
         owner = flow_of("node3.company.example")
         self.assertFalse(self.node.junction.pass_on(transaction, arrived, owner, "node3"))
 
+    def test_of_a_dead_node_by_another(self) -> None:
+        """What a third node sends here for a dead node's address is served here, wherever the dialog is."""
+        self.node.neighbours.gone = lambda name: name == "node2"
+        arrived = request(self.contact(), method="NOTIFY", to_tag=";tag=2")
+        data = arrived.to_bytes().replace(
+            b"To: <sip:alice@203.0.113.10:45062", b"To: <sip:alice@company.example"
+        )
+        parsed: Any = parse_message(data)
+        self.assertEqual(self.node.arrives(parsed, flow_of("node3.company.example")), 0)
+        self.assertEqual(self.sent_to(), [])
+        self.assertEqual(len(self.node.gateway.requests), 1)
+
     def test_of_a_dialog_that_went_on(self) -> None:
         """What a third node sends here by a token of ours goes on to where the dialog has gone since."""
         ((host, port),) = NODES["router"].advertised
