@@ -96,7 +96,7 @@ class BalancerTests(SynchronousTestCase):
         self.assertTrue(wait_until(lambda: line in self.scene.log(1)))
 
     def test_dead_node(self) -> None:
-        """A node that answers no check is out within three seconds, and texts go to the other one."""
+        """A node that answers no check is out within five seconds, and texts go to the other one."""
         first, second = self.scene.nodes
         self.writes("tybalt", "Peace?", 1)
         second.start()
@@ -105,9 +105,9 @@ class BalancerTests(SynchronousTestCase):
             assert first.part is not None
             first.part.kill(signal.SIGSTOP)  # its sockets stay open: only the check can tell
             began = time.monotonic()
-            self.assertTrue(self.scene.haproxy.becomes(1, "DOWN", 3.5), self.scene.haproxy.state(1))
+            self.assertTrue(self.scene.haproxy.becomes(1, "DOWN", 5.5), self.scene.haproxy.state(1))
             took = time.monotonic() - began
-            self.assertLess(took, 3.0)
+            self.assertLess(took, 5.0)
             self.writes("paris", "I hate the word", 2)
             first.part.kill(signal.SIGCONT)
             self.assertTrue(self.scene.haproxy.becomes(1, "UP", 5), self.scene.haproxy.state(1))
