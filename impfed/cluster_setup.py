@@ -250,7 +250,8 @@ class ClusterSide:
 
         neighbours.gone = gone
         presence.watching.mine = user.mine
-        gateway.may_act = lambda: self.service.may_act
+        # Requests come by connections of ours before all is loaded: others use those, too.
+        gateway.may_act = lambda: user.listens and self.service.may_act
         gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
             self._proxied = lambda: junction.under_way

@@ -343,11 +343,8 @@ class Node(MultiService):
             yield self.cluster.join()
         yield self.routing.start()
         yield self.paced.load()
-        sessions = yield self.store.load(SessionRecord)
-        outbox = yield self.store.load(OutboxRecord)
-        held = yield self.store.load(HeldTextRecord)
-        relayed = yield self.store.load(RelayedTextRecord)
-        yield self.presence.load(self.store)
+        loading = self._load() if self.cluster is None else self.cluster.service.load(self._load)
+        sessions, outbox, held, relayed = yield loading
         self.stack.startService()
         self.users.start()
         self.federation.start()
@@ -369,6 +366,15 @@ class Node(MultiService):
             domains=len(self.config.domains),
             texts=len(outbox) + len(relayed),
         )
+
+    @inlineCallbacks
+    def _load(self) -> Any:
+        """Take in the subscriptions that the store kept; fires with its sessions and texts, by kind."""
+        kept = []
+        for kind in (SessionRecord, OutboxRecord, HeldTextRecord, RelayedTextRecord):
+            kept.append((yield self.store.load(kind)))
+        yield self.presence.load(self.store)
+        return kept
 
     @inlineCallbacks
     def stopService(self) -> Any:

@@ -40,7 +40,7 @@ _log = EventLog("impfed.cluster")
 class ClusterService:
     """One node of a cluster.
 
-    The order: ``store.start()``, :meth:`start`, load the records, :meth:`ready`; at the end
+    The order: ``store.start()``, :meth:`start`, :meth:`load`, :meth:`ready`; at the end
     :meth:`drain` (if there is time), :meth:`stop`, ``store.stop()``.
 
     :param others: asks other nodes directly whether they see the store.
@@ -207,11 +207,29 @@ class ClusterService:
                     raise
             yield self.post.sleep(BEAT_EVERY)
         self._do(self._member.happens(Event.JOIN))
-        joined: Deferred[None] = Deferred()
-        self._joined.append(joined)
-        yield joined
+        yield self._next_epoch()
         self._tick()
         yield self.next_view()
+
+    @inlineCallbacks
+    def load(self, load: Callable[[], Deferred[Any]]) -> Any:
+        """Have the records loaded; fires with what ``load`` does.
+
+        A node that has lost its place meanwhile loads again: others may have what it has read.
+        """
+        while True:
+            epoch = self.epoch
+            loaded = yield load()
+            if self.standing is Standing.JOINING:
+                yield self._next_epoch()
+            if self.epoch == epoch:
+                return loaded
+            self.owner_of_records.drop()
+
+    def _next_epoch(self) -> Deferred[None]:
+        joined: Deferred[None] = Deferred()
+        self._joined.append(joined)
+        return joined
 
     def ready(self) -> None:
         """The records are loaded: take what is free, and read letters, from now on."""
@@ -425,7 +443,8 @@ class ClusterService:
         )
         if again:
             self.post.begin_again()
-            self._balance.reload()
+            if self._ready:
+                self._balance.reload()
         joined, self._joined = self._joined, []
         for waiter in joined:
             waiter.callback(None)

@@ -80,6 +80,7 @@ class Clustered(ClusterUser):
     :param home: the home links as the gateway sees them.
     :param questions: asks the other nodes on behalf of operators.
     :param keepers: who has records in memory that belong to all nodes.
+    :ivar listens: whether everything is loaded, and the listeners stand.
     :ivar search: see :meth:`impfed.gateway.cluster_search.Search.search`.
     """
 
@@ -111,7 +112,7 @@ class Clustered(ClusterUser):
         self._questions = questions
         self._links = LinkKeeper(cluster, home, homes, timers, reactor, self._came_up)
         self._timer: Timer | None = None
-        self._paused = self._ready = False
+        self._paused = self.listens = False
         self._listening: frozenset[str] = frozenset()
         self._lent = False  # whether pairs of nodes that did not listen may have been served here
         self._relay: PlacedRelay | None = None
@@ -126,7 +127,7 @@ class Clustered(ClusterUser):
 
     def start(self) -> None:
         """Look after the home links from now on, and let the others know that we listen."""
-        self._ready = True
+        self.listens = True
         self._cluster.tell()
         self._look()
 
@@ -142,7 +143,7 @@ class Clustered(ClusterUser):
 
     def info(self) -> bytes:
         """What this node tells the others: which home links are up here; b"" until it listens."""
-        return self._links.info() if self._ready else b""
+        return self._links.info() if self.listens else b""
 
     def _look(self) -> None:
         self._timer = self._timers.after(_LOOK, self._look)

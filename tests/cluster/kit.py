@@ -145,10 +145,14 @@ class Node:
     def start(self) -> None:
         started: Deferred[Any] = self.store.start()
         started.addCallback(lambda _: self.service.start())
-        started.addCallback(lambda _: self.store.load(Kind))
+        started.addCallback(lambda _: self.service.load(self.load))
         started.addCallback(self._loaded)
         self.failed: list[Any] = []
         started.addErrback(self.failed.append)
+
+    def load(self) -> Deferred[list[Kind]]:
+        """Read what the store has for this node."""
+        return self.store.load(Kind)
 
     def _loaded(self, records: list[Kind]) -> None:
         self.user.records = {record.key: record for record in records}

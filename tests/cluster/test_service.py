@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.membership import Standing
-from impfed.store.api import Put
+from impfed.store.api import Delete, Put
 from impfed.store.records import PolicyDefaultRecord
 from tests.cluster.kit import Cluster, Kind, Node, pair
 
@@ -133,6 +137,27 @@ class MembershipTests(ClusterCase):
         self.assertEqual(sleeper.user.told[:3], ["pause", "drop", "resume"])
         self.check()
         self.assertIs(sleeper.service.standing, Standing.MEMBER)
+
+    def test_taken_over_while_it_loads(self) -> None:
+        """A node that takes long to read serves nothing of what others have taken meanwhile."""
+
+        def slowly(node: Node) -> Deferred[list[Kind]]:
+            node.link.before = lambda operation: operation == "beat" and node.service.epoch == 4
+            later = partial(deferLater, node.clock, 8.0)
+            return node.store.load(Kind).addCallback(lambda found: later(lambda: found))
+
+        self.patch(Node, "load", slowly)
+        self.nodes["n2"].kill()
+        back = self.cluster.add("n2")
+        self.cluster.run(6.0)
+        taker = self.nodes["n1"]
+        key = next(key for key in self.nodes["n2"].user.records if key in taker.user.records)
+        taker.store.write([Delete(Kind, taker.user.records.pop(key).key)])
+        self.cluster.run(0.5)
+        back.link.before = lambda operation: False
+        self.cluster.run(15.0)
+        self.assertNotIn(key, back.user.records)
+        self.assertEqual(sorted(back.user.records), self.cluster.stored()["n2"])
 
     def test_drain(self) -> None:
         """A node that drains gives everything away, and is done when it has nothing."""

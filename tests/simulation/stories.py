@@ -47,6 +47,12 @@ class Story(ClusterWorld):
             found.append(process.node.cluster.service.standing)
         self.seen.append(found)
 
+    def change(self) -> None:
+        """Everybody whom the SIP partner has changes his state, so that the nodes are told of it."""
+        assert self.partner is not None
+        for user, state in self.partner.users.items():
+            self.partner.show(user, "busy" if state == "away" else "away")
+
     def cut(self, *numbers: int) -> None:
         """Cut nodes off from the store."""
         for number in numbers:

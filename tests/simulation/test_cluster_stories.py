@@ -46,6 +46,28 @@ class StoreAwayTests(SynchronousTestCase):
             self.assertEqual(story.seen, [[Standing.MEMBER, Standing.ASIDE, Standing.MEMBER]])
 
 
+class SlowStartTests(SynchronousTestCase):
+    """A node that takes long to read what it has, for most of its questions to the store get lost."""
+
+    def test_asked_before_it_is_ready(self) -> None:
+        """It serves nothing twice of which it is asked meanwhile, by connections of its own."""
+        for seed in range(2, 5):
+            story = Story(seed, faults=Faults(kill=1e9, store=1e9))
+            process, random = story.process(1), story.loop.random
+
+            def hard_of_hearing(process=process, random=random) -> None:  # type: ignore[no-untyped-def]
+                process.start_again()
+                process.before = lambda operation: operation == "rows" and random.random() < 0.8
+                process.afterwards = lambda operation: operation == "beat" and random.random() < 0.6
+
+            story.at(20.0, process.kill)
+            story.at(20.3, hard_of_hearing)
+            for seconds in range(22, 45):
+                story.at(seconds, story.change)
+            story.at(45.0, story._store_well)
+            self.assertEqual(story.run(), [], f"seed {seed}")
+
+
 class DrainTests(SynchronousTestCase):
     """Nodes that are stopped and started under traffic; nothing else goes wrong."""
 
