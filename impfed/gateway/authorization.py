@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from impfed.gateway.surroundings import Writes
 from impfed.store.api import Delete, Put
-from impfed.store.records import AuthorizationRecord, Decision, pair_key
+from impfed.store.records import AuthorizationRecord, Decision, Memo, pair_key
 from impfed.xmpp.jid import JID
 
 Pair = tuple[JID, JID]
@@ -25,9 +25,10 @@ class Authorizations:
         self._records: dict[JID, dict[JID, AuthorizationRecord]] = {}  # by local, then by foreign
         self._pending: dict[str, set[Pair]] = {}  # by foreign domain
 
-    def load(self, records: Iterable[AuthorizationRecord]) -> None:
-        """Take in what the store kept."""
+    def load(self, records: Iterable[AuthorizationRecord], memo: Memo) -> None:
+        """Take in what the store kept, sharing by ``memo``."""
         for record in records:
+            record.share(memo)
             local, foreign = JID.parse(record.local), JID.parse(record.foreign)
             record.local, record.foreign = local.text, foreign.text  # one copy of each
             of_local = self._records.get(local)
@@ -47,7 +48,7 @@ class Authorizations:
         if mine is not None and mine.outbound_at > theirs.outbound_at:
             later = later or mine.outbound != theirs.outbound
             theirs.outbound, theirs.outbound_at = mine.outbound, mine.outbound_at
-        self.load([theirs])
+        self.load([theirs], {})
         if later:
             self._store.write([Put(theirs)])
 
@@ -151,7 +152,7 @@ class Authorizations:
         return record or AuthorizationRecord(local=str(pair[0]), foreign=str(pair[1]))
 
     def _keep(self, pair: Pair, record: AuthorizationRecord) -> None:
-        record.changed_at = self._seconds()
+        record.changed_at = max(record.inbound_at, record.outbound_at)
         self._note_pending(pair, record)
         local, foreign = pair
         if record.inbound == record.outbound == "none":

@@ -23,6 +23,7 @@ from impfed.store.api import IStore
 from impfed.store.records import (
     AuthorizationRecord,
     InboundSubscriptionRecord,
+    Memo,
     OutboundSubscriptionRecord,
     PolicyDefaultRecord,
     PolicyEntryRecord,
@@ -128,11 +129,12 @@ class PresenceGateway:
                 gc.enable()
 
     def _load(self, store: IStore) -> Generator[Deferred[Any], Any, None]:
-        yield store.each(AuthorizationRecord, self.authorizations.load)
+        yield store.each(AuthorizationRecord, partial(self.authorizations.load, memo={}))
         entries = yield store.load(PolicyEntryRecord)
         self.policies.load(entries, (yield store.load(PolicyDefaultRecord)))
-        yield store.each(InboundSubscriptionRecord, self.watched.load)
-        yield store.each(OutboundSubscriptionRecord, self.watching.load)
+        memo: Memo = {}  # two people who watch each other have much in common
+        yield store.each(InboundSubscriptionRecord, partial(self.watched.load, memo=memo))
+        yield store.each(OutboundSubscriptionRecord, partial(self.watching.load, memo=memo))
 
     def resume(self) -> None:
         """Go on where the last run stopped; the listeners stand."""

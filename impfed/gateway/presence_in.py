@@ -35,7 +35,7 @@ from impfed.sip.headers import parse_number, readable
 from impfed.sip.message import SipRequest
 from impfed.sip.subscription import ExpiresLimits, Notifier, StateDocument, Watch
 from impfed.sip.transaction import ServerTransaction
-from impfed.store.records import InboundSubscriptionRecord
+from impfed.store.records import InboundSubscriptionRecord, Memo
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 
@@ -454,14 +454,15 @@ class WatchedSide:
 
     # -- the store ---------------------------------------------------------------------------------
 
-    def load(self, records: Iterable[InboundSubscriptionRecord]) -> None:
-        """Take in the subscriptions that stood, so that their dialogs are known at once."""
+    def load(self, records: Iterable[InboundSubscriptionRecord], memo: Memo) -> None:
+        """Take in the subscriptions that stood, sharing by ``memo``; their dialogs are known at once."""
         now = self.around.timers.seconds()
         for record in records:
             key = (JID.parse(record.local), JID.parse(record.foreign))
             if record.expires_at <= now or self.around.domain(key[1].domain) is None:
                 Watcher.forget_record(self.around, record)
                 continue
+            record.share(memo)
             pair = self._pair(key)
             pair.last = pair.last or decode_state(record.last_state)
             pair.asked = self.authorizations.inbound(key) != "none"
@@ -480,7 +481,7 @@ class WatchedSide:
 
     def take_in(self, records: Sequence[InboundSubscriptionRecord]) -> None:
         """Serve subscriptions of another node from now on, and ask for the states that they show."""
-        self.load(records)
+        self.load(records, {})
         self._to_ask += {(JID.parse(each.local), JID.parse(each.foreign)): None for each in records}
         self._ask_some()
 

@@ -13,7 +13,7 @@ from impfed.interwork.availability import Kind
 from impfed.interwork.errors import Condition
 from impfed.sip.subscription import Phase, RetryPolicy, Subscriber, Watching
 from impfed.store.api import Delete
-from impfed.store.records import OutboundSubscriptionRecord
+from impfed.store.records import Memo, OutboundSubscriptionRecord
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import Stanza, error_reply, presence, presence_error
@@ -268,8 +268,8 @@ class WatchingSide:
             self._last_used.pop(contact.local, None)
         self.contact_list_changed((contact.local, contact.foreign))
 
-    def load(self, records: Iterable[OutboundSubscriptionRecord]) -> None:
-        """Take in the subscriptions that stood, so that their dialogs are known at once."""
+    def load(self, records: Iterable[OutboundSubscriptionRecord], memo: Memo) -> None:
+        """Take in the subscriptions that stood, sharing by ``memo``; their dialogs are known at once."""
         now, ending = self.around.timers.seconds(), Phase.ENDING.name
         for record in records:
             key = (JID.parse(record.local), JID.parse(record.foreign))
@@ -277,6 +277,7 @@ class WatchingSide:
                 change = Delete(OutboundSubscriptionRecord, record.key)
                 self.around.store.write([change])
                 continue
+            record.share(memo)
             if record.last_used > self.last_used(key[0]):
                 self._last_used[key[0]] = record.last_used
             contact = self._contact(*key)
@@ -285,7 +286,7 @@ class WatchingSide:
 
     def take_in(self, records: Sequence[OutboundSubscriptionRecord]) -> None:
         """Serve subscriptions of another node from now on; their refreshes move them here."""
-        self.load(records)
+        self.load(records, {})
         now = self.around.timers.seconds()
         for record in sorted(records, key=lambda record: -record.last_used):
             contact = self.contact((JID.parse(record.local), JID.parse(record.foreign)))

@@ -179,9 +179,13 @@ class UserPolicies:
     ) -> None:
         """Take in what the store kept."""
         for record in entries:
-            policy = self._policies.setdefault(JID.parse(record.local), UserPolicy())
+            local = JID.parse(record.local)
+            record.local = local.text  # one copy of each
+            policy = self._policies.setdefault(local, UserPolicy())
             if "@" in record.subject:
-                policy.users[JID.parse(record.subject)] = record
+                user = JID.parse(record.subject)
+                record.subject = user.text
+                policy.users[user] = record
             else:
                 policy.domains[record.subject] = record
         for each in defaults:

@@ -54,13 +54,10 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
         local, foreign = self.local, self.foreign  # type: ignore[attr-defined]
         return local.partition("/")[0], foreign.partition("/")[0]
 
-    def share(self, memo: Memo) -> None:
-        """Replace what many records have in common by one copy, kept in ``memo``."""
-
 
 RecordType = TypeVar("RecordType", bound=Record)
 
-#: Values of loaded records by themselves.
+#: Values of loaded records by themselves, so that what many have in common is one object.
 Memo = dict[Any, Any]
 
 
@@ -84,7 +81,6 @@ def _share(dialog: Dialog, memo: Memo) -> None:
     dialog.remote = memo.setdefault(dialog.remote, dialog.remote)
     dialog.remote_target = memo.setdefault(dialog.remote_target, dialog.remote_target)
     dialog.route_set = memo.setdefault(dialog.route_set, dialog.route_set)
-    dialog.skipped_at = memo.setdefault(dialog.skipped_at, dialog.skipped_at)
 
 
 def session_key(call_id: str, local_tag: str) -> str:
@@ -306,6 +302,12 @@ class AuthorizationRecord(Record, gc=False):
         """The pair."""
         return pair_key(self.local, self.foreign)
 
+    def share(self, memo: Memo) -> None:
+        """Share times; addresses become JIDs' texts, which are shared."""
+        self.changed_at = memo.setdefault(self.changed_at, self.changed_at)
+        self.inbound_at = memo.setdefault(self.inbound_at, self.inbound_at)
+        self.outbound_at = memo.setdefault(self.outbound_at, self.outbound_at)
+
 
 class PolicyEntryRecord(Record, gc=False):
     """A line of a local user's policy list (SPEC section 5).
@@ -324,11 +326,6 @@ class PolicyEntryRecord(Record, gc=False):
     def key(self) -> str:
         """The local address and the subject."""
         return pair_key(self.local, self.subject)
-
-    def share(self, memo: Memo) -> None:
-        """Share addresses."""
-        self.local = memo.setdefault(self.local, self.local)
-        self.subject = memo.setdefault(self.subject, self.subject)
 
 
 class PolicyDefaultRecord(Record, gc=False):

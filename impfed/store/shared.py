@@ -30,16 +30,13 @@ from impfed.store.encoding import decode, readable
 from impfed.store.gather import Clock, StateTeller
 from impfed.store.journal import Entry, Journal
 from impfed.store.link import Argument, Link, pairs
-from impfed.store.records import (
-    Memo,
-    Record,
-    RecordType,
-)
+from impfed.store.records import Record, RecordType
 
 #: Seconds without a connection after which the store counts as gone.
 GRACE = 1.0
 
 _CHUNK = 2000  # records that are read, or keys that are moved, in one operation
+_PORTION = 250  # records that are handed over in one turn of the reactor
 _AGAIN = 0.2  # seconds
 _REFUSING = (StoreFault.OUT_OF_MEMORY, StoreFault.READ_ONLY, StoreFault.FULL)
 
@@ -244,7 +241,6 @@ class SharedStore:
         if self.state is StoreState.CLOSED:
             raise self._error(StoreFault.STOPPED, "it is not open")
         yield self._batches.settle_all()
-        memo: Memo = {}
         seen: set[bytes] = set()  # a record may come twice while the server makes room for others
         whose = "*" if owner is None else f"={owner}"
         asked = self.ask("rows", kind.kind, whose, b"0", _CHUNK)
@@ -252,16 +248,19 @@ class SharedStore:
             cursor, flat = yield asked
             if cursor != b"0":  # the server goes on while we read what it has sent
                 asked = self.ask("rows", kind.kind, whose, cursor, _CHUNK)
-            portion = []
-            for key, data in pairs(flat):
-                if key in seen:
-                    continue
-                seen.add(key)
-                record = self._decoded(kind, key, data)
-                if record is not None:
-                    record.share(memo)
-                    portion.append(record)
-            take(portion)
+            rows = pairs(flat)
+            for start in range(0, len(rows), _PORTION):
+                if start:  # what is asked goes out, and what is answered comes in, between turns
+                    yield self._sleep(0.0)
+                portion = []
+                for key, data in rows[start : start + _PORTION]:
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    record = self._decoded(kind, key, data)
+                    if record is not None:
+                        portion.append(record)
+                take(portion)
             if cursor == b"0":
                 return
 

@@ -30,11 +30,7 @@ from impfed.store.api import (
 )
 from impfed.store.encoding import decode, encode, readable
 from impfed.store.gather import Clock, StateTeller, WriteQueue
-from impfed.store.records import (
-    LedgerEntry,
-    Memo,
-    RecordType,
-)
+from impfed.store.records import LedgerEntry, RecordType
 from impfed.store.sqlitefile import LedgerRow, RecordChange, SqliteFile, Write, row_of
 
 #: Name of the file within a node's state directory.
@@ -157,7 +153,7 @@ class SqliteStore:
         if file is None:
             return fail(_stopped(self._path))
         self._queue.flush_all()
-        return self._ask(_load, file, kind, {}).addCallback(self._loaded, kind)
+        return self._ask(_load, file, kind).addCallback(self._loaded, kind)
 
     def get(self, kind: type[RecordType], keys: Sequence[str]) -> Deferred[dict[str, RecordType]]:
         """Return the records of a kind that are there of some keys."""
@@ -194,12 +190,11 @@ class SqliteStore:
         if file is None:
             raise _stopped(self._path)
         self._queue.flush_all()
-        memo: Memo = {}
-        asked = self._ask(_load, file, kind, memo, "", _PORTION)
+        asked = self._ask(_load, file, kind, "", _PORTION)
         while True:
             loaded = yield asked
             if loaded.last:
-                asked = self._ask(_load, file, kind, memo, loaded.last, _PORTION)
+                asked = self._ask(_load, file, kind, loaded.last, _PORTION)
             take(self._loaded(loaded, kind))
             if not loaded.last:
                 return
@@ -340,19 +335,16 @@ class _Loaded(Generic[RecordType]):
 
 
 def _load(
-    file: SqliteFile, kind: type[RecordType], memo: Memo, after: str = "", limit: int = -1
+    file: SqliteFile, kind: type[RecordType], after: str = "", limit: int = -1
 ) -> _Loaded[RecordType]:
     records: list[RecordType] = []
     unreadable: list[tuple[str, str]] = []
     rows = file.rows(kind.kind, after, limit)
     for key, data in rows:
         try:
-            record = decode(kind, data)
+            records.append(decode(kind, data))
         except msgspec.MsgspecError as error:
             unreadable.append((key, str(error)))
-            continue
-        record.share(memo)
-        records.append(record)
     return _Loaded(records, unreadable, rows[-1][0] if len(rows) == limit else "")
 
 

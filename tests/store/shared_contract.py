@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import LoopingCall
 
 from impfed.store.api import Change, Delete, Fenced, Put
 from impfed.store.coordination import Coordination, NameTaken, Unknown
@@ -106,6 +107,24 @@ class SharedContract:
         self.assertEqual(len((yield two.store.load(PolicyDefaultRecord))), 1)
         self.assertEqual((yield one.store.counts(OutboxRecord)), {"n1": 1, "n2": 1})
         self.assertEqual((yield one.store.counts(PolicyDefaultRecord)), {"=": 1})
+
+    @inlineCallbacks
+    def test_others_have_their_turn(self) -> Any:
+        """Of many records only some are handed over in a turn, so that everything else goes on."""
+        one = yield self.member("n1")
+        for start in range(0, 3000, 500):
+            yield one.written(*(Put(text(str(start + number))) for number in range(500)))
+        turns = [0]
+        others = LoopingCall(lambda: turns.append(0))
+        others.start(0)
+
+        def take(records: list[OutboxRecord]) -> None:
+            turns[-1] += len(records)
+
+        yield one.store.each(OutboxRecord, take)
+        others.stop()
+        self.assertEqual(sum(turns), 3000)
+        self.assertLess(max(turns), 600)
 
     @inlineCallbacks
     def test_epochs_rise(self) -> Any:

@@ -9,10 +9,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.store.encoding import decode, encode
 from impfed.store.records import (
+    AuthorizationRecord,
+    InboundSubscriptionRecord,
+    Memo,
+    OutboundSubscriptionRecord,
     OutboxRecord,
     Record,
 )
-from tests.store.contract import BOB, CAROL, samples
+from tests.store.contract import BOB, CAROL, dialog, samples, subscription
 
 
 class Newer(Record, gc=False):
@@ -57,3 +61,24 @@ class VersionTests(SynchronousTestCase):
                 self.assertEqual(record.pair, (CAROL, BOB))
         full = OutboxRecord("m", f"{CAROL}/phone", f"{BOB}/pc", "hello")
         self.assertEqual(full.pair, (CAROL, BOB))
+
+
+class SharingTests(SynchronousTestCase):
+    def test_subscriptions_of_both_directions(self) -> None:
+        """What two people have in common who watch each other is one object."""
+        memo: Memo = {}
+        theirs = decode(InboundSubscriptionRecord, encode(subscription("a")))
+        ours = OutboundSubscriptionRecord(CAROL, BOB, dialog("b"), "ACTIVE")
+        ours = decode(OutboundSubscriptionRecord, encode(ours))
+        theirs.share(memo)
+        ours.share(memo)
+        assert ours.dialog is not None
+        self.assertIs(theirs.dialog.remote_target, ours.dialog.remote_target)
+        self.assertIs(theirs.dialog.route_set, ours.dialog.route_set)
+
+    def test_times_of_an_authorization(self) -> None:
+        """Equal times are one object, such as those of decisions that were never made."""
+        record = AuthorizationRecord(CAROL, BOB, "approved", "none", 4.5, 4.5)
+        record = decode(AuthorizationRecord, encode(record))
+        record.share({})
+        self.assertIs(record.changed_at, record.inbound_at)

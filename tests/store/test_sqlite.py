@@ -296,15 +296,6 @@ class FileTests(TestCase):
         self.assertEqual([found.id for found in entries], ["good"])
 
     @inlineCallbacks
-    def test_equal_addresses_are_loaded_once(self) -> Any:
-        """What many records share is one object after loading."""
-        yield self.started()
-        yield self.write(Put(subscription("a")), Put(subscription("b")))
-        first, second = yield self.store.load(InboundSubscriptionRecord)
-        self.assertIs(first.dialog.remote_target, second.dialog.remote_target)
-        self.assertIs(first.dialog.route_set, second.dialog.route_set)
-
-    @inlineCallbacks
     def test_large_purge_goes_in_steps(self) -> Any:
         """A purge of many entries removes all of them, with writes in between."""
         yield self.started()
