@@ -225,7 +225,8 @@ class Junction:
             return False
         if self.relaying.by_token(request, way, target, flow) is not None:
             return True
-        if self._neighbours.at(target) is not None:
+        there = self._neighbours.at(target)
+        if there is not None and not self.relaying.back(request, there, flow):
             return True
         home = self._neighbours.hosting(target.aor) if not way.routes else None
         if not way.routes and (self._ours(target) or target.host in self._homes):

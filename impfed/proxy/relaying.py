@@ -140,8 +140,8 @@ class Relaying:
                 f"it names this node, but a dialog that is over, and the address of {uri.hostport}"
             )
             raise self._refused(request, flow, "relay.over", why, 481)
-        if self._neighbours.gone(found):
-            return None  # it is dead, and this node can take its dialogs over
+        if self._neighbours.gone(found) or found == self._who(flow):
+            return None  # it is dead, or has given the dialog away: the store knows whose it is
         hop = self._neighbours.named(found)
         if hop is None:
             why = f"it names {found}, and no [[neighbour]] is called so"
@@ -159,6 +159,10 @@ class Relaying:
             self._found.clear()
         self._found[request.call_id, request.to_tag] = name
         return True
+
+    def back(self, request: SipRequest, hop: Hop, flow: Flow) -> bool:
+        """Say whether a way leads back to the node that has passed on a request within a dialog."""
+        return bool(request.to_tag) and hop.source.removeprefix("neighbour ") == self._who(flow)
 
     def _who(self, flow: Flow) -> str:
         """Return which of the nodes a connection is from; "" for none."""

@@ -216,7 +216,7 @@ class RelayingTests(SynchronousTestCase):
         self.assertEqual(self.router.stack.forwarded, [])
 
     def test_loop(self) -> None:
-        """Nodes that take each other for the owner end the circle with 482."""
+        """Nodes that take each other for the owner do not send a request in a circle."""
         # Node 2 has been renamed, and its neighbour is called as it was called itself.
         wrong = replace(NODES["router"], name="node2")
         config = configuration("node2", shared=True, neighbour=wrong)
@@ -225,9 +225,8 @@ class RelayingTests(SynchronousTestCase):
         contact = self.contact(at=f"{SHARED[0]}:{SHARED[1]}")
         router.arrives(self.in_dialog(contact), self.far)
         node2.arrives(router.stack.forwarded[-1][0], flow_of("node1.company.example"))
-        back = node2.stack.forwarded[-1][0]
-        self.assertEqual(router.arrives(back, flow_of("node2.company.example")), 482)
-        self.assertEqual(len(router.stack.forwarded), 1)
+        self.assertEqual(node2.stack.forwarded, [])
+        self.assertEqual(len(node2.gateway.requests), 1)
 
     def test_by_the_route_set(self) -> None:
         """In a dialog that came through this node the route set decides, for longer than any token."""
@@ -350,6 +349,15 @@ def replace_from(arrived: SipRequest, sender: str) -> SipRequest:
     return parsed
 
 
+def for_alice(arrived: SipRequest) -> SipRequest:
+    """Return a request for alice's Contact with her address in its To."""
+    address = arrived.to_bytes().partition(b"To: <")[2].partition(b">")[0]
+    data = arrived.to_bytes().replace(b"To: <" + address, b"To: <sip:alice@company.example")
+    parsed: Any = parse_message(data)
+    assert isinstance(parsed, SipRequest)
+    return parsed
+
+
 class ClusterTests(SynchronousTestCase):
     """A node of a cluster of three, with another cluster beside it."""
 
@@ -359,8 +367,8 @@ class ClusterTests(SynchronousTestCase):
         other = NeighbourConfig(
             "cluster-b", ("works.example",), "10.0.0.4", 5062, "cluster-b.company.example"
         )
-        config = replace(configuration("router"), neighbours=(member, third, other))
-        self.node = TokenSite(config)
+        self.config = replace(configuration("router", True), neighbours=(member, third, other))
+        self.node = TokenSite(self.config)
         self.node2 = TokenSite(configuration("node2"))
         self.far = flow_of("sip.lync.example")
 
@@ -398,14 +406,20 @@ class ClusterTests(SynchronousTestCase):
     def test_of_a_dead_node_by_another(self) -> None:
         """What a third node sends here for a dead node's address is served here, wherever the dialog is."""
         self.node.neighbours.gone = lambda name: name == "node2"
-        arrived = request(self.contact(), method="NOTIFY", to_tag=";tag=2")
-        data = arrived.to_bytes().replace(
-            b"To: <sip:alice@203.0.113.10:45062", b"To: <sip:alice@company.example"
-        )
-        parsed: Any = parse_message(data)
-        self.assertEqual(self.node.arrives(parsed, flow_of("node3.company.example")), 0)
+        arrived = for_alice(request(self.contact(), method="NOTIFY", to_tag=";tag=2"))
+        self.assertEqual(self.node.arrives(arrived, flow_of("node3.company.example")), 0)
         self.assertEqual(self.sent_to(), [])
         self.assertEqual(len(self.node.gateway.requests), 1)
+
+    def test_of_a_dialog_that_was_given(self) -> None:
+        """What a node passes on that has just given the dialog away is not sent back to it."""
+        token = self.node2.tokens.token("c", "2", self.node2.clock.seconds())
+        shared = f"sip:alice@{SHARED[0]}:{SHARED[1]};transport=tls;relay={token}"
+        for number, contact in enumerate((self.contact(), shared), 1):
+            arrived = for_alice(request(contact, to_tag=";tag=2"))
+            self.assertEqual(self.node.arrives(arrived, flow_of("node2.company.example")), 0)
+            self.assertEqual(self.sent_to(), [])
+            self.assertEqual(len(self.node.gateway.requests), number)  # which asks the store
 
     def test_of_a_dialog_that_went_on(self) -> None:
         """What a third node sends here by a token of ours goes on to where the dialog has gone since."""
