@@ -227,10 +227,7 @@ class HomeLink(LinkBase):
         self._watch = None
         if connection is None:
             return
-        now = timers.seconds()
-        # While we do not read, silence says nothing.
-        heard = connection.heard if self._reading else now
-        silent = now - max(heard, self._resumed)
+        silent = self._silence(connection)
         if silent >= 2 * limits.keepalive:
             connection.abort(f"nothing heard for {silent:.0f} s")
             return
@@ -239,6 +236,20 @@ class HomeLink(LinkBase):
             self.write(self._ping("k" + self._context.ids.token()))
             wait += limits.keepalive
         self._watch = timers.after(max(wait, 1.0), self._keep_alive)
+
+    def _silence(self, connection: ComponentConnection) -> float:
+        """Return the seconds for which nothing was heard; while we do not read that says nothing."""
+        now = self._context.timers.seconds()
+        return now - max(connection.heard if self._reading else now, self._resumed)
+
+    def _unconfirmed(self, count: int) -> None:
+        """Give a link up that has said nothing at all while it was to confirm messages: it is half open."""
+        super()._unconfirmed(count)
+        connection = self._connection
+        if connection is not None and (silent := self._silence(connection)) >= (
+            self._context.limits.acceptance
+        ):
+            connection.abort(f"no message was confirmed, and nothing was heard for {silent:.0f} s")
 
     # -- out -----------------------------------------------------------------------------------
 

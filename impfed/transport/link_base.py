@@ -151,7 +151,7 @@ class LinkBase:
         now = self._context.timers.seconds()
         count = self._barrier.expire(now)
         if count:
-            self._tell_unconfirmed(count)
+            self._unconfirmed(count)
         self._directory.expire(now)
         self._rosters.expire(now)
         self._set_alarm()
@@ -182,8 +182,8 @@ class LinkBase:
             **self.fields(),
         )
 
-    def _tell_unconfirmed(self, count: int) -> None:
-        """Say that messages were never confirmed."""
+    def _unconfirmed(self, count: int) -> None:
+        """Say that messages have not been confirmed in time."""
         self._context.metrics.count("home.unconfirmed", count)
         log.warn(
             "unconfirmed",

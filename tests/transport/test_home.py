@@ -132,6 +132,29 @@ class LifeTests(HomeCase):
         self.assertTrue(wire.aborted)
         self.assertIn("nothing heard", self.links.status()[0]["reason"])
 
+    def test_half_open(self) -> None:
+        """A home server that is silent while it has a message to confirm is given up after 20 s."""
+        wire = self.up()
+        self.reactor.advance(15)
+        self.say(" ")
+        told = self.deliver("1")
+        self.reactor.advance(19)
+        self.assertFalse(wire.aborted)
+        self.reactor.advance(1)
+        self.assertTrue(wire.aborted)
+        self.assertEqual(self.outcome(told), "unsure")
+        self.assertIn("nothing was heard", self.links.status()[0]["reason"])
+
+    def test_unconfirmed(self) -> None:
+        """One that says something meanwhile keeps its link, though it does not confirm the message."""
+        wire = self.up()
+        told = self.deliver("1")
+        self.reactor.advance(5)
+        self.say("<presence from='alice@home.example/x' to='bob@lync.example'/>")
+        self.reactor.advance(15)
+        self.assertEqual(self.outcome(told), "unsure")
+        self.assertFalse(wire.aborted)
+
     def test_no_handshake(self) -> None:
         """A home server that does not answer the handshake is given up after 30 s."""
         self.links.startService()
@@ -271,6 +294,7 @@ class BarrierTests(HomeCase):
         self.reactor.advance(15)
         later = self.deliver("2")
         self.turn()
+        self.say(" ")
         self.reactor.advance(5)
         self.assertEqual((self.outcome(told), self.outcome(later)), ("unsure", "open"))
         self.assertIn("20 s", told[0].text)
