@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
-
-from impfed.config.model import BudgetConfig, Config, HomeConfig
+from impfed.config.model import BudgetConfig, Config
 from impfed.core.ids import IdSource
 from impfed.core.metrics import Metrics
 from impfed.gateway.admission import Admission
@@ -31,12 +29,10 @@ from impfed.routing.router import Router
 from impfed.routing.static import LocalRoute, StaticRoute
 from impfed.sip.message import SipRequest
 from impfed.sip.transaction import ServerTransaction
-from impfed.testing.fakes import Answer, FakeFlow, FakeHome, FakeStack, SentRequest, stanza
+from impfed.testing.fakes import Answer, FakeFlow, FakeStack, SentRequest, stanza
 from impfed.transport.flow import Flow
-from impfed.transport.rosters import DONE, Deed
 from impfed.transport.timers import ReactorTimers
-from impfed.xmpp.barrier import ACCEPTED
-from impfed.xmpp.jid import JID
+from tests.cluster.homelinks import Links
 from tests.cluster.kit import Cluster, Node
 from tests.gateway.harness import CONFIG, SDP
 from tests.gateway.presence_world import pidf
@@ -48,64 +44,6 @@ def configured(node: str, **budget: Any) -> Config:
     """Return a node's configuration, with a budget for the partner."""
     partner = replace(CONFIG.domains[0], listed=True, budget=BudgetConfig(**budget))
     return replace(CONFIG, node=replace(CONFIG.node, name=node), domains=(partner,))
-
-
-@dataclass(eq=False)
-class Link:
-    """A link to the home server."""
-
-    home: HomeConfig
-    up: bool = False
-
-
-class Links(FakeHome):
-    """A node's home links: connected as soon as they are held; everything is accepted at once.
-
-    :ivar written: what the home server got of all nodes, in order.
-    :ivar able: whether it lets us write rosters.
-    :ivar deeds: what was done to rosters: deed, user, contact, name.
-    :ivar told: what is said of that.
-    """
-
-    def __init__(self, written: list[str]) -> None:
-        super().__init__()
-        self.written = written
-        self.one = Link(CONFIG.homes[0])
-        self.able = True
-        self.deeds: list[tuple[str, str, str, str]] = []
-        self.told = DONE
-
-    def can_write_rosters(self, domain: str) -> bool:
-        return self.one.up and self.able
-
-    def change_roster(self, deed: Deed, local: JID, foreign: JID, name: str, done: Any) -> None:
-        self.deeds.append((deed.value, local.text, foreign.text, name))
-        done(self.told)
-
-    def hold(self, name: str) -> None:
-        self.one.up = True
-        self.user.link_up(self.one)
-
-    def let_go(self, name: str) -> Deferred[None]:
-        self.one.up = False
-        return succeed(None)
-
-    def link(self, local: str, foreign: str) -> Link:
-        return self.one
-
-    def keeps(self, name: str) -> bool:
-        return True
-
-    def unconfirmed(self, name: str) -> int:
-        return 0
-
-    def send(self, stanza: Any) -> bool:
-        self.written.append(stanza.xml)
-        return True
-
-    def deliver(self, stanza: Any, done: Any) -> None:
-        self.written.append(stanza.xml)
-        done(ACCEPTED)
 
 
 class _Wire(FakeStack):
@@ -229,7 +167,7 @@ class Side:
         peers, timers, metrics = PeerPolicy(config.domains), ReactorTimers(node.clock), Metrics()
         ids = IdSource(random.Random(node.name).randbytes)
         self.stack = _Wire(self)
-        self.links = Links(world.written)
+        self.links = Links(CONFIG.homes[0], world.written)
         self.home = ClusterHome(self.links, config.homes, timers, ids, 20.0, node.name)  # type: ignore[arg-type]
         self.paced = PacedStack(self.stack, peers.domain, node.store, timers, metrics)  # type: ignore[arg-type]
         self.paced.may_act = lambda: node.service.may_act

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.ownership import Enabled, Rendezvous
@@ -21,58 +20,10 @@ from impfed.transport.home import ACCEPTED
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, Stanza
+from tests.cluster.homelinks import Links
 from tests.cluster.kit import Cluster, Node
 
 HOME = HomeConfig("home", "component", ("home.example",))
-
-
-class Link:
-    """A link to the home server, which takes everything."""
-
-    up = False
-
-    def __init__(self) -> None:
-        self.home = HOME
-        self.written: list[str] = []
-
-    def pass_on(self, out: OutStanza) -> bool:
-        self.written.append(out.xml)
-        return True
-
-
-class Links:
-    """The home links of a node: connected as soon as they are held."""
-
-    def __init__(self) -> None:
-        self.one = Link()
-        self.user: Any = None
-
-    def hold(self, name: str) -> None:
-        self.one.up = True
-        self.user.link_up(self.one)
-
-    def let_go(self, name: str) -> Deferred[None]:
-        self.one.up = False
-        return succeed(None)
-
-    def link(self, local: str, foreign: str) -> Link:
-        return self.one
-
-    def keeps(self, name: str) -> bool:
-        return True
-
-    def can_write_rosters(self, domain: str) -> bool:
-        return False
-
-    def unconfirmed(self, name: str) -> int:
-        return 0
-
-    def send(self, out: OutStanza) -> bool:
-        return self.one.pass_on(out)
-
-    def deliver(self, out: OutStanza, done: Any) -> None:
-        self.one.pass_on(out)
-        done(ACCEPTED)
 
 
 class Nothing:
@@ -130,7 +81,7 @@ class Side:
     def __init__(self, node: Node) -> None:
         self.node = node
         timers = ReactorTimers(node.clock)
-        self.links: Any = Links()
+        self.links: Any = Links(HOME, [])
         self.home = ClusterHome(self.links, [HOME], timers, IdSource(), 20.0, node.name)
         nothing: Any = Nothing()
         self.clustered = Clustered(
@@ -219,7 +170,7 @@ class RelayTests(SynchronousTestCase):
         self.holder.write(1, "meanwhile")
         self.cluster.run(8.0)
         self.holder.write(1, "after")
-        told = self.holder.links.one.written
+        told = self.holder.links.written
         for text in ("meanwhile", "after"):
             (error,) = [xml for xml in told if f"<body>{text}</body>" in xml]
             self.assertIn("<remote-server-timeout", error)
@@ -269,7 +220,7 @@ class RelayTests(SynchronousTestCase):
             side.home.deliver(message, told.append)
         self.cluster.run(1.0)
         names = sorted(self.sides)
-        written = sorted(self.holder.links.one.written)
+        written = sorted(self.holder.links.written)
         self.assertEqual(
             written,
             [f"<{kind} id='{name}'/>" for kind in ("message", "presence") for name in names],
