@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from .certificates import Authority
 from .ejabberd import Ejabberd
+from .far import far_side
 from .home import HomeServer, Prosody, xmpp_user
 from .ladder import Ladder
 from .node import Node
@@ -104,22 +105,12 @@ class Stage:
         return user
 
     def _far_side(self) -> Talker:
-        certificate = self._far_certificate
-        far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", "lync.example",
-                "--listen", f"127.0.0.1:{self._far_port}",
-                "--node", f"127.0.0.1:{self.node.port}", "--node-name", NODE_NAME,
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", str(self._delay),
-                "--user", "romeo=Roméo Montague", "--user", "tybalt=Tybalt",
-            ],
-            self.directory,
-            self.ladder,
+        far = far_side(
+            self.directory, self._far_certificate, f"127.0.0.1:{self._far_port}",
+            (f"127.0.0.1:{self.node.port}", NODE_NAME), ("romeo=Roméo Montague", "tybalt=Tybalt"),
+            delay=self._delay, listener=self.ladder,
         )  # fmt: skip
         self.stack.callback(far.stop)
-        far.expect(event="ready")
         return far
 
     def tails(self) -> str:

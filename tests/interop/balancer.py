@@ -6,19 +6,18 @@ server that a take-over would bring along.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from demo.certificates import Authority, Certificate
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, wait_until
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 NAME, BALANCER = f"sip.{HOME}", f"balancer.{HOME}"
@@ -140,19 +139,10 @@ class Balanced:
         }
 
     def _far_side(self, certificate: Certificate) -> None:
-        self.far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"127.0.0.1:{self.far_port}",
-                "--node", f"127.0.0.1:{self.port}", "--node-name", NAME,
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0.3",
-                *(word for user in USERS for word in ("--user", user)),
-            ],
-            self.directory,
+        self.far = far_side(
+            self.directory, certificate, f"127.0.0.1:{self.far_port}",
+            (f"127.0.0.1:{self.port}", NAME), USERS,
         )  # fmt: skip
-        self.far.expect(event="ready")
 
     def stop(self) -> None:
         """Stop everything."""
@@ -169,26 +159,10 @@ class Balanced:
 
     def status(self, number: int) -> str:
         """Return what impfedctl says of a node, as JSON."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
-        command += [self.nodes[number - 1].socket]
-        return subprocess.run(
-            [*command, "status", "--json"], capture_output=True, text=True, timeout=120, check=True
-        ).stdout
+        return operator(self.nodes[number - 1].socket, "status", "--json")
 
 
-@functools.cache
-def _started() -> Balanced | PartFailed:
-    try:
-        scene = Balanced().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
-
-
+@started_once(Balanced.stop)
 def balanced() -> Balanced:
     """Return the scene, started once."""
-    found = _started()
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
+    return Balanced().start()

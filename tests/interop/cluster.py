@@ -18,18 +18,18 @@ from typing import Any
 
 from bench.bench_presence import rss_mib
 from demo.certificates import Authority
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import ROOT, PartFailed, Talker, free_ports, wait_until
 from impfed.cluster.ownership import Rendezvous
-from impfed.ctl.api import ControlError
-from impfed.ctl.client import ControlClient
 from impfed.gateway.cluster_home import link_pair
 from tests.interop import crowd
 from tests.interop.balancer import BALANCER, NAME, Haproxy
 from tests.interop.cluster_redis import PASSWORD, OneRedis, WatchedRedis
 from tests.interop.crowd import Crowd
 from tests.interop.links import Links
+from tests.interop.operator import is_whole, status_of
 from tests.interop.scene import FOREIGN, HOME, RUN
 from tests.store.redis_server import RedisServer
 
@@ -195,20 +195,10 @@ class Cluster:
         }
 
     def _far_side(self) -> None:
-        certificate = self.far_certificate
-        self.far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"127.0.0.1:{self.far_port}",
-                "--node", f"127.0.0.1:{self.port}", "--node-name", NAME,
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0.1",
-                *(word for user in self.far_users for word in ("--user", user)),
-            ],
-            self.directory,
+        self.far = far_side(
+            self.directory, self.far_certificate, f"127.0.0.1:{self.far_port}",
+            (f"127.0.0.1:{self.port}", NAME), self.far_users, delay=0.1,
         )  # fmt: skip
-        self.far.expect(event="ready")
 
     def _crowd(self) -> None:
         certificate = self.authority.issue(f"sip.{crowd.FOREIGN}", crowd.FOREIGN)
@@ -238,38 +228,12 @@ class Cluster:
 
     def status(self, name: str) -> dict[str, Any]:
         """Return what ``impfedctl status`` says of a node; empty when it does not answer."""
-        try:
-            client = ControlClient(self.nodes[name].socket, timeout=5.0)
-        except ControlError:
-            return {}
-        try:
-            (found,) = client.ask("status")
-        except ControlError:
-            return {}
-        finally:
-            client.close()
-        status: dict[str, Any] = found
-        return status
+        return status_of(self.nodes[name].socket)
 
     def membership(self, name: str) -> dict[str, Any]:
         """Return what a node says of the cluster; empty when it does not answer."""
         found: dict[str, Any] = self.status(name).get("cluster", {})
         return found
-
-    def settled(self, names: Iterable[str]) -> bool:
-        """Whether these nodes, and no others, live, and each has taken what is its own."""
-        names = set(names)
-        found = [self.membership(name) for name in names]
-        return (
-            all(
-                view
-                and view["standing"] == "member"
-                and {each["name"] for each in view["nodes"] if each["state"] == "live"} == names
-                and view["settled"] == view["generation"]
-                for view in found
-            )
-            and len({view["generation"] for view in found}) == 1
-        )
 
     def serves(self, name: str) -> bool:
         """Whether a node runs and is not drained."""
@@ -282,7 +246,7 @@ class Cluster:
         names = list(names)
 
         def done() -> bool:
-            return self.settled(names) and self.link_holder(names) == self.link_owner(names)
+            return is_whole({name: self.status(name) for name in names})
 
         if not wait_until(done, seconds, 0.2):
             views = {name: self.membership(name) for name in names}

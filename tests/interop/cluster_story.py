@@ -5,8 +5,6 @@ With IMPFED_SOAK in the environment (``make soak``) the long forms are played.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +12,11 @@ from contextlib import contextmanager
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from demo.parts import PartFailed, wait_until
+from demo.parts import wait_until
 from tests.interop.cluster import NAMES, Cluster
 from tests.interop.cluster_load import History, Load
 from tests.interop.cluster_redis import WatchedRedis
+from tests.interop.once import started_once
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 SOAK = bool(os.environ.get("IMPFED_SOAK"))
@@ -37,22 +36,10 @@ def common() -> Cluster:
     return Cluster("cluster", STANDING)
 
 
-@functools.cache
-def _started(make: Callable[[], Cluster]) -> Cluster | PartFailed:
-    try:
-        scene = make().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
-
-
+@started_once(Cluster.stop)
 def cluster(make: Callable[[], Cluster]) -> Cluster:
     """Return a scene, started once."""
-    found = _started(make)
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
+    return make().start()
 
 
 class ClusterStory(SynchronousTestCase):

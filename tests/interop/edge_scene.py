@@ -6,20 +6,19 @@ and gets new requests only while the first does not answer.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from demo.certificates import Authority, Certificate
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import TWISTD, Node
 from demo.parts import Part, PartFailed, Talker, free_ports, wait_until
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 OUTSIDE_NAME, INSIDE_NAME = f"fed.{HOME}", f"edge.inside.{HOME}"
@@ -29,15 +28,6 @@ FAR_USERS = (
     "romeo", "tybalt", "paris", "mercutio", "benvolio", "capulet", "escalus", "balthasar", "sampson",
     "rosaline", "gregory",
 )  # fmt: skip
-
-
-def operator(socket: Path, *words: str, code: int = 0) -> str:
-    """Run impfedctl; return what it says."""
-    command = [Path(sys.executable).with_name("impfedctl"), "--socket", socket, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if done.returncode != code:
-        raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
 
 
 @dataclass
@@ -224,21 +214,10 @@ class Bordered:
         return self
 
     def _far_side(self) -> None:
-        certificate = self.far_certificate
-        self.far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"127.0.0.1:{self.far_port}",
-                "--node", f"127.0.0.1:{self.edge.port}", "--node-name", OUTSIDE_NAME,
-                "--other-node", OUTSIDE_NAME,
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0.3",
-                *(word for user in FAR_USERS for word in ("--user", user)),
-            ],
-            self.directory,
+        self.far = far_side(
+            self.directory, self.far_certificate, f"127.0.0.1:{self.far_port}",
+            (f"127.0.0.1:{self.edge.port}", OUTSIDE_NAME), FAR_USERS, "--other-node", OUTSIDE_NAME,
         )  # fmt: skip
-        self.far.expect(event="ready")
 
     def await_way_out(self) -> None:
         """Wait until the first node has found the edge again."""
@@ -262,19 +241,7 @@ class Bordered:
             part.stop()
 
 
-@functools.cache
-def _started() -> Bordered | PartFailed:
-    try:
-        scene = Bordered().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
-
-
+@started_once(Bordered.stop)
 def bordered() -> Bordered:
     """Return the scene, started once."""
-    found = _started()
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
+    return Bordered().start()

@@ -6,14 +6,9 @@ until the tests end; each test has local users of its own.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import io
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +17,8 @@ from demo.ladder import Ladder
 from demo.parts import PartFailed, Talker, wait_until
 from demo.run import Stage
 from demo.story import ROMEO, STORY, Cast
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.scene import HOME, RUN
 
 #: Users of the home server beside those of the demo, one or more for each test.
@@ -29,19 +26,17 @@ PEOPLE = ("abram", "balthasar", "benvolio", "friar", "gregory", "juliet", "lady"
           "prince", "rosaline", "sampson")  # fmt: skip
 
 
-@functools.cache
-def _started(home: str) -> tuple[Stage, Cast] | PartFailed:
+@started_once(lambda found: found[0].stack.close())
+def _started(home: str) -> tuple[Stage, Cast]:
     directory = RUN / f"node-{home}"
     shutil.rmtree(directory, ignore_errors=True)
     stage = Stage(directory, Ladder("romeo", io.StringIO()), home, 1.5)
     stage.home.users |= dict.fromkeys(PEOPLE, "a plague")
     try:
-        cast = stage.start()
-    except PartFailed as error:
+        return stage, stage.start()
+    except PartFailed:
         stage.stack.close()
-        return error
-    atexit.register(stage.stack.close)
-    return stage, cast
+        raise
 
 
 class NodeCase(SynchronousTestCase):
@@ -53,10 +48,7 @@ class NodeCase(SynchronousTestCase):
     home = "prosody"
 
     def setUp(self) -> None:
-        found = _started(self.home)
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.stage, self.cast = found
+        self.stage, self.cast = _started(self.home)
         self.far = self.cast.far
         self._begin = self.far.position
         part = self.stage.node.part
@@ -97,10 +89,7 @@ class NodeCase(SynchronousTestCase):
 
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket", self.stage.node.socket]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        return done.stdout
+        return operator(self.stage.node.socket, *words)
 
     def romeo(self, do: str, local: str, wanted: int = 200) -> list[tuple[str, str]]:
         """Have romeo do something; return the presence that he sees meanwhile.

@@ -1,13 +1,11 @@
 """A node between a real home server and independent peers, shared by the tests of one kind.
 
 Starting everything takes some seconds, so a scene stays up until the tests end; each test uses
-foreign addresses of its own. A scene that could not start fails every test that asks for it.
+foreign addresses of its own.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +15,7 @@ from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import ROOT, PartFailed, Talker, free_ports
 from tests.interop.haproxy import MutualTls
+from tests.interop.once import started_once
 from tests.interop.sipp import Sipp
 
 FOREIGN = "lync.example"
@@ -105,8 +104,9 @@ class Scene:
         return next(folder for folder in folders if not folder.exists())
 
 
-@functools.cache
-def _started(name: str) -> Scene | PartFailed:
+@started_once(Scene.stop)
+def scene(name: str) -> Scene:
+    """Return the scene of that name, started once: "tls", "tls-component", "tcp", "udp"."""
     kinds: dict[str, tuple[str, str, bool]] = {
         "tls": ("tls", "microsoft", True),
         "tls-component": ("tls", "microsoft", False),
@@ -114,17 +114,4 @@ def _started(name: str) -> Scene | PartFailed:
         "udp": ("udp", "simple", False),
     }
     transport, kind, module = kinds[name]
-    try:
-        scene = Scene(name, transport=transport, kind=kind, module=module).start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
-
-
-def scene(name: str) -> Scene:
-    """Return the scene of that name, started once: "tls", "tls-component", "tcp", "udp"."""
-    found = _started(name)
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
+    return Scene(name, transport=transport, kind=kind, module=module).start()

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from demo.parts import PartFailed, wait_until
+from demo.parts import wait_until
 from tests.interop.cluster import NAMES
 from tests.interop.cluster_load import History
 from tests.interop.cluster_xmpp import VERONA, XmppCluster, XmppLoad
+from tests.interop.once import started_once
 from tests.interop.scene import HOME
 
 RATE = 10.0
 
 
-@functools.cache
-def _started() -> XmppCluster | PartFailed:
-    try:
-        scene = XmppCluster("cluster-xmpp").start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stop)
-    return scene
+@started_once(XmppCluster.stop)
+def _cluster() -> XmppCluster:
+    return XmppCluster("cluster-xmpp").start()
 
 
 class XmppTests(SynchronousTestCase):
@@ -35,10 +29,7 @@ class XmppTests(SynchronousTestCase):
     timeout = 900
 
     def setUp(self) -> None:
-        found = _started()
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.scene = found
+        self.scene = _cluster()
         # Both streams between every node and the partner are there before anything happens.
         for name, talker in self.scene.foreign.items():
             begin, user = talker.position, self.scene.users["alice"]

@@ -10,6 +10,7 @@ import time
 from twisted.trial.unittest import SynchronousTestCase
 
 from demo.certificates import Authority
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import Talker, free_ports, wait_until
@@ -49,23 +50,12 @@ class FailoverTests(SynchronousTestCase):
 
     def edge(self, host: str) -> Talker:
         """Start a foreign edge."""
-        certificate = self.certificate
-        folder = self.directory / host
-        folder.mkdir()
-        far = Talker(
-            f"edge-{host}",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"{host}:{self.port}",
-                "--node", f"127.0.0.1:{self.node.port}", "--node-name", f"fed.{HOME}",
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0",
-                *(word for name in ("romeo", "paris", "tybalt") for word in ("--user", name)),
-            ],
-            folder,
+        far = far_side(
+            self.directory / host, self.certificate, f"{host}:{self.port}",
+            (f"127.0.0.1:{self.node.port}", f"fed.{HOME}"), ("romeo", "paris", "tybalt"),
+            delay=0.0, name=f"edge-{host}",
         )  # fmt: skip
         self.addCleanup(far.stop)
-        far.expect(event="ready")
         return far
 
     def cut(self, host: str) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from demo.certificates import Authority, Certificate
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import Talker, free_ports
+from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 
@@ -39,26 +39,16 @@ class OpenFederationTests(SynchronousTestCase):
 
     def edge(self, certificate: Certificate) -> Talker:
         """Start the far side."""
-        far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"127.0.0.1:{self.port}",
-                "--node", f"127.0.0.1:{self.node.port}", "--node-name", f"fed.{HOME}",
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0", "--user", "romeo",
-            ],
-            self.directory,
+        far = far_side(
+            self.directory, certificate, f"127.0.0.1:{self.port}",
+            (f"127.0.0.1:{self.node.port}", f"fed.{HOME}"), ["romeo"], delay=0.0,
         )  # fmt: skip
         self.addCleanup(far.stop)
-        far.expect(event="ready")
         return far
 
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
-        command = [sys.executable, "-m", "impfed.ctl.main", "--socket", str(self.node.socket)]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
-        return done.stdout + done.stderr
+        return operator(self.node.socket, *words)
 
     def far_does(self, far: Talker, wanted: int, text: str) -> None:
         """Let romeo write to alice; the answer must have the wanted status."""

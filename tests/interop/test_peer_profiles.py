@@ -6,12 +6,8 @@ Sametime is played by a small peer of the tests, Webex by a Prosody that shows n
 
 from __future__ import annotations
 
-import atexit
-import functools
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -22,6 +18,8 @@ from demo.ladder import Ladder
 from demo.parts import PartFailed, Talker, free_ports
 from demo.run import Stage
 from tests.interop.foreign import Enterprise
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.sametime import GaveUp, Sametime
 from tests.interop.scene import HOME, RUN
 
@@ -99,33 +97,21 @@ sasl_out = false
         return self._talkers[domain]
 
 
-@functools.cache
-def _started() -> _Scene | PartFailed:
-    try:
-        scene = _Scene().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stage.stack.close)
-    return scene
+@started_once(lambda scene: scene.stage.stack.close())
+def _scene() -> _Scene:
+    return _Scene().start()
 
 
 class ProfileCase(SynchronousTestCase):
     """Tests with that stage."""
 
     def setUp(self) -> None:
-        found = _started()
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.scene = found
-        self.sametime = found.sametime
+        self.scene = _scene()
+        self.sametime = self.scene.sametime
 
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket"]
-        command.append(self.scene.stage.node.socket)
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        return done.stdout
+        return operator(self.scene.stage.node.socket, *words)
 
 
 class SametimeTests(ProfileCase):

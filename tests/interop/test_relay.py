@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import io
 import os
 import shutil
@@ -20,6 +18,7 @@ from demo.run import Stage
 from demo.story import Cast
 from impfed.ctl.main import main as ctl
 from tests.interop.foreign import Enterprise
+from tests.interop.once import started_once
 from tests.interop.scene import HOME, RUN
 
 VERONA, WEBEX, SPAM = "verona.example", "webex.example", "spam.example"
@@ -119,14 +118,9 @@ connect = "127.0.0.1:{self.verona.server.s2s_port}"
         return talker
 
 
-@functools.cache
-def _started() -> _Scene | PartFailed:
-    try:
-        scene = _Scene().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stage.stack.close)
-    return scene
+@started_once(lambda scene: scene.stage.stack.close())
+def _scene() -> _Scene:
+    return _Scene().start()
 
 
 def canonical(wire: str, name: str) -> str:
@@ -141,17 +135,22 @@ class RelayTests(SynchronousTestCase):
     """What passes between local users and a foreign XMPP domain."""
 
     def setUp(self) -> None:
-        found = _started()
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.scene = found
+        self.scene = _scene()
 
     def operator(self, *words: str, code: int = 0) -> str:
         """Run impfedctl, in this process: some tests are a race with a time limit of the node's."""
+        ended, said = self._asked(*words)
+        self.assertEqual(ended, code, said)
+        return said
+
+    def _asked(self, *words: str) -> tuple[int, str]:
         said = io.StringIO()
         ended = ctl(["--socket", str(self.scene.stage.node.socket), *words], said)
-        self.assertEqual(ended, code, said.getvalue())
-        return said.getvalue()
+        return ended, said.getvalue()
+
+    def told(self, id: str, words: str) -> None:
+        """Wait until the ledger knows a text, and says this of it."""
+        self.assertTrue(wait_until(lambda: words in self._asked("where", id)[1]))
 
     def where(self, text: str) -> str:
         """Ask where texts went, once all of them have come to an end."""
@@ -359,9 +358,8 @@ class RelayTests(SynchronousTestCase):
         part = self.scene.stage.home.part
         assert part is not None
         os.kill(part.pid, signal.SIGSTOP)
-        prince.send("message", to=f"nurse@{HOME}", body="into the dark")
-        waiting = lambda: "on its way" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
-        self.assertTrue(wait_until(waiting))
+        prince.send("message", to=f"nurse@{HOME}", body="into the dark", id="dark")
+        self.told("dark", "on its way")
         part.kill()
         part.process.wait(10)
         self.scene.restart_home()
@@ -380,13 +378,11 @@ class RelayTests(SynchronousTestCase):
         os.kill(home.pid, signal.SIGSTOP)
         # The node tells the foreign server ten seconds later that it has the text, come what may.
         since = prince.position
-        prince.send("message", to=f"nurse@{HOME}", body="into the void")
-        held = lambda: "goes again" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
-        waiting = lambda: "on its way" in self.operator("where", f"nurse@{HOME}")  # noqa: E731
-        self.assertTrue(wait_until(waiting))
+        prince.send("message", to=f"nurse@{HOME}", body="into the void", id="void")
+        self.told("void", "on its way")
         home.kill()
         home.process.wait(10)
-        self.assertTrue(wait_until(held))
+        self.told("void", "goes again")
         node.kill()
         node.process.wait(10)
         refused = prince.expect(since, event="refused")  # its server was never told that we have it
@@ -405,9 +401,8 @@ class RelayTests(SynchronousTestCase):
         assert server.part is not None and node.part is not None
         server.part.kill()
         server.part.process.wait(10)
-        juliet.send("message", to=f"romeo@{VERONA}", body="and yet")
-        waiting = lambda: "waiting for a stream" in self.operator("where", f"romeo@{VERONA}")  # noqa: E731
-        self.assertTrue(wait_until(waiting))
+        juliet.send("message", to=f"romeo@{VERONA}", body="and yet", id="yet")
+        self.told("yet", "waiting for a stream")
         node.part.kill()
         node.part.process.wait(10)
         server.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.foreign import Enterprise, ForeignProsody
+from tests.interop.once import started_once
 from tests.interop.rooms import Rooms
 from tests.interop.scene import HOME, RUN
 
@@ -114,24 +114,16 @@ connect = "127.0.0.1:{port}"
         return user
 
 
-@functools.cache
-def _started() -> _Scene | PartFailed:
-    try:
-        scene = _Scene().start()
-    except PartFailed as error:
-        return error
-    atexit.register(scene.stack.close)
-    return scene
+@started_once(lambda scene: scene.stack.close())
+def _scene() -> _Scene:
+    return _Scene().start()
 
 
 class RoomTests(Rooms, SynchronousTestCase):
     """Room domains are local domains; foreign rooms are foreign domains."""
 
     def setUp(self) -> None:
-        found = _started()
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.scene = found
+        self.scene = _scene()
 
     def test_foreign_guest(self) -> None:
         """A foreign user enters a room on our home server, found by the room domain's own SRV."""

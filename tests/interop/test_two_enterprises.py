@@ -6,14 +6,11 @@ one of them, so that whatever takes a domain for another one shows up at the wro
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
 import shutil
 import socket
 import ssl
-import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +22,8 @@ from demo.home import xmpp_user
 from demo.node import Node
 from demo.parts import PartFailed, Talker, free_ports
 from tests.interop.homes import HomeProsody, together
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.scene import RUN
 from tests.interop.test_proxy_node import read_status
 
@@ -148,9 +147,7 @@ class Enterprise:
 
     def operator(self, *words: str) -> str:
         """Run impfedctl; return what it says."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket", self.node.socket]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
-        return done.stdout + done.stderr
+        return operator(self.node.socket, *words)
 
 
 class TwoEnterprises:
@@ -200,14 +197,9 @@ class TwoEnterprises:
         self.users[domain] = user
 
 
-@functools.cache
-def _started(transport: str) -> TwoEnterprises | PartFailed:
-    try:
-        both = TwoEnterprises(transport).start()
-    except PartFailed as error:
-        return error
-    atexit.register(both.stack.close)
-    return both
+@started_once(lambda both: both.stack.close())
+def _both(transport: str) -> TwoEnterprises:
+    return TwoEnterprises(transport).start()
 
 
 class _Federation:
@@ -222,10 +214,7 @@ class _Federation:
     unknown = ""
 
     def setUp(self) -> None:
-        found = _started(self.transport)
-        if isinstance(found, PartFailed):
-            raise PartFailed(str(found))
-        self.scene = found
+        self.scene = _both(self.transport)
 
     def carried(self, shape: str) -> None:
         """Fail unless the texts went the way that they should."""

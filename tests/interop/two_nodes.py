@@ -6,19 +6,17 @@ the second node. Both nodes connect to the far side themselves.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 from demo.certificates import Authority, Certificate
+from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import PartFailed, Talker, free_ports
+from tests.interop.once import started_once
+from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 SECOND = "second.example"
@@ -96,21 +94,10 @@ class TwoNodes:
         return self
 
     def _far_side(self) -> None:
-        certificate = self.far_certificate
-        self.far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", FOREIGN,
-                "--listen", f"127.0.0.1:{self.far_port}",
-                "--node", f"127.0.0.1:{self.router.port}", "--node-name", ROUTER_NAME,
-                "--other-node", NODE2_NAME,
-                "--certificate", certificate.certificate, "--key", certificate.key,
-                "--ca", certificate.ca, "--accept-delay", "0.3",
-                *(word for user in FAR_USERS for word in ("--user", user)),
-            ],
-            self.directory,
+        self.far = far_side(
+            self.directory, self.far_certificate, f"127.0.0.1:{self.far_port}",
+            (f"127.0.0.1:{self.router.port}", ROUTER_NAME), FAR_USERS, "--other-node", NODE2_NAME,
         )  # fmt: skip
-        self.far.expect(event="ready")
 
     def stop(self) -> None:
         """Stop everything."""
@@ -122,11 +109,7 @@ class TwoNodes:
 
     def operator(self, node: Node, *words: str, code: int = 0) -> str:
         """Run impfedctl at a node; return what it says."""
-        command = [Path(sys.executable).with_name("impfedctl"), "--socket", node.socket, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode != code:
-            raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
-        return done.stdout
+        return operator(node.socket, *words, code=code)
 
     def counted(self, node: Node, counter: str) -> int:
         """Return a counter of a node."""
@@ -134,19 +117,7 @@ class TwoNodes:
         return int(status["metrics"].get(counter, 0))
 
 
-@functools.cache
-def _started() -> TwoNodes | PartFailed:
-    try:
-        both = TwoNodes().start()
-    except PartFailed as error:
-        return error
-    atexit.register(both.stop)
-    return both
-
-
+@started_once(TwoNodes.stop)
 def two_nodes() -> TwoNodes:
     """Return the scene, started once."""
-    found = _started()
-    if isinstance(found, PartFailed):
-        raise PartFailed(str(found))
-    return found
+    return TwoNodes().start()

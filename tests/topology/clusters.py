@@ -10,12 +10,9 @@ from typing import Any
 
 from demo.home import xmpp_user
 from demo.parts import PartFailed, Talker, wait_until
-from impfed.cluster.ownership import Rendezvous
-from impfed.ctl.api import ControlError
-from impfed.ctl.client import ControlClient
-from impfed.gateway.cluster_home import link_pair
 from tests.interop.foreign import ForeignProsody
 from tests.interop.homes import HomeProsody, together
+from tests.interop.operator import is_whole, status_of
 from tests.store.redis_server import RedisServer
 
 from .hand_peer import HandPeer
@@ -301,18 +298,7 @@ nodes = {nodes}
 
     def status(self, name: str) -> dict[str, Any]:
         """Return what a node says of itself; empty when it does not answer."""
-        try:
-            client = ControlClient(self.nodes[name].socket, timeout=10.0)
-        except ControlError:
-            return {}
-        try:
-            (found,) = client.ask("status")
-        except ControlError:
-            return {}
-        finally:
-            client.close()
-        status: dict[str, Any] = found
-        return status
+        return status_of(self.nodes[name].socket)
 
     def counted(self, counter: str, names: Iterable[str]) -> dict[str, int]:
         """Return a counter of some nodes."""
@@ -323,8 +309,7 @@ nodes = {nodes}
         names = [name for name in cluster.nodes if name not in set(without)]
 
         def done() -> bool:
-            found = {name: self.status(name) for name in names}
-            return all(found.values()) and _settled(found)
+            return is_whole({name: self.status(name) for name in names})
 
         if not wait_until(done, 60, 0.2):
             views = {name: self.status(name).get("cluster") for name in names}
@@ -376,20 +361,3 @@ class MovedUser(Clusters):
         home = copy(self.homes[B.name])
         home.domain = cluster.domain
         return home
-
-
-def _settled(found: Mapping[str, dict[str, Any]]) -> bool:
-    """Whether these nodes, and no others, live, have taken what is theirs, and one has the home link."""
-    views = {name: status["cluster"] for name, status in found.items()}
-    living = [
-        {each["name"] for each in view["nodes"] if each["state"] == "live" and each["ready"]}
-        for view in views.values()
-    ]
-    generations = {view["generation"] for view in views.values()}
-    if any(each != set(found) for each in living) or len(generations) != 1:
-        return False
-    if any(view["settled"] != view["generation"] for view in views.values()):
-        return False
-    holder = Rendezvous(found).owner(link_pair("home"))
-    links = [link for link in found[holder]["home_links"] if link["state"] == "up"]
-    return bool(links) and views[holder]["home_links_held"] == ["home"]

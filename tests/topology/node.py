@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from demo.node import Node
-from demo.parts import PartFailed
+from tests.interop.operator import operator
 
 
 @dataclass
@@ -76,12 +73,7 @@ address = "{self.home.module}"
 
     def operator(self, *words: str, code: int = 0) -> str:
         """Run impfedctl, return what it says."""
-        command: list[str | Path] = [Path(sys.executable).with_name("impfedctl"), "--socket"]
-        command += [self.socket, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if done.returncode != code:
-            raise PartFailed(f"impfedctl {' '.join(words)}: {done.stdout}{done.stderr}")
-        return done.stdout
+        return operator(self.socket, *words, code=code)
 
     def counted(self, counter: str) -> int:
         """Return a counter."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from demo.certificates import Authority
+from demo.far import far_side
 from demo.parts import ROOT, PartFailed, Talker
 
 from .dns import NameServer
@@ -177,20 +177,12 @@ class Stage(ABC):
         certificate = self.authority.issue("sip.lync.example", "lync.example")
         users = [f"{who}@lync.example" for who in PEOPLE]
         users += [f"romeo@{domain}" for domain in FOREIGN[1:]]
-        self.far = Talker(
-            "farside",
-            [
-                sys.executable, "-m", "demo.farside", "--domain", "lync.example",
-                "--listen", f"{bracketed(server)}:5061", "--node", f"{bracketed(inner)}:5061",
-                "--node-name", BORDER, "--edge", BORDER, "--certificate", certificate.certificate,
-                "--key", certificate.key, "--ca", certificate.ca, "--accept-delay", "0.3",
-                *(word for user in users for word in ("--user", user)),
-            ],
-            self.directory,
+        self.far = far_side(
+            self.directory, certificate, f"{bracketed(server)}:5061",
+            (f"{bracketed(inner)}:5061", BORDER), users, "--edge", BORDER,
             netns=self.machine("server").netns,
         )  # fmt: skip
         self.stack.callback(self.far.stop)
-        self.far.expect(event="ready")
 
 
 def _is(address: str, version: int) -> bool:
