@@ -223,7 +223,7 @@ class Contact(msgspec.Struct, eq=False):
         self._cut = True
         now = self._around.timers.seconds()
         self.perform(self.subscriber.failed(transaction.request, text, now))
-        if cause is FailureCause.OVERLOAD:
+        if cause in (FailureCause.OVERLOAD, FailureCause.ASIDE):
             self.partner.held_back(self)
         else:
             self.partner.unanswered(self, text)

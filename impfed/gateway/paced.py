@@ -8,6 +8,7 @@ What is not sent fails exactly once, never before :meth:`PacedStack.request` has
 * with ``OVERLOAD`` if it would wait, or has waited, too long, or if its partner gets no more
   addresses today;
 * with ``PAUSED`` if the next hop has asked for a pause (503 with Retry-After);
+* with ``ASIDE`` if this node may act on nothing, since it does not see its cluster;
 * by a 404 that says so in a Warning, if the partner does not know the user, as it said lately.
 """
 
@@ -61,7 +62,7 @@ log = EventLog("impfed.gateway")
 #: To values that are kept with the person they name, for speed.
 _KNOWN = 50_000
 #: Why a request was kept from being sent; another one may go later.
-NOT_SENT = frozenset({FailureCause.OVERLOAD, FailureCause.PAUSED})
+NOT_SENT = frozenset({FailureCause.OVERLOAD, FailureCause.PAUSED, FailureCause.ASIDE})
 #: Why nothing is sent by a node that may not act.
 _ASIDE = "this node does not see its cluster"
 #: Seconds between two lines in the log about requests of one domain that were not sent.
@@ -185,7 +186,7 @@ class PacedStack:
         """Send a request, or see to it otherwise."""
         lane, person, destination = outgoing.lane, outgoing.person, outgoing.destination
         if not self.may_act():
-            self._fail_later(outgoing, FailureCause.PAUSED, _ASIDE)
+            self._fail_later(outgoing, FailureCause.ASIDE, _ASIDE)
         elif self.pauses.known and (pause := self.pauses.of(hop_of(destination), now)) is not None:
             self._paused(outgoing, pause, now)
         elif (
@@ -386,7 +387,7 @@ class PacedStack:
     def _send(self, outgoing: Outgoing, now: float) -> None:
         destination = outgoing.destination
         if not self.may_act():
-            self._fail_later(outgoing, FailureCause.PAUSED, _ASIDE)
+            self._fail_later(outgoing, FailureCause.ASIDE, _ASIDE)
             return
         pause = self.pauses.of(hop_of(destination), now) if self.pauses.known else None
         if pause is not None:

@@ -32,7 +32,7 @@ WINDOW = 200
 GRACE, CHECK_EVERY = 1.0, 30.0
 #: Seconds between two canaries while the domain cannot be reached: at first, and at most.
 RETRY, LAST_RETRY = 3.0, 15.0
-#: Seconds after which a wave goes on that the partner's budget did not allow.
+#: Seconds after which a wave goes on that the partner's budget, or our cluster, did not allow.
 HELD_BACK = 5.0
 #: Seconds of a wave that a busy node may catch up at once.
 BURST = 1.0
@@ -168,7 +168,7 @@ class Partner:
             self._pump()
 
     def held_back(self, contact: Contact) -> None:
-        """A SUBSCRIBE of a contact was not sent, for the partner's budget is used up."""
+        """A SUBSCRIBE of a contact was not sent, for a reason of our own: budget or cluster."""
         self._flying.discard(contact)
         if self._pump_timer is None or not self._pump_timer.active:
             self._pump_timer = self._around.timers.after(HELD_BACK, self._pump)

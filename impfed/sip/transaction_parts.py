@@ -52,6 +52,8 @@ class FailureCause(Enum):
     """Too many requests are pending, or the partner's budget is used up; it was not sent."""
     PAUSED = "paused"
     """The next hop has asked for a pause that is not over; it was not sent."""
+    ASIDE = "aside"
+    """This node may act on nothing now, for it does not see its cluster; it was not sent."""
     NOBODY = "nobody"
     """The partner has said lately that it does not know the user; it was not sent."""
 

@@ -188,7 +188,7 @@ class OrderTests(PacedCase):
         self.paced.may_act = lambda: False
         self.clock.advance(1)
         self.assertEqual(self.sent(), ["INVITE"])
-        self.assertEqual([cause for _, cause, _ in waited.failures], [FailureCause.PAUSED])
+        self.assertEqual([cause for _, cause, _ in waited.failures], [FailureCause.ASIDE])
 
     def test_typing_does_not_wait(self) -> None:
         """A typing notice that could not go at once does not go at all."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.gateway import partner
+from impfed.sip.transaction import FailureCause
 from tests.gateway.harness import CONFIG, FakeFlow
 from tests.gateway.presence_world import GRUU, PresenceWorld, pidf
 
@@ -123,6 +124,19 @@ class PartnerTests(SynchronousTestCase):
         self.accept(world.stack.take("SUBSCRIBE"), 2)
         self.assertEqual(self.users(), ["u4", "u3", "u2", "u1", "u0"])
         self.assertEqual(world.stanzas(), [])
+
+    def test_node_aside(self) -> None:
+        """What this node itself could not send for a moment says nothing of the partner."""
+        world = self.world
+        world.presence.watching.resume()
+        self.assertEqual(self.users(), ["u4", "u3", "u2", "u1", "u0"])
+        for _ in range(5):
+            world.stack.take("SUBSCRIBE").fail("no cluster", cause=FailureCause.ASIDE)
+        self.assertIs(world.presence.watching.partner("lync.example").reach, partner.Reach.UP)
+        world.clock.advance(CONFIG.presence.stale_after + 1)
+        while world.stack.sent:
+            self.accept(world.stack.take("SUBSCRIBE"), 2)
+        self.assertNotIn("presence unknown", str([each.text for each in world.stanzas()]))
 
     def test_long_out_of_reach(self) -> None:
         """After five minutes everybody's view is unknown; it is right again when the domain is."""
