@@ -17,7 +17,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  ?= tests
 SEEN    := $(CURDIR)/run/s2s-outcomes.tsv
-CLUSTER := $(addprefix tests.interop.test_cluster,_store _links _upkeep _sentinel) tests.interop.test_cluster
+CLUSTER := $(addprefix tests.interop.test_cluster,_store _links _upkeep _sentinel _xmpp _budget) tests.interop.test_cluster
 RUNS    ?= 1500
 SCRIPTS := scripts/run-tests scripts/check-docs scripts/draw-topologies
 
