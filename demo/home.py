@@ -41,7 +41,7 @@ class Prosody:
     """A Prosody home server on loopback.
 
     :ivar netns: the network namespace that it runs in; "" for this one.
-    :ivar interface: the address at which it listens, for clients, components and servers.
+    :ivar interfaces: the addresses at which it listens, for clients, components and servers.
     :ivar components: foreign domains as XEP-0114 components of their own (a plain home link).
     :ivar module: the component's address when ``mod_impfed`` carries all foreign domains.
     """
@@ -57,7 +57,7 @@ class Prosody:
     c2s_port: int = 0
     component_port: int = 0
     netns: str = ""
-    interface: str = "127.0.0.1"
+    interfaces: tuple[str, ...] = ("127.0.0.1",)
     part: Part | None = None
 
     @property
@@ -98,6 +98,7 @@ class Prosody:
         for domain in self.components:
             component += f'Component "{domain}"\n  component_secret = "{self.secret}"\n'
         enabled = ", ".join(f'"{name}"' for name in modules)
+        interfaces = ", ".join(f'"{address}"' for address in self.interfaces)
         base = self.directory
         return f"""\
 run_as_root = true
@@ -106,14 +107,14 @@ pidfile = "{base}/prosody.pid"
 data_path = "{base}/data"
 certificates = "{base}/certs"
 plugin_paths = {{ "{ROOT}/etc/prosody" }}
-interfaces = {{ "{self.interface}" }}
-local_interfaces = {{ "{self.interface}" }}
+interfaces = {{ {interfaces} }}
+local_interfaces = {{ {interfaces} }}
 c2s_ports = {{ {self.c2s_port} }}
 c2s_direct_tls_ports = {{ }}
 s2s_ports = {{ }}
 s2s_direct_tls_ports = {{ }}
 component_ports = {{ {self.component_port} }}
-component_interfaces = {{ "{self.interface}" }}
+component_interfaces = {{ {interfaces} }}
 http_ports = {{ }}
 https_ports = {{ }}
 network_settings = {{ nagle = false }}

@@ -74,6 +74,7 @@ class ForeignProsody(Prosody):
     :ivar others: further domains, each with the same users.
     :ivar extra_modules: modules of the tests' own.
     :ivar dns_host: address of the name server that it asks.
+    :ivar secure_auth: whether others must prove their domains by certificates, and dialback is not enough.
     """
 
     certificate: Certificate | None = None
@@ -82,6 +83,7 @@ class ForeignProsody(Prosody):
     dns_port: int = 0
     s2s_port: int = 0
     extra_modules: tuple[str, ...] = ()
+    secure_auth: bool = True
 
     def start(self) -> ForeignProsody:
         """Start it; on the same ports after a kill."""
@@ -112,7 +114,7 @@ class ForeignProsody(Prosody):
         hosts = "".join(f'VirtualHost "{domain}"\n' for domain in (self.domain, *self.others))
         return text.replace(f'VirtualHost "{self.domain}"\n', f"""\
 s2s_require_encryption = true
-s2s_secure_auth = true
+s2s_secure_auth = {str(self.secure_auth).lower()}
 ssl = {{ key = "{issued.key}", certificate = "{issued.certificate}", cafile = "{issued.ca}" }}
 unbound = {{ resolvconf = false, hoststxt = false, forward = "{self.dns_host}@{self.dns_port}",
   options = {{ ["do-not-query-localhost:"] = "no" }} }}

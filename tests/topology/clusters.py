@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
+from demo.certificates import Authority
 from demo.home import xmpp_user
 from demo.parts import PartFailed, Talker, wait_until
 from tests.interop.foreign import ForeignProsody
@@ -17,6 +19,7 @@ from tests.store.redis_server import RedisServer
 
 from .hand_peer import HandPeer
 from .hand_watcher import HandWatcher
+from .kamailio import bracketed
 from .node import ClusterNode, neighbour, partner
 from .stage import BORDER, FOREIGN, NAME, PLAIN, PORT, Stage, Variant
 
@@ -24,10 +27,15 @@ from .stage import BORDER, FOREIGN, NAME, PLAIN, PORT, Stage, Variant
 VERONA = "verona.example"
 VERONESE = ("romeo", "tybalt", "paris", "benvolio", "prince", "laurence")
 XMPP_PORT = 5269
+#: An XMPP partner who knows no authority that others know: what is left is dialback.
+PADUA = "padua.example"
+PADUA_PORT = 5270
 #: A SIP partner whose edge the tests work by hand, beside the other partner's.
 MANTUA = "mantua.example"
 MANTUA_PORT = 5071
 REDIS_PORT = 6379
+#: Every address of a machine, IPv4 and IPv6.
+EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,11 @@ class Cluster:
     def domains(self) -> tuple[str, ...]:
         """All domains at home there."""
         return (self.domain, *self.rooms)
+
+    @property
+    def user(self) -> str:
+        """The address of its user."""
+        return f"{NAME}@{self.domain}"
 
     @property
     def host(self) -> str:
@@ -102,12 +115,12 @@ class Clusters(Stage):
         return HomeProsody(
             self.directory / machine.name, cluster.domain, {NAME: "same here"}, rooms=cluster.rooms,
             module=f"federation.{cluster.domain}", c2s_port=5222, component_port=5347,
-            netns=machine.netns, interface="0.0.0.0",
+            netns=machine.netns, interfaces=EVERYWHERE,
         )  # fmt: skip
 
     def _redis(self, cluster: Cluster) -> RedisServer:
         netns = self.machine(f"home-{cluster.name}").netns
-        options = ("--port", str(REDIS_PORT), "--bind", "0.0.0.0", "--protected-mode", "no")
+        options = ("--port", str(REDIS_PORT), "--bind", *EVERYWHERE, "--protected-mode", "no")
         return RedisServer(*options, "--appendonly", "yes", "--appendfsync", "always", netns=netns)
 
     def _node(self, name: str) -> ClusterNode:
@@ -115,7 +128,7 @@ class Clusters(Stage):
         issued = self.authority.issue(
             f"{name}.company.example", cluster.host, "sip.company.example", *LOCAL
         )
-        home = self.at(f"home-{cluster.name}", "inside")
+        home = bracketed(self.at(f"home-{cluster.name}", "inside"))
         store = f'[store]\nkind = "redis"\naddresses = ["{home}:{REDIS_PORT}"]\n'
         return ClusterNode(
             self.directory / name, self.homes[cluster.name], issued, PORT, ("", 0),
@@ -135,7 +148,7 @@ class Clusters(Stage):
 
     def bind(self, node: str) -> str:
         """Return where a node listens for partners: everywhere, so that it gets what a moved address brings."""
-        return f"0.0.0.0:{PORT}"
+        return f"{self.anywhere}:{PORT}"
 
     def listener(self, node: str) -> str:
         """Return more lines about that listener."""
@@ -177,10 +190,14 @@ class Clusters(Stage):
         nodes = list(self.enabled.get(cluster_of(name).name, ()))
         return f"""
 [s2s]
-bind = "0.0.0.0:{XMPP_PORT}"
+bind = "{self.anywhere}:{XMPP_PORT}"
 secret = "between all the nodes"
 patience = "8s"
 nodes = {nodes}
+
+[[s2s.domain]]
+name = "{PADUA}"
+require_certificates = false
 """
 
     # -- start -------------------------------------------------------------------------------------
@@ -207,7 +224,7 @@ nodes = {nodes}
             self.directory / "verona", VERONA, dict.fromkeys(VERONESE, "on both"),
             certificate=self.authority.issue(VERONA), components=(f"components.{VERONA}",),
             c2s_port=5222, component_port=5347, s2s_port=XMPP_PORT, netns=machine.netns,
-            interface="0.0.0.0", dns_host=self.at("public", "internet"), dns_port=53,
+            interfaces=EVERYWHERE, dns_host=self.at("public", "internet"), dns_port=53,
         )  # fmt: skip
         self.begin(self.verona.start, self.verona.stop)()
 
@@ -231,13 +248,29 @@ nodes = {nodes}
         self.stack.callback(user.stop)
         self.veronese[who] = user
 
+    def guest(self) -> Talker:
+        """Start the partner in Padua, with one user, who logs in; both stay until the scene ends."""
+        machine, directory = self.machine("verona"), self.directory / "padua"
+        authority = Authority(directory / "pki", "Authority of Padua")
+        server = ForeignProsody(
+            directory, PADUA, {NAME: "alone here"}, certificate=authority.issue(PADUA),
+            components=(f"components.{PADUA}",), c2s_port=5223, component_port=5348,
+            s2s_port=PADUA_PORT, netns=machine.netns, interfaces=EVERYWHERE, secure_auth=False,
+            dns_host=self.at("public", "internet"), dns_port=53,
+        )  # fmt: skip
+        self.begin(server.start, server.stop)()
+        guest = xmpp_user(directory / "users", server, NAME, netns=server.netns)
+        self.stack.callback(guest.stop)
+        return guest
+
     # -- names -------------------------------------------------------------------------------------
 
     def services(self) -> list[tuple[str, str, int]]:
         """Return the SRV records of the public view, those of XMPP as :attr:`published` says."""
         ports = {row.machine: row.public for row in self.plan.ports if row.port == XMPP_PORT}
         records = super().services()
-        records.append((f"_xmpp-server._tcp.{VERONA}", f"xmpp.{VERONA}", XMPP_PORT))
+        for domain, port in ((VERONA, XMPP_PORT), (PADUA, PADUA_PORT)):
+            records.append((f"_xmpp-server._tcp.{domain}", f"xmpp.{domain}", port))
         for domain, names in self.published.items():
             owner, target = f"_xmpp-server._tcp.{domain}", f"xmpp.{domain}"
             records += [(owner, target, ports[name]) for name in names if name in ports]
@@ -257,7 +290,8 @@ nodes = {nodes}
         hosts = {f"xmpp.{domain}": [ours] for domain in LOCAL}
         hosts[f"edge.{MANTUA}"] = [self.mantua]
         if "verona" in self.network.machines:
-            hosts[f"xmpp.{VERONA}"] = [self.at("verona", "internet")]
+            there = [self.at("verona", "internet")]
+            hosts |= {f"xmpp.{VERONA}": there, f"xmpp.{PADUA}": there}
         return hosts
 
     @property
@@ -321,6 +355,15 @@ nodes = {nodes}
         assert part is not None
         part.kill()
         part.process.wait()
+
+    @contextmanager
+    def drained(self, name: str) -> Iterator[None]:
+        """Take a node out meanwhile."""
+        self.nodes[name].operator("drain")
+        try:
+            yield
+        finally:
+            self.nodes[name].operator("drain", "stop")
 
     def mend(self) -> None:
         """Start the nodes that are dead, and wait until both clusters are whole."""

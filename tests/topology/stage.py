@@ -95,6 +95,11 @@ class Stage(ABC):
         """Return address and port of a node for the machines inside."""
         return f"{bracketed(self.at(node, 'inside'))}:{port}"
 
+    @property
+    def anywhere(self) -> str:
+        """What stands for every address of a machine."""
+        return "[::]" if self.variant.version == 6 else "0.0.0.0"
+
     def told(self, node: str) -> str:
         """Return address and port that a node tells its peers: by the port table, or its own."""
         for row in self.plan.ports:

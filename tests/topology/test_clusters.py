@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 
 from demo.parts import Event, PartFailed, wait_until
@@ -31,12 +32,12 @@ class ClusterTestCase(stories.TopologyTestCase):
 
     def owner(self, cluster: Cluster, who: str) -> str:
         """Return the node that a local user's pair with somebody belongs to."""
-        return Rendezvous(cluster.nodes).owner((f"{NAME}@{cluster.domain}", who))
+        return Rendezvous(cluster.nodes).owner((cluster.user, who))
 
-    def of(self, cluster: Cluster, node: str) -> str:
-        """Return a partner's user whose pair with a local one belongs to a node."""
-        everybody = (f"{who}@lync.example" for who in PEOPLE)
-        return next(who for who in everybody if self.owner(cluster, who) == node)
+    def of(self, cluster: Cluster, node: str, which: int = 0) -> str:
+        """Return one of the partner's users whose pairs with a local one belong to a node."""
+        everybody = [f"{who}@lync.example" for who in PEOPLE]
+        return [who for who in everybody if self.owner(cluster, who) == node][which]
 
     def serves_after_death(
         self, victim: str, address: str, take_care: Callable[[], object] = lambda: None
@@ -48,7 +49,7 @@ class ClusterTestCase(stories.TopologyTestCase):
         """
         everybody = (f"{self._testMethodName}{number}@{MANTUA}" for number in range(100))
         who = next(who for who in everybody if self.owner(A, who) == victim)
-        watcher = self.scene.watcher(who, f"{NAME}@{A.domain}")
+        watcher = self.scene.watcher(who, A.user)
         self.addCleanup(watcher.close)
         host, port = address.split(":")
         answer = watcher.subscribe(host, 5061, A.domain)
@@ -96,6 +97,27 @@ class PortsTests(ClusterTestCase, stories.BothWays):
                 self.assertIn(f"Via: SIP/2.0/TLS {self.scene.told(node)};branch=", sent["text"])
                 self.far_writes(who, [cluster.domain], f"To {node} of")
                 self.assertEqual(self.scene.counted("proxy.forwarded", NODES), before)
+
+    def test_node_drained(self) -> None:
+        """A session in use goes on with another node, which tells its own public port for what follows."""
+        who, domains = self.of(A, "a2", -1), [A.domain]  # with whom nobody has spoken yet
+        self.writes(domains, who, "Stay but a little")
+        begun = self.wire("received", "INVITE", f"To: <sip:{who}>", f"@{A.domain}>")["text"]
+        self.assertIn(f"Via: SIP/2.0/TLS {self.scene.told('a2')};branch=", begun)
+        call = next(line for line in begun.split("\r\n") if line.startswith("Call-ID:"))
+        living = [name for name in A.nodes if name != "a2"]
+        heir = self.scene.told(Rendezvous(living).owner((A.user, who)))
+        since = self.far.position
+        with self.scene.drained("a2"):
+            again = self.wire("received", "INVITE", call, since=since)["text"]
+            self.assertIn(f"Via: SIP/2.0/TLS {heir};branch=", again)
+            self.assertRegex(again, rf"Contact: <sip:{NAME}@{re.escape(heir)};")
+            before = self.scene.counted("proxy.forwarded", NODES)
+            self.far_writes(who, domains, "I will come again to")
+            self.wire("sent", f"MESSAGE sip:{NAME}@{heir};", call, since=since)
+            self.writes(domains, who, "O blessed, blessed night of")
+            self.wire("received", "MESSAGE", call, f"Via: SIP/2.0/TLS {heir};branch=", since=since)
+            self.assertEqual(self.scene.counted("proxy.forwarded", NODES), before)
 
     def test_new_requests_enter_at_one_node(self) -> None:
         """What is new for the other cluster goes through the routing node; the answers, too."""

@@ -12,6 +12,7 @@ from tests.topology import stories
 from tests.topology.clusters import (
     CLUSTERS,
     NODES,
+    PADUA,
     VERONA,
     VERONESE,
     A,
@@ -44,7 +45,7 @@ class XmppTestCase(stories.TopologyTestCase):
 
     def writes_to_verona(self, cluster: Cluster, text: str) -> None:
         """A local user writes to everybody there, at once, and all read it."""
-        user, me = self.users[cluster.domain], f"{NAME}@{cluster.domain}"
+        user, me = self.users[cluster.domain], cluster.user
         for who in VERONESE:
             user.send("message", to=f"{who}@{VERONA}", body=f"{text}, {who}")
         for who in VERONESE:
@@ -55,13 +56,13 @@ class XmppTestCase(stories.TopologyTestCase):
 
     def verona_writes(self, who: str, cluster: Cluster, text: str) -> None:
         """Somebody there writes to a local user, who reads it."""
-        self.scene.veronese[who].send("message", to=f"{NAME}@{cluster.domain}", body=text)
+        self.scene.veronese[who].send("message", to=cluster.user, body=text)
         user, begun = self.users[cluster.domain], self.begun[cluster.domain]
         user.expect(begun, 30, event="message", body=text, sender=of(f"{who}@{VERONA}"))
 
     def see_each_other(self, cluster: Cluster, who: str) -> None:
         """A local user and somebody there ask for each other's presence, and see every change."""
-        me, them = f"{NAME}@{cluster.domain}", f"{who}@{VERONA}"
+        me, them = cluster.user, f"{who}@{VERONA}"
         user, other = self.users[cluster.domain], self.scene.veronese[who]
         for each in (user, other):
             each.send("answer", how="approve")  # whoever is asked: who watches is seen without it
@@ -98,7 +99,7 @@ class XmppTestCase(stories.TopologyTestCase):
     def share(self, cluster: Cluster, without: Iterable[str] = ()) -> dict[str, int]:
         """Return how many of the pairs of a local user with those there each node should have."""
         owners = Rendezvous(set(cluster.nodes) - set(without))
-        me = f"{NAME}@{cluster.domain}"
+        me = cluster.user
         return Counter(owners.owner((me, f"{who}@{VERONA}")) for who in VERONESE)
 
 
@@ -223,7 +224,7 @@ class MovedUserTests(XmppTestCase, stories.BothWays):
         self.assertEqual({name for name in NODES if after[name] > before[name]}, {"b1"})
         self.writes_to_verona(A, "No, 'tis not so deep as a well")
         owners = Rendezvous(B.nodes)
-        me = f"{NAME}@{A.domain}"
+        me = A.user
         share = Counter(owners.owner((me, f"{who}@{VERONA}")) for who in VERONESE)
         self.assertEqual(self.left_by(), share)
         self.see_each_other(A, "prince")
@@ -254,6 +255,21 @@ class WrongClusterTests(XmppTestCase):
         self.assertEqual(self.left_by(), self.share(B))
         self.see_each_other(B, "tybalt")
 
+    def test_dialback(self) -> None:
+        """A server that knows no authority of ours, nor we its, asks by dialback where it is led to.
+
+        What proves a domain is the answer of the wrong cluster, also for what the right one sends.
+        """
+        guest, user, begun = self.scene.guest(), self.users[B.domain], self.begun[B.domain]
+        me, them = B.user, f"{NAME}@{PADUA}"
+        guest.send("message", to=me, body="Here will we sit")
+        user.expect(begun, 30, event="message", body="Here will we sit", sender=of(them))
+        user.send("message", to=them, body="In such a night")
+        guest.expect(0, 30, event="message", body="In such a night", sender=of(me))
+        for way, nodes in (("in", ("a1", "a2")), ("out", B.nodes)):
+            proven = f"stream {way} between {B.domain} and {PADUA} by dialback"
+            self.assertTrue(any(proven in self.scene.nodes[name].log for name in nodes), proven)
+
     def test_next_node(self) -> None:
         """It is passed on to the next node of that cluster when the first one is dead."""
         self.scene.kill("b1")
@@ -264,7 +280,7 @@ class WrongClusterTests(XmppTestCase):
         """While all of that cluster are dead who writes is told."""
         for name in B.nodes:
             self.scene.kill(name)
-        begun, me = self.there["prince"], f"{NAME}@{B.domain}"
+        begun, me = self.there["prince"], B.user
         self.scene.veronese["prince"].send("message", to=me, body="Bring forth the parties")
         told = self.scene.veronese["prince"].expect(begun, 30, event="refused", sender=me)
         self.assertEqual(told["condition"], "remote-server-timeout")
