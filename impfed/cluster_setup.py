@@ -87,6 +87,27 @@ def divide(
     return portions
 
 
+def reachable(
+    service: ClusterService, neighbours: Neighbours, try_again: Callable[[Hop], object]
+) -> Callable[[Hop], bool]:
+    """Return what says whether a hop to a neighbour answers, where nodes of the cluster are among them.
+
+    :param try_again: has the next request connect at once, whatever has failed.
+    """
+    watched, members = neighbours.up, neighbours.members
+
+    def up(hop: Hop) -> bool:
+        name = hop.source.removeprefix("neighbour ")
+        if name in members and service.may_act and not service.suspected(name):
+            # Its heartbeat is back earlier than a question whether it answers, and than the end of the
+            # pause after a connection that failed while it was away.
+            try_again(hop)
+            return True
+        return watched(hop)
+
+    return up
+
+
 def enabled(config: Config) -> Enabled | None:
     """Return which nodes alone may have the pairs of XMPP federation; None where all may.
 
@@ -255,24 +276,9 @@ class ClusterSide:
         gateway.tells = lambda flow: self._sights.told(flow, self.service)
         if junction is not None:
             self._proxied = lambda: junction.under_way
-            neighbours.up = self._up(neighbours, junction)
+            neighbours.up = reachable(self.service, neighbours, junction.try_again)
             junction.relaying.placed = self._placed(admission, user)
             gateway.pass_on = junction.pass_on
-
-    def _up(self, neighbours: Neighbours, junction: Junction) -> Callable[[Hop], bool]:
-        watched, members = neighbours.up, neighbours.members
-
-        def up(hop: Hop) -> bool:
-            if watched(hop):
-                return True
-            # Its heartbeat is back earlier than the next question whether it answers.
-            name = hop.source.removeprefix("neighbour ")
-            lives = name in members and self.service.may_act and not self.service.suspected(name)
-            if lives:
-                junction.try_again(hop)
-            return lives
-
-        return up
 
     @staticmethod
     def _placed(admission: Admission, user: Clustered) -> Callable[[SipRequest], str]:

@@ -47,8 +47,8 @@ class UpkeepTests(ClusterStory):
     def test_rolling_restart(self) -> None:
         """Each node is restarted with another configuration, and hardly anybody notices.
 
-        What the far side sends just when a node closes its connection comes back, and some that comes
-        while the home link changes hands is refused: one in a hundred at most.
+        What the far side sends just when a node closes its connection comes back, and what another node
+        passes on to that one at this moment is refused: one in a hundred at most.
         """
         foreign = self.scene.far_user_of("bob", NAMES[1], 3)
         self.befriend("bob", foreign)
