@@ -16,8 +16,8 @@ from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import ROOT, Part, PartFailed, Talker, free_ports, wait_until
+from tests.interop.control import operator
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 NAME, BALANCER = f"sip.{HOME}", f"balancer.{HOME}"

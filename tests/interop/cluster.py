@@ -27,9 +27,9 @@ from impfed.gateway.cluster_home import link_pair
 from tests.interop import crowd
 from tests.interop.balancer import BALANCER, NAME, Haproxy
 from tests.interop.cluster_redis import PASSWORD, OneRedis, WatchedRedis
+from tests.interop.control import is_whole, status_of
 from tests.interop.crowd import Crowd
 from tests.interop.links import Links
-from tests.interop.operator import is_whole, status_of
 from tests.interop.scene import FOREIGN, HOME, RUN
 from tests.store.redis_server import RedisServer
 

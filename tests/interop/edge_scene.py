@@ -17,8 +17,8 @@ from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import TWISTD, Node
 from demo.parts import Part, PartFailed, Talker, free_ports, wait_until
+from tests.interop.control import operator
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 OUTSIDE_NAME, INSIDE_NAME = f"fed.{HOME}", f"edge.inside.{HOME}"

@@ -17,8 +17,8 @@ from demo.ladder import Ladder
 from demo.parts import PartFailed, Talker, wait_until
 from demo.run import Stage
 from demo.story import ROMEO, STORY, Cast
+from tests.interop.control import operator
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.scene import HOME, RUN
 
 #: Users of the home server beside those of the demo, one or more for each test.

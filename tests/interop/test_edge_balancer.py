@@ -16,7 +16,7 @@ from demo.certificates import Authority
 from demo.node import TWISTD
 from demo.parts import Part, free_ports
 from impfed.sip.message import SipRequest, parse_message, response_bytes
-from tests.interop.operator import operator
+from tests.interop.control import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 from tests.interop.test_proxy_node import read_status
 

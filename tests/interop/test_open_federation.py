@@ -11,7 +11,7 @@ from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import Talker, free_ports
-from tests.interop.operator import operator
+from tests.interop.control import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 

@@ -17,9 +17,9 @@ from demo.certificates import Authority
 from demo.ladder import Ladder
 from demo.parts import PartFailed, Talker, free_ports
 from demo.run import Stage
+from tests.interop.control import operator
 from tests.interop.foreign import Enterprise
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.sametime import GaveUp, Sametime
 from tests.interop.scene import HOME, RUN
 

@@ -21,9 +21,9 @@ from demo.certificates import Authority, Certificate
 from demo.home import xmpp_user
 from demo.node import Node
 from demo.parts import PartFailed, Talker, free_ports
+from tests.interop.control import operator
 from tests.interop.homes import HomeProsody, together
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.scene import RUN
 from tests.interop.test_proxy_node import read_status
 

@@ -15,8 +15,8 @@ from demo.far import far_side
 from demo.home import Prosody, xmpp_user
 from demo.node import Node
 from demo.parts import PartFailed, Talker, free_ports
+from tests.interop.control import operator
 from tests.interop.once import started_once
-from tests.interop.operator import operator
 from tests.interop.scene import FOREIGN, HOME, RUN
 
 SECOND = "second.example"

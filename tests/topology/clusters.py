@@ -12,9 +12,9 @@ from typing import Any
 from demo.certificates import Authority
 from demo.home import xmpp_user
 from demo.parts import PartFailed, Talker, wait_until
+from tests.interop.control import is_whole, status_of
 from tests.interop.foreign import ForeignProsody
 from tests.interop.homes import HomeProsody, together
-from tests.interop.operator import is_whole, status_of
 from tests.store.redis_server import RedisServer
 
 from .hand_peer import HandPeer

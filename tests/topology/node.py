@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from demo.node import Node
-from tests.interop.operator import operator
+from tests.interop.control import operator
 
 
 @dataclass
