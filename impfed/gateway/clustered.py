@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import deferLater
 
 from impfed.cluster.api import ClusterUser
@@ -311,16 +311,27 @@ class Clustered(ClusterUser):
         end = self._timers.seconds() + _FINISH
         while self._im.busy(leaves):
             late = self._timers.seconds() >= end
-            for owner, given in self._im.surrender(leaves, late=late).items():
-                # The session first: else its texts begin another one.
-                if given.sessions:
-                    yield self._search.give(SessionRecord, owner, given.sessions)
-                if given.texts:
-                    yield self._search.give(OutboxRecord, owner, given.texts)
+            surrendered = self._im.surrender(leaves, late=late)
+            # All at once: who asks for a session that is served here no longer has to wait for it, or
+            # it would be taken back.  The sessions first: else their texts begin others.
+            yield self._give(SessionRecord, {to: each.sessions for to, each in surrendered.items()})
+            yield self._give(OutboxRecord, {to: each.texts for to, each in surrendered.items()})
             if late:
                 return
             if self._im.busy(leaves):
                 yield deferLater(self._reactor, 0.1)
+
+    @inlineCallbacks
+    def _give(self, kind: type[Record], keys: dict[str, list[str]]) -> Any:
+        """Give records to several nodes at once.
+
+        :raises StoreError: when some cannot be given now; the others are.
+        """
+        gifts = [self._search.give(kind, owner, found) for owner, found in keys.items() if found]
+        results = yield DeferredList(gifts, consumeErrors=True)
+        for success, result in results:
+            if not success:
+                result.raiseException()
 
     def left(self) -> dict[str, int]:
         """Return how many sessions and subscriptions are here, and dialogs that are not over."""

@@ -291,6 +291,37 @@ class InwardTests(Case):
         self.assertTrue(answer.get("retry-after"))
 
 
+class ThreeNodesTests(Case):
+    """A node whose sessions go to two others, with a store that takes its time."""
+
+    def setUp(self) -> None:
+        self.world = World("n1", "n2", "n3")
+        self.far = self.world.far
+
+    def test_one_after_the_other(self) -> None:
+        """What the peer writes meanwhile takes no session back: each goes on at one node, once."""
+        pairs = self.world.pairs_of("n1", 8)
+        for pair in pairs:
+            self.world.writes(*pair, "one")
+        self.world.run(2.0)
+        calls = [(pair, each.message) for pair, each in zip(pairs, self.invites(), strict=True)]
+        self.world.sides["n1"].node.link.delay = 0.02
+        self.world.drain("n1")
+        for cseq in range(1, 31):
+            for people, invite in calls:
+                self.world.far_sends(
+                    "n1", "MESSAGE", *people, call_id=invite.call_id, cseq=cseq, tag=invite.from_tag,
+                    own_tag="far", body=f"answer {cseq}", headers=TEXT,
+                )  # fmt: skip
+            self.world.run(0.05)
+        self.world.run(5.0)
+        nodes: dict[str, list[str]] = {}
+        for each in self.invites():
+            nodes.setdefault(each.message.call_id, []).append(each.node)
+        self.assertEqual({tuple(each) for each in nodes.values()}, {("n1", "n2"), ("n1", "n3")})
+        self.assertEqual({answer.status for answer in self.far.answers}, {200})
+
+
 class BudgetTests(Case):
     """The partner bears little."""
 
