@@ -141,24 +141,21 @@ class DeliveryTests(RelayCase):
         self.up()
         error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
         self.far(error)
-        self.reactor.advance(21)  # nothing is confirmed, and the link still seems to stand
+        self.pass_unconfirmed(20)
         self.lose()
         self.reactor.advance(5)
         self.assertIn("type='error'", self.open_unread().take())
 
     def test_error_that_is_not_confirmed(self) -> None:
-        """A home server that says nothing is given it again, but not for ever."""
+        """A home server that does not confirm it is given it again, but not for ever."""
         self.up()
         error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
         self.far(error)
-        self.reactor.advance(20)
-        self.reactor.advance(HOLD)
+        self.pass_unconfirmed(20 + HOLD)
         self.assertIn("type='error'", self.turn())
-        for _ in range(40):
-            self.reactor.advance(HOLD)
+        self.pass_unconfirmed(40 * HOLD)
         self.turn()
-        self.reactor.advance(20)
-        self.reactor.advance(2 * HOLD)
+        self.pass_unconfirmed(20 + 2 * HOLD)
         self.assertNotIn("type='error'", self.turn())
         self.assertEqual(self.streams.take(), [])
 
@@ -214,7 +211,7 @@ class SlowServerTests(RelayCase):
         error = f"<message {IN} type='error' id='m'><error type='wait'/></message>"
         self.assertEqual(self.far(error), "")
         wire.producer.resumeProducing()
-        self.reactor.advance(HOLD)
+        self.pass_unconfirmed(HOLD)
         self.assertIn("type='error'", self.turn())
 
 

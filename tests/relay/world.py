@@ -128,6 +128,13 @@ class RelayCase(HomeCase):
         self.relay.stanza_arrived(read(xml), object())
         return self.turn()
 
+    def pass_unconfirmed(self, seconds: float) -> None:
+        """Let time pass in which the home server confirms nothing, but is heard, so that the link stands."""
+        end = self.reactor.seconds() + seconds
+        while self.reactor.seconds() < end:
+            self.reactor.advance(5)
+            self.say(" ")
+
     def local(self, xml: str) -> list[str]:
         """Speak as the home server; return what goes to foreign servers."""
         self.say(xml)
