@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 #: (local bare address, foreign bare address).
 Pair: TypeAlias = tuple[str, str]
+#: Says which other node a pair goes to; "" for none.
+Leaves: TypeAlias = Callable[[Pair], str]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 

@@ -29,10 +29,13 @@ from impfed.store.api import Done, Fenced, StoreError, call_done
 from impfed.store.coordination import Coordination, Letter
 from impfed.store.gather import Clock
 
-_AGAIN = 0.2  # seconds
+#: Seconds until a mailbox that took nothing, or a store that did not answer, is tried again.
+_AGAIN = 0.2
 #: Seconds for which the store is asked to wait for letters: a dead connection is noticed soon after.
 _WAIT = 1.0
+#: Seconds between two looks whether this node's own mailbox has been read.
 _CATCHING_UP = 0.05
+#: Seconds for which letters that are done gather before they are removed from the mailbox.
 _TRIM_AFTER = 0.05
 
 _log = EventLog("impfed.cluster")
@@ -83,9 +86,7 @@ class PostOffice:
         self._outgoing: dict[str, Outgoing] = {}
         self._stuck: set[str] = set()  # nodes whose mailbox took nothing when it was last tried
         self._stranded: list[tuple[Envelope, object]] = []
-        self._tokens: dict[
-            int, Done
-        ] = {}  # of letters to this node itself that are not handled yet
+        self._tokens: dict[int, Done] = {}  # of letters to this node itself that are open
         self._mail_id = "0-0"
         self._feed_id = "0-0"
         self.flush = Flush(me, coordination, clock, self, self._unstrand)

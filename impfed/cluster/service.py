@@ -92,7 +92,7 @@ class ClusterService:
         self._seen: list[tuple[str, str]] = []
         self._feed_id = "0-0"
         self._joined: list[Deferred[None]] = []
-        self._settled_waiters: list[Deferred[None]] = []
+        self._viewers: list[Deferred[None]] = []
 
     # -- what others ask ---------------------------------------------------------------------------
 
@@ -381,14 +381,14 @@ class ClusterService:
         self.post.viewed()
         if self._ready:
             self._balance.begin()
-        waiters, self._settled_waiters = self._settled_waiters, []
+        waiters, self._viewers = self._viewers, []
         for waiter in waiters:
             waiter.callback(None)
 
     def next_view(self) -> Deferred[None]:
         """Fire when the next beat has told what the nodes are like."""
         waiter: Deferred[None] = Deferred()
-        self._settled_waiters.append(waiter)
+        self._viewers.append(waiter)
         return waiter
 
     # -- what the table says -----------------------------------------------------------------------

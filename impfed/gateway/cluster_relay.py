@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from zope.interface import implementer
 
-from impfed.cluster.ownership import Pair
+from impfed.cluster.ownership import Leaves
 from impfed.store.api import Change
 from impfed.store.records import RelayedTextRecord
 from impfed.transport.link_api import IForeignRelay
@@ -21,7 +21,7 @@ class RelayMoves(Protocol):
         """Go on with texts of another node; those that are here already stay as they are."""
         ...
 
-    def surrender(self, leaves: Callable[[Pair], str]) -> dict[str, list[str]]:
+    def surrender(self, leaves: Leaves) -> dict[str, list[str]]:
         """Give up the texts that wait for pairs of other nodes; returns their keys by node."""
         ...
 

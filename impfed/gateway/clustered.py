@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 
 from impfed.cluster.api import ClusterUser
 from impfed.cluster.mailbox import GO_ON_AT, PAUSE_AT
-from impfed.cluster.ownership import Pair, Placement
+from impfed.cluster.ownership import Leaves, Pair, Placement
 from impfed.cluster.service import ClusterService
 from impfed.cluster.settling import Settling
 from impfed.config.model import HomeConfig
@@ -295,7 +295,7 @@ class Clustered(ClusterUser):
                 yield self._search.give(kind, owner, list(found))
 
     @inlineCallbacks
-    def _release_texts(self, leaves: Callable[[Pair], str]) -> Any:
+    def _release_texts(self, leaves: Leaves) -> Any:
         written: Deferred[None] = Deferred()
         # Texts that are being written down belong into their sessions first, to keep the order.
         self._write([], lambda _: written.callback(None))
@@ -306,7 +306,7 @@ class Clustered(ClusterUser):
         yield self._finish_texts(leaves)
 
     @inlineCallbacks
-    def _finish_texts(self, leaves: Callable[[Pair], str]) -> Any:
+    def _finish_texts(self, leaves: Leaves) -> Any:
         """Give texts away as soon as none before them is under way, or has been for too long."""
         end = self._timers.seconds() + _FINISH
         while self._im.busy(leaves):
@@ -354,7 +354,8 @@ class Clustered(ClusterUser):
             self._timers.after(_CATCH_UP, self._catch_up)
         self._paused = False
         self._home.may_act_again()
-        self._letters = Settling()  # those that are not in a mailbox yet
+        # Nobody will tell of letters that were forgotten meanwhile: home servers keep what those brought.
+        self._letters = Settling()
 
     def _catch_up(self) -> None:
         """Ask for what the far side told while it was refused, and tell what changed."""

@@ -161,15 +161,7 @@ class ImGateway:
             return
         blocked = self.inbox.stopped(local, sender.jid.bare)
         if blocked and self.inbox.refuses:
-            self.around.metrics.count("gate.texts.refused")
-            log.info(
-                "session_stopped",
-                "a session of {foreign} with {local} is refused: {why}",
-                foreign=sender.jid.bare.text,
-                local=local.text,
-                why=blocked,
-                conversation=request.call_id,
-            )
+            self._stop_session(request, local, sender, blocked)
             respond(transaction, 480)
             return
         if self.around.home.congested(local.domain, sender.jid.domain):
@@ -185,27 +177,50 @@ class ImGateway:
         path = self.around.way_back(begun.route_set, flow, None)
         dialog = ImDialog(session, begun, path, now)
         transaction.user = dialog
+        accept = partial(self._accept, dialog, transaction, flow, offer)
         embedded = embedded_text(request)
         if embedded is None or blocked:
-            self._accept(dialog, transaction, flow, offer)
-            return
+            accept()
+        else:
+            self._hold(dialog, transaction, embedded.plain, accept)
+
+    def _stop_session(self, request: SipRequest, local: JID, sender: Sender, why: str) -> None:
+        self.around.metrics.count("gate.texts.refused")
+        log.info(
+            "session_stopped",
+            "a session of {foreign} with {local} is refused: {why}",
+            foreign=sender.jid.bare.text,
+            local=local.text,
+            why=why,
+            conversation=request.call_id,
+        )
+
+    def _hold(
+        self,
+        dialog: ImDialog,
+        transaction: ServerTransaction,
+        text: str,
+        accept: Callable[[], None],
+    ) -> None:
+        """Accept an INVITE once the text that it brings is held durably."""
+        session = dialog.session
         held = HeldTextRecord(
             id=message_id(self.around),
-            local=local.text,
+            local=session.local.text,
             foreign=session.foreign.text,
-            call_id=request.call_id,
-            text=embedded.plain,
-            due=now + self.around.config.im.embedded_text_hold,
+            call_id=dialog.dialog.call_id,
+            text=text,
+            due=self.around.timers.seconds() + self.around.config.im.embedded_text_hold,
         )
         dialog.hold(held)
 
         def written(error: BaseException | None) -> None:
             if error is None:
-                self._accept(dialog, transaction, flow, offer)
+                accept()
             else:
                 dialog.held = None
                 dialog.drop()
-                respond(transaction, 480, headers=BUSY)
+                self.around.stack.respond(transaction, 480, headers=BUSY)
 
         self.around.store.write([Put(held)], written)
 

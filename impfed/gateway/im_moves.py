@@ -6,17 +6,14 @@ ends by BYE, and the next text begins another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from impfed.cluster.ownership import Pair
+from impfed.cluster.ownership import Leaves
 from impfed.gateway.im import ImGateway
 from impfed.gateway.im_session import ImSession
 from impfed.store.api import Change, Put
 from impfed.store.records import HeldTextRecord, OutboxRecord, SessionRecord
-
-#: Says which other node a pair goes to; "" for none.
-Leaves = Callable[[Pair], str]
 
 #: Seconds for which a text is still taken that was on its way when its session was ended here.
 _LINGER = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from impfed.cluster.ownership import Pair
+from impfed.cluster.ownership import Leaves
 from impfed.gateway.watched_pair import WatchedPair
 from impfed.gateway.watcher import Watcher
 from impfed.store.api import Change, Put
@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from impfed.gateway.contact import Contact
     from impfed.gateway.presence import PresenceGateway
 
-#: Says which other node a pair goes to; "" for none.
-Leaves = Callable[[Pair], str]
-
-#: By node the keys of the records that go there, each with what makes this node forget it.
+#: Answers with which a pair counts towards a user's limits.
 _COUNTED: tuple[Decision, ...] = ("pending", "approved")
 
+#: By node the keys of the records that go there, each with what makes this node forget it.
 Leaving = dict[str, dict[str, Callable[[], None]]]
 
 

@@ -20,7 +20,6 @@ NS_SASL = "urn:ietf:params:xml:ns:xmpp-sasl"
 NS_BIDI = "urn:xmpp:bidi"
 NS_BIDI_FEATURE = "urn:xmpp:features:bidi"
 NS_SM = "urn:xmpp:sm:3"
-NS_COMPRESS = "http://jabber.org/protocol/compress"
 
 CLOSE = "</stream:stream>"
 

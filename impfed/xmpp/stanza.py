@@ -11,7 +11,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 from impfed.core.errors import LocalError, RemoteError
-from impfed.xmpp.jid import JID, JidError
+from impfed.xmpp.jid import JID
 from impfed.xmpp.xmltext import xml_attr, xml_text
 
 __all__ = [
@@ -377,13 +377,3 @@ def _attributes_xml(element: Element) -> str:
             prefix = f"a{count}"
             parts.append(f" xmlns:{prefix}='{xml_attr(space)}' {prefix}:{name}='{xml_attr(value)}'")
     return "".join(parts)
-
-
-def addresses_problem(element: Element) -> JidError | None:
-    """Return what is wrong with a stanza's addresses, None if nothing is."""
-    for name in ("to", "from"):
-        try:
-            JID.parse(element.get(name, ""))
-        except JidError as error:
-            return error
-    return None
