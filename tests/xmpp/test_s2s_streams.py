@@ -18,7 +18,6 @@ from impfed.xmpp.s2s_in import State as In
 from impfed.xmpp.s2s_out import OutgoingStream
 from impfed.xmpp.s2s_out import State as Out
 from impfed.xmpp.s2s_parts import (
-    Acknowledged,
     BeginTls,
     PairProven,
     PairRefused,
@@ -459,56 +458,6 @@ class IncomingTests(unittest.SynchronousTestCase):
         self.assertEqual(names(stream.receive(large, 2.0)), ["Stanza"])
 
 
-class AckTests(unittest.SynchronousTestCase):
-    """Stream management."""
-
-    def setUp(self) -> None:
-        self.pipe = Pipe(STRICT, STRICT)
-        self.pipe.run()
-
-    def test_counts(self) -> None:
-        """Stanzas are kept until they are counted; one request is open at a time."""
-        pipe, out = self.pipe, self.pipe.out
-        for number in range(3):
-            out.send(text("x@a.example", "y@b.example", str(number)))
-        data = out.output()
-        self.assertEqual(data.count(b"<r xmlns"), 1)
-        out.send(text("x@a.example", "y@b.example", "3"))
-        self.assertNotIn(b"<r xmlns", out.output())
-        self.assertEqual(len(out.acks.waiting), 4)
-        pipe._in(data)
-        events = out.receive(pipe.in_.output(), pipe.now)
-        (event,) = events
-        assert isinstance(event, Acknowledged)
-        self.assertEqual(len(event.stanzas), 3)
-        self.assertEqual([stanza.id for stanza in out.left()], ["3"])
-
-    def test_lies(self) -> None:
-        """A count of what was never sent, or no count, ends the stream."""
-        for count in ("7", "-1", "x", ""):
-            self.setUp()
-            (closed,) = self.pipe.out.receive(f"<a xmlns='{SM}' h='{count}'/>".encode(), 1.0)
-            self.assertTrue(closed.by_us)
-
-    def test_silence(self) -> None:
-        """A peer that acknowledges nothing for 60 s is given up."""
-        out = self.pipe.out
-        self.assertEqual(out.next_timer, 140.0)
-        self.assertEqual(out.handle_timers(140.0), [])
-        self.assertIn(b"<r xmlns", out.output())
-        self.assertEqual(out.next_timer, 160.0)
-        (closed,) = out.handle_timers(160.0)
-        self.assertEqual(closed.condition, "connection-timeout")
-
-    def test_refused(self) -> None:
-        """A peer that offers and then refuses is believed without acknowledgements."""
-        out = self.pipe.out
-        out.send(text("x@a.example", "y@b.example"))
-        out.output()
-        out.receive(f"<failed xmlns='{SM}'/>".encode(), 1.0)
-        self.assertEqual((out.left(), out.next_timer), ([], None))
-
-
 class TlsTests(unittest.SynchronousTestCase):
     """Certificates judged."""
 
@@ -523,82 +472,3 @@ class TlsTests(unittest.SynchronousTestCase):
         self.assertIs(closed.retry, Retry.NEVER)
         self.assertIsInstance(pipe.out_events[0], BeginTls)
         self.assertNotIn("<auth", "".join(pipe.log))
-
-
-TLS, SASL = "urn:ietf:params:xml:ns:xmpp-tls", "urn:ietf:params:xml:ns:xmpp-sasl"
-ANYTHING = [
-    f"<starttls xmlns='{TLS}'/>", f"<proceed xmlns='{TLS}'/>", f"<failure xmlns='{TLS}'/>",
-    f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>",
-    f"<auth xmlns='{SASL}' mechanism='EXTERNAL'>YS5leGFtcGxl</auth>",
-    f"<success xmlns='{SASL}'/>", f"<failure xmlns='{SASL}'><not-authorized/></failure>",
-    f"<challenge xmlns='{SASL}'/>", f"<abort xmlns='{SASL}'/>",
-    "<stream:features/>",
-    f"<stream:features><starttls xmlns='{TLS}'/></stream:features>",
-    f"<stream:features><mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>"
-    f"<bidi xmlns='urn:xmpp:features:bidi'/><sm xmlns='{SM}'/></stream:features>",
-    dialback.result("a.example", "b.example", "k"), dialback.result("c.example", "b.example", "k"),
-    dialback.result_answer("b.example", "a.example", True),
-    dialback.result_answer("b.example", "a.example", False),
-    dialback.result_error("b.example", "a.example", "item-not-found"),
-    dialback.verify("a.example", "b.example", "1", "k"),
-    dialback.verify_answer("b.example", "a.example", "1", True),
-    "<bidi xmlns='urn:xmpp:bidi'/>", f"<enable xmlns='{SM}'/>", f"<enabled xmlns='{SM}'/>",
-    f"<failed xmlns='{SM}'/>", f"<resume xmlns='{SM}' h='0' previd='x'/>", f"<r xmlns='{SM}'/>",
-    f"<a xmlns='{SM}' h='0'/>", f"<a xmlns='{SM}' h='1'/>",
-    "<message from='x@a.example' to='y@b.example'/>", "<message from='y@b.example' to='x@a.example'/>",
-    "<message from='@' to='y@b.example'/>", "<iq to='b.example'/>", "<foo xmlns='bar'/>", " ",
-    "VALID", "INVALID", "TIME", "SECURED", "HEADER",
-]  # fmt: skip
-
-
-class AnythingTests(unittest.SynchronousTestCase):
-    """Whatever comes, in whatever order: no exception, and no stanza without proof."""
-
-    def say(self, stream: Any, what: str, own: str, peer: str) -> list[Any]:
-        now = stream._now + (40.0 if what == "TIME" else 0.1)
-        if what == "TIME":
-            return list(stream.handle_timers(now))
-        if what in ("VALID", "INVALID"):
-            if isinstance(stream, IncomingStream):
-                valid = what == "VALID"
-                return list(stream.verdict("b.example", "a.example", valid, "", now))
-            return []
-        if what == "SECURED":
-            waits = stream.state in (In.SECURING, Out.SECURING)
-            return list(stream.tls_done(Shown(peer), now)) if waits else []
-        data = header(peer, own) if what == "HEADER" else what.encode()
-        return list(stream.receive(data, now))
-
-    @given(
-        st.lists(st.sampled_from(ANYTHING), max_size=25), st.sampled_from([OPTIONAL, STRICT, CLEAR])
-    )
-    @settings(max_examples=400, deadline=None)
-    def test_incoming(self, script: list[str], security: Security) -> None:
-        """The receiving side."""
-        stream = IncomingStream(World("b.example", security=security))
-        stream.connected(1.0)
-        proven: set[str] = set()
-        for what in ["HEADER", *script]:
-            for event in self.say(stream, what, "b.example", "a.example"):
-                if isinstance(event, PairProven):
-                    proven.add(event.remote)
-                if isinstance(event, Stanza):
-                    self.assertIn(event.from_.domain, proven)
-            stream.output()
-
-    @given(
-        st.lists(st.sampled_from(ANYTHING), max_size=25), st.sampled_from([OPTIONAL, STRICT, CLEAR])
-    )
-    @settings(max_examples=400, deadline=None)
-    def test_outgoing(self, script: list[str], security: Security) -> None:
-        """The initiating side."""
-        stream = OutgoingStream(World("a.example", security=security), "a.example", "b.example")
-        stream.connected(1.0)
-        receiving = False
-        for what in ["HEADER", *script]:
-            for event in self.say(stream, what, "a.example", "b.example"):
-                if isinstance(event, PairProven):
-                    receiving = event.receiving
-                if isinstance(event, Stanza):
-                    self.assertTrue(receiving)
-            stream.output()
