@@ -401,7 +401,7 @@ class Contact(msgspec.Struct, eq=False):
     def wake(self) -> None:
         """Do what is due, unless the local user has gone."""
         now = self._around.timers.seconds()
-        if self.wanted and self.side.logged_out(self, now):
+        if self.wanted and self.side.logged_out(self.local, now):
             self.subscriber.refreshing = False
         due = self.subscriber.due
         if not self.wanted and self.subscriber.phase is Phase.RETRY_WAIT:

@@ -147,11 +147,11 @@ class WatchingSide:
         """When a local user last gave a sign of being there."""
         return self._last_used.get(local, 0.0)
 
-    def logged_out(self, contact: Contact, now: float) -> bool:
+    def logged_out(self, local: JID, now: float) -> bool:
         """Whether the local user counts as gone: no client known, and no sign for long."""
-        if self._online.get(contact.local):
+        if self._online.get(local):
             return False
-        return now - contact.last_used > self.around.config.presence.logout_after
+        return now - self.last_used(local) > self.around.config.presence.logout_after
 
     # -- from the far side -------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class WatchingSide:
             contact = self.contact((JID.parse(record.local), JID.parse(record.foreign)))
             if contact is None:
                 continue
-            if contact.wanted and not self.logged_out(contact, now):
+            if contact.wanted and not self.logged_out(contact.local, now):
                 self.partner(contact.foreign.domain).refresh_also(contact)
             else:
                 contact.rest()
@@ -305,15 +305,17 @@ class WatchingSide:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""
         now = self.around.timers.seconds()
         there: dict[str, list[Contact]] = {}
-        for contact in self.contacts_now():
-            if not self.mine(contact.local, contact.foreign):
-                continue  # the node that it goes to sees to it
-            if not contact.wanted or self.logged_out(contact, now):
-                contact.rest()
-            else:
-                there.setdefault(contact.foreign.domain, []).append(contact)
-        for domain, contacts in there.items():
-            self.partner(domain).refresh(contacts)
+        for local, contacts in self._contacts.items():
+            gone = self.logged_out(local, now)
+            for contact in contacts.values():
+                if not self.mine(local, contact.foreign):
+                    continue  # the node that it goes to sees to it
+                if gone or not contact.wanted:
+                    contact.rest()
+                else:
+                    there.setdefault(contact.foreign.domain, []).append(contact)
+        for domain, to_refresh in there.items():
+            self.partner(domain).refresh(to_refresh)
 
     def _interval(self, name: str) -> float:
         """Return the seconds between two refreshes at a domain."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -241,6 +242,7 @@ class Dialog(msgspec.Struct, gc=False):
         return f"<Dialog {self.call_id} {self.local_tag} {self.remote_tag}>"
 
 
+@lru_cache(1024)
 def _numbers_between(then: float, now: float) -> int:
     """Return more numbers than a dialog uses in a time; none where the clock has been put back."""
     return max(0, min(int((now - then) * _NUMBERS_A_SECOND), _MOST_SKIPPED))
