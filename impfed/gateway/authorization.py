@@ -9,8 +9,8 @@ from impfed.store.api import Delete, Put
 from impfed.store.records import AuthorizationRecord, Decision, Memo, pair_key
 from impfed.xmpp.jid import JID
 
+#: Local and foreign bare address.
 Pair = tuple[JID, JID]
-"""Local and foreign bare address."""
 
 
 class Authorizations:

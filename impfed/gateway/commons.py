@@ -49,12 +49,9 @@ class Commons:
         if keeper is not None:
             keeper.changed(kind, key, record)
 
-    def reload(self) -> Deferred[Any]:
-        """Changes of other nodes may have been missed: take in what is different in the store."""
-        return self._reload()
-
     @inlineCallbacks
-    def _reload(self) -> Generator[Deferred[Any], Any, None]:
+    def reload(self) -> Generator[Deferred[Any], Any, None]:
+        """Changes of other nodes may have been missed: take in what is different in the store."""
         for kind, keeper in self._keepers.items():
             stored = yield self._store.load(kind)
             mine = {record.key: record for record in keeper.records(kind)}
@@ -65,12 +62,9 @@ class Commons:
                 if not self._store.changed_here(kind, key):
                     keeper.changed(kind, key, None)
 
-    def fill(self) -> Deferred[Any]:
-        """The store has lost records that nobody has changed lately: put in what it lacks."""
-        return self._fill()
-
     @inlineCallbacks
-    def _fill(self) -> Generator[Deferred[Any], Any, None]:
+    def fill(self) -> Generator[Deferred[Any], Any, None]:
+        """The store has lost records that nobody has changed lately: put in what it lacks."""
         for kind, keeper in self._keepers.items():
             counts = yield self._store.counts(kind)
             mine = {record.key: record for record in keeper.records(kind)}

@@ -35,9 +35,13 @@ from impfed.store.records import Record, RecordType
 #: Seconds without a connection after which the store counts as gone.
 GRACE = 1.0
 
-_CHUNK = 2000  # records that are read, or keys that are moved, in one operation
-_PORTION = 250  # records that are handed over in one turn of the reactor
-_AGAIN = 0.2  # seconds
+#: Records that are read, or keys that are moved, in one operation.
+_CHUNK = 2000
+#: Records that are handed over in one turn of the reactor.
+_PORTION = 250
+#: Seconds until what has failed for a moment is asked again.
+_AGAIN = 0.2
+#: Faults of a server that answers, and takes no writes.
 _REFUSING = (StoreFault.OUT_OF_MEMORY, StoreFault.READ_ONLY, StoreFault.FULL)
 
 _log = EventLog("impfed.store")
