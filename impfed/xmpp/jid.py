@@ -35,6 +35,9 @@ _forbidden_local = re.compile(r"[ \"&'/:<>@]")
 _plain_resource = re.compile(r"[!-~][ -~]*\Z")
 _label = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _plain_domain = re.compile(rf"{_label}(?:\.{_label})*\Z")
+#: A whole bare address that is prepared as it stands, but for A-labels; nothing in it needs escaping.
+_plain_bare = re.compile(rf"([!#-%(-.0-9;=?\[-~]+)@{_label}(?:\.{_label})*\Z")
+_PLAIN_LIMIT = 255  # of the whole, so no part is too long
 _address_literal = re.compile(r"\[[0-9a-f:.]+\]\Z")
 
 
@@ -149,17 +152,35 @@ class JID:
         cached = cls._cache.get(text)
         if cached is not None:
             return cached
+        jid = cls._plain(text) or cls._split(text)
+        if len(cls._cache) >= cls._limit:
+            cls._cache.clear()
+        cls._cache[text] = jid
+        return cls._cache.setdefault(jid.text, jid) if jid.text != text else jid
+
+    @classmethod
+    def _plain(cls, text: str) -> JID | None:
+        """Return a bare address that is prepared already; nearly all that a store holds are."""
+        plain = _plain_bare.match(text) if len(text) <= _PLAIN_LIMIT else None
+        if plain is None or "xn--" in text:
+            return None
+        jid = cls.__new__(cls)
+        jid._local_end = plain.end(1)
+        jid.domain = intern(text[plain.end(1) + 1 :])
+        jid.resource = ""
+        jid.text = jid.attribute = text
+        jid._bare = None
+        return jid
+
+    @classmethod
+    def _split(cls, text: str) -> JID:
         rest, slash, resource = text.partition("/")
         local, at, domain = rest.rpartition("@")
         if at and not local:
             raise JidError(text, "empty local part")
         if slash and not resource:
             raise JidError(text, "empty resource part")
-        jid = cls._prepared(local, domain, resource, text)
-        if len(cls._cache) >= cls._limit:
-            cls._cache.clear()
-        cls._cache[text] = jid
-        return cls._cache.setdefault(jid.text, jid) if jid.text != text else jid
+        return cls._prepared(local, domain, resource, text)
 
     @classmethod
     def remember(cls, everything: bool) -> None:

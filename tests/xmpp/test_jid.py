@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
@@ -95,6 +95,21 @@ class ValueTests(unittest.SynchronousTestCase):
         self.assertEqual(JID.of("Alice", "B.example").text, "alice@b.example")
         self.assertRaises(JidError, JID.of, "a@evil.example/", "b.example")
         self.assertRaises(JidError, JID.of, "a", "b.example/c")
+
+    @given(st.from_regex(r"[A-Za-z0-9.'<;~\\-]{1,6}@[a-z0-9.-]{1,9}", fullmatch=True))
+    @example("juliet@xn--bcher-kva.example")
+    @example(f"juliet@{'a' * 64}.example")
+    def test_as_it_stands(self, text: str) -> None:
+        """A text is the same address, or none, as its parts put together."""
+        try:
+            made = JID.of(*text.split("@"))
+        except JidError:
+            self.assertRaises(JidError, JID.parse, text)
+        else:
+            parsed = JID.parse(text)
+            parts = [(jid.local, jid.domain, jid.text, jid.attribute) for jid in (made, parsed)]
+            self.assertEqual(*parts)
+            self.assertTrue(parsed.is_bare)
 
     @given(st.text(max_size=30))
     def test_attribute_is_escaped(self, text: str) -> None:
