@@ -127,7 +127,7 @@ class SipTests(CheckerCase):
     def test_after_the_end(self) -> None:
         """A NOTIFY after the one that says that the subscription is terminated is noticed."""
         self.replaced(b"Subscription-State: active;", b"Subscription-State: terminated;")
-        self.assert_noticed("NOTIFY after the subscription was terminated")
+        self.assert_noticed("NOTIFY after the subscription was terminated", runs=4)
 
     def test_two_speakers(self) -> None:
         """A node that speaks in a dialog which another has taken over is noticed."""
