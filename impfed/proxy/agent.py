@@ -20,6 +20,7 @@ from impfed.proxy.values import (
     Context,
     Drop,
     Effect,
+    GiveBack,
     Leg,
     Locate,
     Question,
@@ -29,7 +30,7 @@ from impfed.proxy.values import (
     Start,
     Target,
 )
-from impfed.sip.message import OutgoingRequest, SipRequest, SipResponse, parse_head
+from impfed.sip.message import REASONS, OutgoingRequest, SipRequest, SipResponse, parse_head
 from impfed.sip.transaction import ClientTransaction, FailureCause, ServerTransaction
 from impfed.transport.flow import Flow
 from impfed.transport.sip import ISipUser, SipStack
@@ -66,10 +67,12 @@ class ProxyAgent:
     :ivar pacer: sends what goes to a partner with a budget, as the stack would: ``forward`` and
         ``cancel`` of :class:`impfed.gateway.paced.PacedStack`; None where there are no budgets.
     :ivar looped: told of requests that go in a circle, and the answer.
+    :ivar given_back: told of requests that somebody else serves soon; returns whether it sees to one.
     """
 
     pacer: Any = None
     looped: Callable[[SipRequest, int], None] | None = None
+    given_back: Callable[[ServerTransaction, SipRequest, Flow], bool] | None = None
 
     def __init__(
         self,
@@ -97,6 +100,7 @@ class ProxyAgent:
             Cancel: self._cancel,
             Relay: self._relay,
             Reply: self._reply,
+            GiveBack: self._give_back,
             SendAck: self._send_ack,
             Drop: self._drop,
         }
@@ -194,7 +198,8 @@ class ProxyAgent:
             why=text,
             conversation=branch.context.request.call_id,
         )
-        self._perform(self._proxy.failed(branch, status, self._timers.seconds()))
+        unsent = branch.target.inherited and not self._stack.maybe_delivered(transaction)
+        self._perform(self._proxy.failed(branch, status, self._timers.seconds(), unsent))
         self._forget(branch.context)
 
     # Effects
@@ -248,6 +253,13 @@ class ProxyAgent:
         if error.status in _IN_A_CIRCLE and self.looped is not None:
             self.looped(effect.server.request, error.status)
         self._stack.respond(effect.server, error.status, error.reason, headers=error.headers)
+
+    def _give_back(self, effect: GiveBack) -> None:
+        if self.given_back is None or not self.given_back(
+            effect.server, effect.request, effect.source
+        ):
+            error = RemoteError(effect.status, REASONS[effect.status])
+            self._reply(Reply(effect.server, error))
 
     def _send_ack(self, effect: SendAck) -> None:
         self._stack.send(effect.data, effect.hop)

@@ -25,6 +25,7 @@ from impfed.proxy.values import (
     Do,
     Drop,
     Effect,
+    GiveBack,
     Input,
     Leg,
     Locate,
@@ -206,12 +207,14 @@ class Proxy:
                 self._ended(branch, status, response, now)
         return self._taken()
 
-    def failed(self, branch: Branch, status: int, now: float) -> list[Effect]:
+    def failed(self, branch: Branch, status: int, now: float, unsent: bool = False) -> list[Effect]:
         """A branch got no answer.
 
         :param status: 408 for a timeout, 503 when it could not be sent (16.9).
+        :param unsent: whether it has surely not reached anybody.
         """
         self._out = []
+        branch.unsent = unsent
         fresh = branch.state is not State.DONE
         self._step(branch, Input.FAIL, now)
         if fresh:
@@ -315,7 +318,13 @@ class Proxy:
             self._reply(context, _refusal(487))
         elif status == 503:
             # Passed on, it would take us out of the caller's routing (section 16.7 step 6).
-            self._reply(context, _refusal(context.branches[-1].target.unreached))
+            target = context.branches[-1].target
+            if target.inherited and all(each.unsent for each in context.branches):
+                context.final = target.unreached
+                server, request, source = context.server, context.request, context.source
+                self._out.append(GiveBack(server, request, source, target.unreached))
+            else:
+                self._reply(context, _refusal(target.unreached))
         elif response is None:
             self._reply(context, _refusal(status))
         else:

@@ -68,7 +68,8 @@ class Destinations:
             legs = tuple(self._leg(question, way) for way in ways)
             # What is misrouted is counted, each time.
             lasting = not self._misrouted(question)
-            done([Target(legs, unreached=480, lasting=lasting)])
+            inherited = not question.by_route and self._neighbours.serves_the_same(inside)
+            done([Target(legs, unreached=480, lasting=lasting, inherited=inherited)])
             return
 
         def resolved(resolution: Resolution) -> None:

@@ -16,6 +16,7 @@ from impfed.policy.peers import PeerPolicy
 from impfed.proxy.agent import ProxyAgent
 from impfed.proxy.core import Proxy
 from impfed.proxy.destinations import Destinations
+from impfed.proxy.orphans import Orphans
 from impfed.proxy.permission import PairPolicy, Side, unproven
 from impfed.proxy.relaying import Relaying
 from impfed.routing.neighbours import Neighbours, address_of
@@ -103,6 +104,8 @@ class Junction:
             express=True,
         )
         self._agent.looped = self._looped
+        self._orphans = Orphans(stack.timers, self._arrived_again, metrics)
+        self._agent.given_back = self._orphans.keep
 
     def _looped(self, request: SipRequest, status: int) -> None:
         """A request came back, or has no hops left: tell the operator, once a minute for each domain."""
@@ -137,7 +140,7 @@ class Junction:
     @property
     def under_way(self) -> int:
         """How many requests are being proxied."""
-        return self._agent.under_way
+        return self._agent.under_way + len(self._orphans)
 
     # -- the stack's user --------------------------------------------------------------------------
 
@@ -154,12 +157,24 @@ class Junction:
             if request.method == "BENOTIFY":
                 return  # never answered, whatever is wrong with it
             raise
+        if self._orphans.waits(request) and self._orphans.keep(transaction, request, flow):
+            return
         if not passes_on:
             self._gateway.request_arrived(transaction, request, flow)
             return
         if self._side(flow) is Side.OUTSIDE:
             self.destinations.came_by(flow)
         self._agent.request_arrived(transaction, request, flow)
+
+    def _arrived_again(
+        self, transaction: ServerTransaction, request: SipRequest, flow: Flow
+    ) -> None:
+        """Take a request for a node that could not be reached: it may be another's by now, or ours."""
+        transaction.proxied = False
+        try:
+            self.request_arrived(transaction, request, flow)
+        except RemoteError as error:
+            self._stack.respond(transaction, error.status, error.reason, headers=error.headers)
 
     def pass_on(
         self, transaction: ServerTransaction, request: SipRequest, flow: Flow, name: str
@@ -188,6 +203,9 @@ class Junction:
 
     def cancel_arrived(self, transaction: ServerTransaction, request: SipRequest) -> None:
         """Cancel where the INVITE has gone."""
+        if self._orphans.cancelled(transaction):
+            self._stack.respond(transaction, 487)
+            return
         user = self._agent if transaction.proxied else self._gateway
         user.cancel_arrived(transaction, request)
 

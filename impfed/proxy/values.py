@@ -48,6 +48,7 @@ class Target:
     :ivar unreached: status to answer with when no leg can be reached.
     :ivar partner: whether it leads to a partner who is sent so much and no more.
     :ivar lasting: whether the next request of the dialog may go there without being looked at.
+    :ivar inherited: whether somebody else serves it soon if it cannot be reached.
     """
 
     legs: tuple[Leg, ...]
@@ -56,6 +57,7 @@ class Target:
     unreached: int = 500
     lasting: bool = True
     partner: bool = False
+    inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class Branch:
     :ivar context: what it is a copy of.
     :ivar branch: the branch of its Via.
     :ivar leg: where it went.
+    :ivar unsent: whether it has surely not reached anybody.
     :ivar user: free for whoever carries it out: the client transaction.
     """
 
@@ -159,6 +162,7 @@ class Branch:
     branch: str = ""
     state: State = State.WAITING
     timer: Timer | None = None
+    unsent: bool = False
     user: Any = None
 
 
@@ -230,6 +234,19 @@ class Reply:
 
 
 @dataclass(slots=True, eq=False)
+class GiveBack:
+    """Nobody has got the request, and somebody else serves it soon: have it arrive once more.
+
+    :ivar status: to answer with if not.
+    """
+
+    server: Any
+    request: SipRequest
+    source: Any
+    status: int
+
+
+@dataclass(slots=True, eq=False)
 class SendAck:
     """Send an ACK on, without any transaction."""
 
@@ -244,5 +261,5 @@ class Drop:
     reason: str
 
 
-Effect = Locate | Start | Cancel | Relay | Reply | SendAck | Drop
+Effect = Locate | Start | Cancel | Relay | Reply | GiveBack | SendAck | Drop
 Effects = Sequence[Effect]

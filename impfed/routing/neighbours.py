@@ -138,6 +138,10 @@ class Neighbours:
         """Say whether a proven certificate belongs to a node of this cluster."""
         return self.who(names) in self.members
 
+    def serves_the_same(self, hop: Hop) -> bool:
+        """Say whether a hop leads to a node of this cluster."""
+        return hop.source.removeprefix("neighbour ") in self.members
+
     def status(self, condition: Condition) -> list[dict[str, Any]]:
         """Return a line about each address of each neighbour, in the order in which they are used.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from twisted.internet.task import Clock
@@ -27,7 +28,7 @@ from impfed.routing.static import StaticRoute
 from impfed.sip.message import SipRequest, SipResponse, parse_message
 from impfed.sip.relay_token import RelayTokens
 from impfed.sip.target import Hop
-from impfed.sip.transaction_parts import Machine, ServerTransaction
+from impfed.sip.transaction_parts import FailureCause, Machine, ServerTransaction
 from impfed.testing.fakes import FakeFlow, counting_ids
 from impfed.transport.flow import Flow
 from impfed.transport.identity import PeerIdentity
@@ -63,6 +64,7 @@ class OneStack:
         self.answers: list[int] = []
         self.cancelled: list[object] = []
         self.forgiven: list[Target] = []
+        self.transactions: list[Any] = []
         self.pool = self
         self.inside: Any = None
         self._listeners = config.listeners
@@ -75,7 +77,18 @@ class OneStack:
 
     def forward(self, copy: Any, data: bytes, branch: str, hop: Any, user: Any) -> object:
         self.send(data, hop)
-        return object()
+        self.transactions.append(SimpleNamespace(user=user, written=False))
+        return self.transactions[-1]
+
+    @staticmethod
+    def maybe_delivered(transaction: Any) -> bool:
+        return bool(transaction.written)
+
+    def fail(self, written: bool = False) -> None:
+        """Let what was forwarded last fail: nobody could be reached, or not after it was written."""
+        transaction = self.transactions[-1]
+        transaction.written = written
+        transaction.user.request_failed(transaction, FailureCause.TRANSPORT, "refused")
 
     def send(self, data: bytes, hop: Any) -> None:
         sent = parse_message(data)

@@ -27,12 +27,14 @@ def request(
     more: str = "",
     method: str = "MESSAGE",
     to_tag: str = "",
+    call_id: str = "c",
+    cseq: int = 1,
 ) -> SipRequest:
     """Return a request."""
     text = (
         f"{method} {to} SIP/2.0\nVia: SIP/2.0/TLS x.example;branch=z9hG4bK1\n{more}"
-        f"From: <{sender}>;tag=1\nTo: <{to.split(';')[0]}>{to_tag}\nCall-ID: c\n"
-        f"CSeq: 1 {method}\nMax-Forwards: 9\nContent-Length: 0\n\n"
+        f"From: <{sender}>;tag=1\nTo: <{to.split(';')[0]}>{to_tag}\nCall-ID: {call_id}\n"
+        f"CSeq: {cseq} {method}\nMax-Forwards: 9\nContent-Length: 0\n\n"
     )
     parsed = parse_message(text.replace("\n", "\r\n").encode())
     assert isinstance(parsed, SipRequest)

@@ -13,6 +13,7 @@ from impfed.core.errors import RemoteError
 from impfed.proxy.relaying import relay_tokens
 from impfed.sip.message import SipRequest, SipResponse, parse_message
 from impfed.sip.relay_token import RelayTokens
+from impfed.sip.transaction_parts import ServerTransaction
 from impfed.transport.flow import Flow
 from tests.gateway.harness import CONFIG
 from tests.proxy.test_junction import DOMAINS, HOME, Site, flow_of
@@ -402,6 +403,70 @@ class ClusterTests(SynchronousTestCase):
         self.assertEqual(self.sent_to(), ["10.0.0.3"])
         owner = flow_of("node3.company.example")
         self.assertFalse(self.node.junction.pass_on(transaction, arrived, owner, "node3"))
+
+    def invited(self, call_id: str) -> ServerTransaction:
+        """An INVITE that belongs to node 2, which cannot be reached."""
+        self.node.junction.relaying.placed = lambda request: self.owner
+        self.owner = "node2"
+        new = request("sip:alice@company.example", method="INVITE", call_id=call_id)
+        transaction = self.node.receive(new, self.far)
+        self.node.stack.fail()
+        return transaction
+
+    def test_out_of_reach(self) -> None:
+        """What a node has not got that has died goes to whom the cluster gives it, in a moment."""
+        self.invited("c")
+        self.node.clock.advance(1.0)
+        self.node.stack.fail()
+        self.owner = "node3"
+        self.node.clock.advance(1.0)
+        self.assertEqual(self.sent_to(), ["10.0.0.2", "10.0.0.2", "10.0.0.3"])
+        self.invited("d")
+        self.owner = ""
+        self.node.clock.advance(1.0)
+        ((_, arrived, _),) = self.node.gateway.requests
+        self.assertEqual(arrived.call_id, "d")
+        self.node.clock.advance(60.0)
+        self.assertEqual(self.node.stack.answers, [])
+
+    def test_out_of_reach_for_long(self) -> None:
+        """After some seconds the far user is shown that nobody can be reached."""
+        self.invited("c")
+        for _ in range(30):
+            self.node.clock.advance(0.5)
+            if self.node.stack.answers:
+                break
+            self.node.stack.fail()
+        self.assertEqual(self.node.stack.answers, [480])
+        self.assertLess(self.node.clock.seconds() % 1000, 15)
+        sent = len(self.sent_to())
+        self.node.clock.advance(60.0)
+        self.assertEqual(len(self.sent_to()), sent)
+
+    def test_out_of_reach_in_order(self) -> None:
+        """A text behind one that waits does not overtake it."""
+        for number in (1, 2):
+            self.node.receive(request(self.contact(), to_tag=";tag=2", cseq=number), self.far)
+            if number == 1:
+                self.node.stack.fail()
+        self.assertEqual(len(self.sent_to()), 1)
+        self.node.clock.advance(1.0)
+        numbers = [sent.cseq.number for sent, _ in self.node.stack.forwarded]
+        self.assertEqual(numbers, [1, 1, 2])
+
+    def test_out_of_reach_once_written(self) -> None:
+        """What may have been delivered is not sent again."""
+        self.node.receive(request(self.contact(), to_tag=";tag=2"), self.far)
+        self.node.stack.fail(written=True)
+        self.assertEqual(self.node.stack.answers, [480])
+
+    def test_out_of_reach_cancelled(self) -> None:
+        """Who has waited too long himself is told so, and nobody is invited any more."""
+        server = self.invited("c")
+        self.node.junction.cancel_arrived(server, server.request)
+        self.assertEqual(self.node.stack.answers, [487])
+        self.node.clock.advance(60.0)
+        self.assertEqual(len(self.sent_to()), 1)
 
     def test_of_a_dead_node_by_another(self) -> None:
         """What a third node sends here for a dead node's address is served here, wherever the dialog is."""

@@ -187,7 +187,7 @@ class End:
         if self.peer.mute:
             self._unacknowledged()  # it arrives, but its acknowledgement does not
         if weather.reset and loop.random.random() < weather.reset:
-            keep = loop.random.randrange(len(data) + 1)
+            keep = self._drawn(len(data) + 1)
             data, broken = data[:keep], True
         else:
             broken = False
@@ -206,8 +206,12 @@ class End:
         random, weather = self.network.loop.random, self.network.weather
         if not weather.sliced or random.random() >= weather.sliced or len(data) < 2:
             return [data]
-        cuts = sorted({0, len(data), *(random.randrange(1, len(data)) for _ in range(3))})
+        cuts = sorted({0, len(data), *(1 + self._drawn(len(data) - 1) for _ in range(3))})
         return [data[start:end] for start, end in pairwise(cuts)]
+
+    def _drawn(self, below: int) -> int:
+        """Draw a whole number, by as much chance whatever the bound: a signature is now longer, now shorter."""
+        return int(self.network.loop.random.random() * below)
 
     def _send(self, data: bytes) -> None:
         self.sent_until = max(self.sent_until, self.network.loop.now + self.network.delay())
