@@ -40,7 +40,8 @@ class History:
     :ivar doubtful: those that came though the sender was told that they had not.
     :ivar twice: how often each came that came more than once.
     :ivar changed: those that came to an XMPP user again, under another id.
-    :ivar disordered: those that came before an earlier one of the same people.
+    :ivar disordered: those that came after a later one of the same people, though nobody had told
+        their sender that they had not come: a text inside an INVITE waits for its repeat.
     """
 
     sent: int = 0
@@ -178,7 +179,8 @@ class Load:
                 history.lost.append(text.body)
         history.changed = self._changed()
         for bodies in (far, *near.values()):
-            history.disordered += self._disordered(bodies)
+            late = self._disordered(bodies)
+            history.disordered += [body for body in late if body not in told]
         return history
 
     def _changed(self) -> list[str]:
