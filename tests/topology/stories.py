@@ -82,8 +82,13 @@ class TopologyTestCase(SynchronousTestCase):
     def far_watches(self, who: str, domains: Iterable[str]) -> None:
         """A far user asks to see our users, who say yes."""
         domains, since = tuple(domains), self.far.position
-        for domain in domains:
+        sent = [
             self.far.send("subscribe", **{"from": who, "to": f"{NAME}@{domain}"})
+            for domain in domains
+        ]
+        for number in sent:
+            done = self.far.expect(since, 60, event="done", id=number)
+            self.assertEqual(done["status"], 200, done)
         for domain in domains:
             self.users[domain].expect(self.begun[domain], 60, event="asked", sender=who)
             self.users[domain].send("approve", to=who)
