@@ -104,10 +104,14 @@ class Partner:
     # -- waves -------------------------------------------------------------------------------------
 
     def refresh(self, contacts: Iterable[Contact]) -> None:
-        """Refresh contacts: those of users who were there last first."""
-        self._queue = deque(sorted(contacts, key=lambda contact: -contact.last_used))
+        """Refresh contacts, in this order: those of users who were there last come first."""
+        self._queue = deque(contacts)
         self._next_at = max(self._next_at, self._around.timers.seconds())
         self._pump()
+
+    @staticmethod
+    def _lately(contacts: Iterable[Contact]) -> list[Contact]:
+        return sorted(contacts, key=lambda contact: -contact.last_used)
 
     def refresh_also(self, contact: Contact) -> None:
         """Refresh one more: its user has come back, and nobody had asked for him meanwhile."""
@@ -160,10 +164,10 @@ class Partner:
             self._timer.cancel()
         if was is Reach.DOWN:
             log.info("partner_back", "{domain} can be reached again", domain=self._domain)
-            self.refresh(each for each in self._contacts if each.live or each.cut)
+            self.refresh(self._lately(each for each in self._contacts if each.live or each.cut))
         elif was is Reach.CHECKING and status == 481:
             log.info("forgotten", "{domain} has forgotten our subscriptions", domain=self._domain)
-            self.refresh(each for each in self._contacts if each.live)
+            self.refresh(self._lately(each for each in self._contacts if each.live))
         else:
             self._pump()
 

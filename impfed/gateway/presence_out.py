@@ -305,17 +305,17 @@ class WatchingSide:
         """Refresh what stood, inside the dialogs: who was there most recently comes first."""
         now = self.around.timers.seconds()
         there: dict[str, list[Contact]] = {}
-        for local, contacts in self._contacts.items():
+        for local in sorted(self._contacts, key=self.last_used, reverse=True):
             gone = self.logged_out(local, now)
-            for contact in contacts.values():
+            for contact in self._contacts[local].values():
                 if not self.mine(local, contact.foreign):
                     continue  # the node that it goes to sees to it
                 if gone or not contact.wanted:
                     contact.rest()
                 else:
                     there.setdefault(contact.foreign.domain, []).append(contact)
-        for domain, to_refresh in there.items():
-            self.partner(domain).refresh(to_refresh)
+        for domain, contacts in there.items():
+            self.partner(domain).refresh(contacts)
 
     def _interval(self, name: str) -> float:
         """Return the seconds between two refreshes at a domain."""
