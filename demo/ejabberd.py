@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .parts import ROOT, Part, PartFailed, free_ports, wait_until
+from .parts import ROOT, Part, PartFailed, free_ports
 
 SAMPLE = ROOT / "etc" / "ejabberd"
 #: What ejabberd's output says when it takes clients and components, and its users are there.
@@ -164,18 +164,11 @@ class Ejabberd:
         try:
             self.mapper = Part("epmd", mapper_command(self._mapper_port), base)
             self.mapper.await_port(self._mapper_port)
-            log = base / "ejabberd.out.log"
-            before = log.stat().st_size if log.exists() else 0
             command = server_command(base, self._mapper_port, self.domain, self.users, *folders)
-            part = self.part = Part("ejabberd.out", [*self.prefix, *command], base)
-
-            def ready() -> bool:
-                return not part.alive or READY.encode() in log.read_bytes()[before:]
-
-            if not wait_until(ready, 60) or not part.alive:
-                raise PartFailed(f"ejabberd did not start\n{part.tail()}")
-            part.await_port(self.c2s_port)
-            part.await_port(self.component_port)
+            self.part = Part("ejabberd.out", [*self.prefix, *command], base)
+            self.part.await_logged(READY)
+            self.part.await_port(self.c2s_port)
+            self.part.await_port(self.component_port)
         except PartFailed:
             self.stop()
             raise

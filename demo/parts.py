@@ -126,6 +126,7 @@ class Part:
         self.log = directory / f"{name}.log"
         self.command = [*inside(netns), *(str(word) for word in command)]
         with self.log.open("ab") as log:
+            self._begin = log.tell()
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
@@ -162,6 +163,17 @@ class Part:
         if not ready or not self.alive:
             self.stop()
             raise PartFailed(f"{self.name} does not listen on port {port}\n{self.tail()}")
+
+    def await_logged(self, words: str, seconds: float = PATIENCE) -> None:
+        """Wait until the process has logged something; ends it and raises PartFailed when it does not."""
+
+        def logged() -> bool:
+            return words.encode() in self.log.read_bytes()[self._begin :]
+
+        wait_until(lambda: not self.alive or logged(), seconds)
+        if not self.alive or not logged():
+            self.stop()
+            raise PartFailed(f"{self.name} did not start\n{self.tail()}")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""

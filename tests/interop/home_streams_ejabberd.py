@@ -7,7 +7,7 @@ from pathlib import Path
 
 from demo.certificates import Certificate
 from demo.ejabberd import READY, mapper_command, server_command
-from demo.parts import Part, PartFailed, free_ports, wait_until
+from demo.parts import Part, PartFailed, free_ports
 from tests.interop.home_streams import S2S_PORT
 from tests.interop.namespace import with_resolver
 
@@ -80,17 +80,10 @@ class StreamEjabberd:
             if self.mapper is None or not self.mapper.alive:
                 self.mapper = Part("epmd", mapper_command(self._mapper_port), base)
                 self.mapper.await_port(self._mapper_port)
-            log = base / "ejabberd.out.log"
-            before = log.stat().st_size if log.exists() else 0
             command = server_command(base, self._mapper_port, self.domain, self.users)
-            part = self.part = Part("ejabberd.out", with_resolver(base, command), base)
-
-            def ready() -> bool:
-                return not part.alive or READY.encode() in log.read_bytes()[before:]
-
-            if not wait_until(ready, 60) or not part.alive:
-                raise PartFailed(f"ejabberd did not start\n{part.tail()}")
-            part.await_port(self.c2s_port)
+            self.part = Part("ejabberd.out", with_resolver(base, command), base)
+            self.part.await_logged(READY)
+            self.part.await_port(self.c2s_port)
         except PartFailed:
             self.stop()
             raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo.ejabberd import mapper_command, server_command
-from demo.parts import Part, PartFailed, free_ports, wait_until
+from demo.parts import Part, PartFailed, free_ports
 from impfed.testing.pki import Issued
 from tests.interop.namespace import mortal, with_resolver
 
@@ -105,12 +105,9 @@ class PeerEjabberd:
             echo = _ECHO % (", ".join(f'<<"{name}">>' for name in self.hosts), _READY)
             command = server_command(base, mapper, next(iter(self.hosts)), {})
             command = mortal(with_resolver(base, [*command, "-eval", echo]))
-            part = self.part = Part("ejabberd.out", command, base)
-            output = base / "ejabberd.out.log"
-            wait_until(lambda: not part.alive or _READY.encode() in output.read_bytes(), 60)
-            if not part.alive or _READY.encode() not in output.read_bytes():
-                raise PartFailed(f"ejabberd did not start\n{part.tail()}")
-            part.await_port(self.port)
+            self.part = Part("ejabberd.out", command, base)
+            self.part.await_logged(_READY)
+            self.part.await_port(self.port)
         except PartFailed:
             self.stop()
             raise
