@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -219,8 +220,14 @@ class PresenceStage:
         self.users.stop()
         self.prosody.stop()
         self.ask(self.far, "mark")
-        self.prosody.start()
-        self.start_users(show)
+        # Its users are a component of their own: they have to be there before the node asks for them.
+        assert self.node.part is not None
+        self.node.part.kill(signal.SIGSTOP)
+        try:
+            self.prosody.start()
+            self.start_users(show)
+        finally:
+            self.node.part.kill(signal.SIGCONT)
         begin = time.monotonic()
         if not wait_until(lambda: self.shown(f"active open {show}") >= self.count, 90, 0.2):
             raise PartFailed(f"not all watchers were told: {self.ask(self.far)}")
