@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -141,6 +141,7 @@ class PlacementTests(SynchronousTestCase):
                 self.assertEqual(place.held(pair), not always)
         self.assertTrue(place.seen(3, "ab", {"a": 3, "b": 3}).settled)
 
+    @settings(suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
     @given(LIVES, st.data())
     def test_never_two_at_once(self, lives: list[frozenset[str]], data: st.DataObject) -> None:
         """However views come, no two living nodes have a pair free at a time."""

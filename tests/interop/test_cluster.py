@@ -16,6 +16,12 @@ LONG, STOPPED = (240.0, 45.0) if SOAK else (40.0, 6.0)
 class ClusterTests(ClusterStory):
     """The stories."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        # Whose INVITE the far side accepts just as it is killed acknowledges nothing; the far side says
+        # so a quarter of a minute later.
+        self.tolerated += ("no ACK",)
+
     def test_any_node(self) -> None:
         """People talk and see each other whichever node their pair belongs to."""
         for number, owner in enumerate(NAMES):
