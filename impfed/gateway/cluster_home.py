@@ -35,8 +35,8 @@ _EXISTS = 3.0
 _ROSTER = TIMEOUT + _ON_THE_WAY
 #: Seconds for which what comes waits for a link that has gone a moment ago: it moves to another node.
 _MOVING = 5.0
-#: Stanzas that may wait so.
-_LATE_LIMIT = 1_000
+#: Stanzas that may wait so; the last of them only texts, for when a link moves subscriptions often do, too.
+_LATE_LIMIT, _LATE_TEXTS = 10_000, 2_000
 #: Seconds after which a last word is tried again, and how many may wait for that.
 _AGAIN, _UNSAID_LIMIT = 5.0, 10_000
 _TOO_MUCH = "too much waits for that node"
@@ -441,7 +441,8 @@ class ClusterHome:
         link = self.links.link(stanza.to.domain, stanza.from_.domain)
         late = self._late.get(link)
         moving = late is not None or (link is not None and not link.up and self._somewhere(home))
-        if not moving or (late is not None and len(late) >= _LATE_LIMIT):
+        limit = _LATE_LIMIT - (0 if stanza.kind == "message" else _LATE_TEXTS)
+        if not moving or (late is not None and len(late) >= limit):
             return False
         if late is None:
             late = self._late[link] = deque()

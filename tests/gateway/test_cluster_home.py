@@ -14,7 +14,13 @@ from impfed.gateway.cluster_home import ClusterHome, ToHome, Told
 from impfed.transport.timers import ReactorTimers
 from impfed.xmpp.barrier import Delivery, Outcome
 from impfed.xmpp.jid import JID
-from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, message, read_stanza
+from impfed.xmpp.stanza import OutStanza, Stanza, error_reply, message, presence, read_stanza
+
+
+class Link:
+    """One of them."""
+
+    up = False
 
 
 class Links:
@@ -31,6 +37,9 @@ class Links:
         if self.up:
             self.sent.append(stanza.answers)
         return self.up
+
+    def deliver(self, stanza: OutStanza, done: Any) -> None:
+        self.sent.append(stanza.id)
 
 
 class Post:
@@ -142,3 +151,28 @@ class StuckPost(HomeCase):
         self.assertEqual(self.post.sent, [])
         self.post.full = False
         self.assertFalse(self.home.congested("home.example"))
+
+
+class MovingLink(HomeCase):
+    """The link is to be held by this node, and not up yet."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.post.may_act = True
+        self.home.held.add("home")
+        self.link = Link()
+        self.links.link = lambda local, foreign: self.link  # type: ignore[method-assign,assignment]
+
+    def test_text_behind_presence(self) -> None:
+        """A text is not refused because the presence of thousands waits for the link already."""
+        one = presence(JID.parse("alice@home.example"), JID.parse("bob@lync.example"))
+        waiting = 0
+        while self.home.send(one):
+            waiting += 1
+        self.assertGreater(waiting, 5_000)  # each of a node's subscriptions, where it has as many
+        told: list[Delivery] = []
+        self.home.deliver(message(one.to, one.from_, id="m1", body="hi"), told.append)
+        self.assertEqual((told, self.home.under_way), ([], waiting + 1))
+        self.links.up = self.link.up = True
+        self.home.came_up("home", self.link)
+        self.assertEqual((len(self.links.sent), self.home.under_way), (waiting + 1, 0))
