@@ -16,6 +16,7 @@ from impfed.gateway.presence_common import (
     contact_for,
     decode_state,
     encode_state,
+    in_dialog,
     in_words,
     presence_of,
     share,
@@ -196,8 +197,11 @@ class Contact(msgspec.Struct, eq=False):
         if response.status < 200 or self.side.contact((self.local, self.foreign)) is not self:
             return  # nothing yet; or it is over, or goes on elsewhere
         self._cut = False
+        assert isinstance(transaction, Errand)
         if response.status < 300:
             self._reached()
+            if transaction.flow is not None:
+                self.partner.came_by(transaction.flow)
         else:
             self._refused(response)
         try:
@@ -212,7 +216,7 @@ class Contact(msgspec.Struct, eq=False):
             )
         else:
             self.perform(effects)
-        self.partner.answered(self, response.status)
+        self.partner.answered(self, response.status, in_dialog(transaction.request))
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
         """A SUBSCRIBE went unanswered."""

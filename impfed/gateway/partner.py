@@ -4,9 +4,9 @@ Refreshes of a whole domain go out as a *wave*: those of users who were there la
 domain's pace, and only so many unanswered at a time.  There is a wave when the node starts, when a
 domain that could not be reached can be again, and when it has forgotten our subscriptions.
 
-Whether it has is found out with one refresh, the *canary*, after a connection over which its
-NOTIFYs came is gone: a peer that merely closed an idle connection answers 200 and nothing follows;
-one that was restarted answers 481.
+Whether it has is found out with one refresh, the *canary*, after a connection is gone over which its
+NOTIFYs came, or its answers to our SUBSCRIBEs: a peer that merely closed an idle connection answers 200
+and nothing follows; one that was restarted answers 481.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Partner:
         "_pump_timer",
         "_queue",
         "_timer",
+        "_witness",
         "reach",
     )
 
@@ -81,6 +82,7 @@ class Partner:
         self._last_check = 0.0
         self._next_at = 0.0
         self._timer: Timer | None = None
+        self._witness: Contact | None = None  # stood when the connection was lost
         self._pump_timer: Timer | None = None
 
     # -- who belongs to it -------------------------------------------------------------------------
@@ -92,6 +94,8 @@ class Partner:
     def forget(self, contact: Contact) -> bool:
         """A contact is done with; returns whether there is another one."""
         self._contacts.pop(contact, None)
+        if contact is self._witness:
+            self._witness = None
         if contact in self._flying:
             self._flying.discard(contact)
             self._pump()
@@ -140,24 +144,33 @@ class Partner:
     # -- what happens to it ------------------------------------------------------------------------
 
     def came_by(self, flow: Flow) -> None:
-        """A NOTIFY came over a flow."""
-        self._flows.add(flow)
+        """A NOTIFY, or the answer to a SUBSCRIBE, came over a flow."""
+        if flow.alive and flow.transport != "udp":  # else nobody tells of its end
+            self._flows.add(flow)
 
     def flow_closed(self, flow: Flow) -> None:
-        """A connection is gone: if NOTIFYs came over it, see whether we are still known there."""
+        """A connection is gone: if we have heard from there over it, see whether we are still known."""
         if flow not in self._flows:
             return
         self._flows.discard(flow)
         if self.reach is not Reach.UP:
             return
         self.reach = Reach.CHECKING
+        self._witness = self._latest()
         earliest = self._last_check + CHECK_EVERY - self._around.timers.seconds()
         pause = max(GRACE * self._around.ids.uniform(1.0, 1.5), earliest)
         self._timer = self._around.timers.after(pause, self._canary)
 
-    def answered(self, contact: Contact, status: int) -> None:
-        """A SUBSCRIBE of a contact was answered, whatever the answer."""
+    def answered(self, contact: Contact, status: int, in_dialog: bool) -> None:
+        """A SUBSCRIBE of a contact was answered, whatever the answer.
+
+        :param in_dialog: whether it was one of a subscription that stood.
+        """
         self._flying.discard(contact)
+        known = in_dialog and (contact is self._witness or status == 481)
+        if self.reach is Reach.CHECKING and not known:
+            self._pump()  # a newer subscription says nothing of what the partner has forgotten
+            return
         was, self.reach = self.reach, Reach.UP
         self._failures = 0
         if self._timer is not None:
@@ -201,12 +214,20 @@ class Partner:
     def _canary(self) -> None:
         """Refresh one subscription and see what comes of it."""
         self._last_check = self._around.timers.seconds()
-        there = [each for each in self._contacts if each.stands]
-        if not there:  # first requests have a back-off of their own
+        contact = self._witness
+        if self.reach is not Reach.CHECKING or contact not in self._contacts or not contact.stands:
+            contact = self._witness = self._latest()
+        if contact is None:  # first requests have a back-off of their own
             if self.reach is Reach.CHECKING:
                 self.reach = Reach.UP
+                for each in self._contacts:
+                    each.missed = True  # seen to when he comes back
             return
-        contact = max(there, key=lambda each: each.last_used)
         if not contact.subscribe():
             # Its answer is under way, and will tell as much.
             self._timer = self._around.timers.after(LAST_RETRY, self._canary)
+
+    def _latest(self) -> Contact | None:
+        """Return the subscription that stands whose user was there last."""
+        there = (each for each in self._contacts if each.stands)
+        return max(there, key=lambda each: each.last_used, default=None)

@@ -19,7 +19,7 @@ from impfed.routing.router import Resolution
 from impfed.sip.dialog import Dialog
 from impfed.sip.message import OutgoingRequest, SipResponse
 from impfed.sip.target import Hop
-from impfed.sip.transaction import FailureCause
+from impfed.sip.transaction import ClientTransaction, FailureCause
 from impfed.transport.flow import Flow
 from impfed.xmpp.jid import JID
 from impfed.xmpp.stanza import OutStanza, presence
@@ -60,15 +60,17 @@ class Errand:
     hop (RFC 3263 section 4.3).  Its user hears of the last outcome only.
 
     :param path: the flow of the dialog; used while it lives.
+    :ivar flow: where the request went that the partner has answered; None for nowhere.
     """
 
-    __slots__ = ("_around", "_hops", "_user", "request")
+    __slots__ = ("_around", "_hops", "_user", "flow", "request")
 
     def __init__(self, around: Surroundings, request: OutgoingRequest, user: RequestUser) -> None:
         self._around = around
         self.request = request
         self._user = user
         self._hops: list[Hop] = []
+        self.flow: Flow | None = None
 
     def start(self, path: Flow | None, local: JID, foreign: JID) -> None:
         """Send the request over a flow that lives, else to where the routes say."""
@@ -111,6 +113,8 @@ class Errand:
         if response.status in _NEXT_HOP and self._hops:
             self._send(self._hops.pop(0))
         else:
+            flow = transaction.destination if isinstance(transaction, ClientTransaction) else None
+            self.flow = flow if isinstance(flow, Flow) else None
             self._user.response_arrived(self, response)
 
     def request_failed(self, transaction: object, cause: FailureCause, text: str) -> None:
@@ -119,6 +123,11 @@ class Errand:
             self._send(self._hops.pop(0))
         else:
             self._user.request_failed(self, cause, text)
+
+
+def in_dialog(request: OutgoingRequest) -> bool:
+    """Whether a request of ours belongs to a dialog that stood already (RFC 3261 section 12.2.1.1)."""
+    return any(name == "To" and ";tag=" in value for name, value in request.headers)
 
 
 @lru_cache(4096)

@@ -23,14 +23,15 @@ class PartnerTests(SynchronousTestCase):
         self.subscriptions = [self.watch(number) for number in range(5)]
         self.world.stanzas()
 
-    def watch(self, number: int):
-        """One more user subscribes and is allowed; returns the SUBSCRIBE."""
+    def watch(self, number: int, way: FakeFlow | None = None):
+        """One more user subscribes, over a connection, and is allowed; returns the SUBSCRIBE."""
         world = self.world
         world.clock.advance(1)
         world.home_sends(
             f"<presence from='u{number}@home.example' to='romeo@lync.example' type='subscribe'/>"
         )
         sent = world.stack.take("SUBSCRIBE")
+        sent.transaction.destination = way
         self.accept(sent)
         return sent
 
@@ -79,6 +80,27 @@ class PartnerTests(SynchronousTestCase):
         self.world.clock.advance(60)
         self.assertEqual(self.users(), [])
         self.assertEqual(self.world.stanzas(), [])
+
+    def test_connection_of_requests_closed(self) -> None:
+        """Where NOTIFYs come by another one, as from another node, that of our requests is enough."""
+        way = FakeFlow()
+        self.watch(5, way)
+        way.alive = False
+        self.world.presence.watching.flow_closed(way)
+        self.world.clock.advance(2)
+        self.assertEqual(self.users(), ["u5"])
+
+    def test_new_subscription_meanwhile(self) -> None:
+        """What a partner answers to a new subscription does not say that it knows the old ones."""
+        self.world.home_sends(
+            "<presence from='u5@home.example' to='romeo@lync.example' type='subscribe'/>"
+        )
+        sent = self.world.stack.take("SUBSCRIBE")
+        self.lose()
+        self.flow = FakeFlow()
+        self.accept(sent)
+        self.world.clock.advance(2)
+        self.assertEqual(self.users(), ["u4"])
 
     def test_closed_again_and_again(self) -> None:
         """A peer that closes every connection is not asked more often than each half minute."""
