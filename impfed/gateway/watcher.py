@@ -325,7 +325,8 @@ class Watcher(msgspec.Struct, eq=False):
             event_id=notifier.event.partition(";id=")[2],
             expires_at=notifier.expires_at,
             accept=self.accept,
-            last_state=self.shown,
+            # What he may not have seen is told him by whoever goes on with the subscription.
+            last_state="" if self._trouble is not None and self._trouble.words else self.shown,
         )
 
     @property

@@ -304,6 +304,8 @@ class ServedTests(SynchronousTestCase):
             world.alice_is("away")
             fail(world.stack.take("NOTIFY"))
             self.assertEqual(len(world.presence.view()), 1)
+            (kept,) = world.store.load(InboundSubscriptionRecord).result
+            self.assertEqual(kept.last_state, "", "who goes on with it would not tell the watcher")
             world.clock.advance(20)
             self.assertEqual(state_of(world.notify()), (True, "away", ""))
             world.alice_is()
