@@ -390,7 +390,7 @@ class Clustered(ClusterUser):
 
         What belongs to all nodes is put in by the first of them that finds it missing.
         """
-        yield self._store.repeat_common()
+        yield self._store.repeat()
         relayed = self._relay.moves.kept() if self._relay is not None else ()
         yield write_all(self._store, chain(self._im.kept(), relayed, self._presence.kept()))
         names = sorted(self._cluster.placement.now.names)

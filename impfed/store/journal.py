@@ -1,16 +1,20 @@
-"""What one node has changed lately of the records that belong to all, for a store that loses it."""
+"""What one node has changed lately and nobody writes again by itself, for a store that loses it.
+
+Records that belong to all, and the end of those that have an owner: who owns a record writes it again, but not
+that it is gone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from impfed.core.log import EventLog
 from impfed.store.encoding import readable
 from impfed.store.link import Argument
 
 #: Seconds for which a change that the store has confirmed may still be lost by it (a replica that lags
-#: and becomes the master, a file that ends too early).
-KEPT = 600.0
+#: and becomes the master, a file that ends too early): of what belongs to all, and of the many removals.
+KEPT, REMOVALS_KEPT = 600.0, 15.0
 #: Most changes that are remembered.
 CAPACITY = 10_000
 
@@ -31,24 +35,39 @@ class Entry:
         self.confirmed_at: float | None = None
 
 
+def of_all(kind: Argument, octets: Argument) -> bool:
+    """Whether a change is one of a record that belongs to all."""
+    return not str(kind).startswith("=")
+
+
+def ended(kind: Argument, octets: Argument) -> bool:
+    """Whether a change removes a record that has an owner."""
+    return not octets and not of_all(kind, octets)
+
+
 class Journal:
-    """The last change of each common record by this node; bounded in number and time."""
+    """The last change of each record by this node; bounded in number and time.
 
-    __slots__ = ("_entries",)
+    :param concerns: says of a kind and octets whether such a change is kept here.
+    :param kept: seconds for which one is that the store has confirmed.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_concerns", "_entries", "_kept")
+
+    def __init__(self, concerns: Callable[[Argument, Argument], bool], kept: float) -> None:
+        self._concerns = concerns
+        self._kept = kept
         self._entries: dict[tuple[Argument, Argument], Entry] = {}  # the oldest first
 
     def note(self, flat: Sequence[Argument], now: float) -> list[Entry]:
-        """Take in the changes of a write, flat as they go to the server; returns those of common kinds."""
+        """Take in the changes of a write, flat as they go to the server; returns those that are kept."""
         noted = []
         for at in range(0, len(flat), 3):
             kind, key, octets = flat[at : at + 3]
-            if str(kind).startswith("="):
-                continue  # it has an owner, who writes it again
             self._entries.pop((kind, key), None)
-            entry = self._entries[kind, key] = Entry((kind, key, octets))
-            noted.append(entry)
+            if self._concerns(kind, octets):
+                entry = self._entries[kind, key] = Entry((kind, key, octets))
+                noted.append(entry)
         if noted:
             self._make_room(now)
         return noted
@@ -83,6 +102,6 @@ class Journal:
                         kind=place[0],
                         key=place[1],
                     )
-            elif oldest.confirmed_at is None or oldest.confirmed_at > now - KEPT:
+            elif oldest.confirmed_at is None or oldest.confirmed_at > now - self._kept:
                 return
             del entries[place]

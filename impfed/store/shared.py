@@ -28,7 +28,7 @@ from impfed.store.api import (
 from impfed.store.batches import PATIENCE, Batches, prepared
 from impfed.store.encoding import decode, readable
 from impfed.store.gather import Clock, StateTeller
-from impfed.store.journal import Entry, Journal
+from impfed.store.journal import KEPT, REMOVALS_KEPT, Entry, Journal, ended, of_all
 from impfed.store.link import Argument, Link, pairs
 from impfed.store.records import Record, RecordType
 
@@ -76,7 +76,8 @@ class SharedStore:
         self._batches = Batches(
             link, ledger, clock, self._writer, gather, batch_limit, self._outcome
         )
-        self._journal = Journal()
+        self._journal = Journal(of_all, KEPT)
+        self._removals = Journal(ended, REMOVALS_KEPT)
         self._upward: list[Deferred[None]] = []
         self._grace: IDelayedCall | None = None
         self._teller = StateTeller()
@@ -114,7 +115,7 @@ class SharedStore:
     def act_as(self, node: str, epoch: int) -> None:
         """Write as a node from now on; what is not settled yet, under another epoch, is fenced."""
         self._batches.act_as(node, epoch)
-        self._repeat(self._journal.unconfirmed())
+        self._repeat(self._journal.unconfirmed() + self._removals.unconfirmed())
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -165,7 +166,8 @@ class SharedStore:
         self._batches.add(write, done, within)
 
     def _journaled(self, flat: list[Argument], done: Done | None) -> Done | None:
-        noted = self._journal.note(flat, self._clock.seconds())
+        now = self._clock.seconds()
+        noted = self._journal.note(flat, now) + self._removals.note(flat, now)
         if not noted:
             return done
 
@@ -177,18 +179,20 @@ class SharedStore:
 
         return confirmed
 
-    def repeat_common(self) -> Deferred[None]:
-        """Make this node's last changes of common records again, for the store may have lost them.
+    def repeat(self) -> Deferred[None]:
+        """Make this node's last changes again that the store may have lost, or could not take.
 
-        Those too that it could not take.  Fires when all have been tried.
+        Those that nobody else writes again: of common records, and of what is no more.  Fires when all have
+        been tried.
         """
-        return self._repeat(self._journal.lately(self._clock.seconds()))
+        now = self._clock.seconds()
+        return self._repeat(self._journal.lately(now) + self._removals.lately(now))
 
     def _repeat(self, entries: list[Entry]) -> Deferred[None]:
         for entry in entries:
 
             def confirmed(error: BaseException | None, entry: Entry = entry) -> None:
-                if error is None:
+                if error is None or isinstance(error, Fenced):  # another node has it now
                     entry.confirmed_at = self._clock.seconds()
 
             self._batches.add((list(entry.change), []), confirmed, 0.0)

@@ -93,6 +93,7 @@ class User:
 
     def rewrite(self) -> None:
         self.told.append("rewrite")
+        self.node.store.repeat()
         if self.records:
             self.node.store.write([Put(record) for record in self.records.values()])
 

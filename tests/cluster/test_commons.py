@@ -30,7 +30,7 @@ class Memory:
         user.rewrite = self.rewrite  # type: ignore[method-assign, assignment]
 
     def rewrite(self) -> object:
-        repeated = self.node.store.repeat_common()
+        repeated = self.node.store.repeat()
         return repeated.addCallback(lambda _: self.commons.fill())
 
     def records(self, kind: type[Record]) -> Iterable[Record]:
@@ -135,7 +135,7 @@ class CommonRecordTests(SynchronousTestCase):
         """What another node has changed after this one is not changed back."""
         self.one.learn("b.example", "xmpp")
         self.cluster.run(0.5)
-        self.two.node.store.repeat_common()
+        self.two.node.store.repeat()
         self.cluster.run(0.5)
         self.assertEqual(self.one.known["b.example"], Kind("b.example", "xmpp"))
 

@@ -331,6 +331,25 @@ class StoreOutageTests(ClusterCase):
         self.cluster.run(4.0)
         self.check()
 
+    def test_ended_meanwhile(self) -> None:
+        """What has ended while the store was away, or lately before it lost that, is gone when it is back."""
+        one = self.nodes["n1"]
+        before, away, *_ = one.user.records.values()
+        errors: list[BaseException | None] = []
+        state = self.cluster.model.state()
+        one.store.write([Delete(Kind, one.user.records.pop(before.key).key)], errors.append)
+        self.cluster.run(0.5)
+        self.links(cut=True)
+        one.store.write([Delete(Kind, one.user.records.pop(away.key).key)], errors.append)
+        self.cluster.run(6.0)
+        self.cluster.model.go_back(state)
+        self.links(cut=False)
+        self.cluster.run(3.0)
+        self.assertEqual([error is None for error in errors], [True, False])
+        self.assertIn("rewrite", one.user.told)
+        left = set(self.cluster.stored()["n1"])
+        self.assertFalse(left & {before.key, away.key})
+
     def test_went_back(self) -> None:
         """A store that has lost the last seconds is found out by its count of beats."""
         row = self.cluster.model._nodes["n2"]
