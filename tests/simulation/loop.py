@@ -73,22 +73,32 @@ class SimReactor:
         self.running = True
         self.nameResolver = None
         self._paused_until = 0.0
-        self._triggers: list[Callable[[], Any]] = []
+        self._paused = False
+        self._late: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     # -- the process ---------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
         """Let the process stand still: its timers and what arrives wait."""
         self._paused_until = max(self._paused_until, self.loop.now + seconds)
+        self._paused = True
+        self.loop.at(self._paused_until, self._wake)
+
+    def _wake(self) -> None:
+        """Let happen what has waited, in the order in which it came; or sleep on."""
+        if self.loop.now < self._paused_until:
+            return
+        self._paused = False
+        late, self._late = self._late, []
+        for call, arguments in late:
+            self.happen(call, *arguments)
 
     def happen(self, call: Callable[..., None], *arguments: Any) -> None:
         """Let something happen in the process: now, when it wakes, or never."""
-        if not self.alive:
-            return
-        if self._paused_until > self.loop.now:
-            self.loop.at(self._paused_until, lambda: self.happen(call, *arguments))
-            return
-        call(*arguments)
+        if self._paused:
+            self._late.append((call, arguments))
+        elif self.alive:
+            call(*arguments)
 
     # -- IReactorTime --------------------------------------------------------------------------
 
