@@ -38,6 +38,10 @@ def _orphans(node: Node) -> int:
     return max(0, node.gateway.dialogs - sessions - len(node.presence.view()))
 
 
+def _watched(node: Node) -> int:
+    return len({(one["direction"], one["local"], one["foreign"]) for one in node.presence.view()})
+
+
 def _unconfirmed(node: Node) -> int:
     return sum(node.home.unconfirmed(home.name) for home in node.config.homes)
 
@@ -55,7 +59,8 @@ BOUNDS = (
     Bound("texts on their way to SIP", 100, 0, lambda node: len(node.im.outbox)),
     Bound("texts in sessions", 100, 0, lambda node: sum(len(s.queue) for s in node.im.sessions())),
     Bound("sessions", 15, 15, lambda node: len(node.im.sessions())),
-    Bound("subscriptions", 10, 10, lambda node: len(node.presence.view())),
+    Bound("watched pairs", 10, 10, _watched),
+    Bound("subscriptions", 40, 40, lambda node: len(node.presence.view())),
     Bound("dialogs of nobody", 20, 0, _orphans),
     Bound(
         "requests that wait for a budget", 50, 0,

@@ -177,6 +177,10 @@ class ClusterWorld(World):
                         return host
         return ""
 
+    def remembers(self) -> bool:
+        """Whether the store has lost nothing: else a dialog that two have taken over may use a number again."""
+        return not self.outages.losses
+
     def run(self) -> list[str]:
         """Run it; what is wrong afterwards includes what two nodes serve, or none."""
         return [*super().run(), *self._ownership()]
@@ -204,6 +208,10 @@ class ClusterWorld(World):
                         words = f"{name} by the store, {served.get(call)} in fact"
                         problems.append(f"{record.local} and {record.foreign}: {words}")
         return problems
+
+    def _order(self) -> list[str]:
+        """Held to where nothing breaks: else what has waited at one node for a link may be overtaken."""
+        return [] if self._broken else super()._order()
 
     def _excused(self, said: Said) -> bool:
         """Whether the store lost it, and the node that held it ended: docs/cluster.md has that promise."""

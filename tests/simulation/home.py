@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 from twisted.internet.protocol import Factory
 
-from tests.simulation.accounts import Accounts, domain_of
+from tests.simulation.accounts import Accounts, Presence, domain_of
 from tests.simulation.cast import SECRET, Home
 from tests.simulation.history import History
 from tests.simulation.keeping import DIRECTORY, HANDOVER, Keeper
@@ -64,6 +64,8 @@ class HomeServer(Accounts):
 
     With the module one component carries everything, and what it has not safely is kept; else each
     foreign domain has a component of its own.
+
+    :ivar up: whether its process lives; while none does nobody is logged in.
     """
 
     def __init__(self, reactor: SimReactor, history: History, home: Home) -> None:
@@ -72,13 +74,54 @@ class HomeServer(Accounts):
         self._keeper = Keeper(reactor.loop, self._too_late) if home.kind == "prosody" else None
         self._links: list[_Link] = []
         self._under_way: dict[str, tuple[_Link, float]] = {}  # by the ids of their stanzas
+        self.up = False
+
+    # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen for components."""
+        """Listen for components; the users log in."""
+        self.up = True
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = lambda _: _Link(self)  # type: ignore[method-assign]
         self.reactor.listenTCP(5347, factory)
+        for user, contact in sorted(self.may_see_us):
+            self._tell(user, contact)
+
+    def restart(self, away: float) -> None:
+        """Kill it, and start it again after some seconds; it knows its rosters, and nothing else."""
+        if not self.up:
+            return
+        self.up = False
+        loop, network, host = self.reactor.loop, self.reactor.network, self.reactor.host
+        network.process_died(self.reactor, False)
+        self.reactor = SimReactor(loop, network, host)
+        for link in list(self._links):
+            self.link_down(link)
+        for xml in self._keeper.begin_queue() if self._keeper is not None else ():
+            text = self.written.get(_id(xml))
+            if text is not None:
+                self.history.perhaps_lost(text, 0.0)
+        self.seen.clear()
+        loop.after(away, self.start)
+
+    def write(self, user: str, contact: str, text: str) -> None:
+        """A user writes, unless he is not connected."""
+        if self.up:
+            super().write(user, contact, text)
+
+    def show(self, user: str, presence: Presence) -> None:
+        """A user changes his presence, which is told when he is connected."""
+        if self.up:
+            super().show(user, presence)
+        else:
+            self.users[user] = presence
+
+    def watch(self, user: str, contact: str) -> None:
+        """A user asks to see somebody, now or when he is connected."""
+        self.wanted.add((user, contact))
+        if self.up:
+            self.ask(user, contact)
 
     def problem(self, words: str) -> None:
         """Note what a node should not have done."""
@@ -139,9 +182,9 @@ class HomeServer(Accounts):
 
     def _too_late(self, xml: str) -> None:
         """No node has come for a message."""
-        id = xml.partition(" id='")[2].partition("'")[0]
-        if id in self.written:
-            self.history.returned(self.written[id], "remote-server-timeout")
+        text = self.written.get(_id(xml))
+        if text is not None:
+            self.history.returned(text, "remote-server-timeout")
 
     def settled(self, text: str) -> None:
         """A text of a user has arrived: nothing of it is under way."""
@@ -186,3 +229,8 @@ class HomeServer(Accounts):
         )
         if greeting and link is self._named(link.name):
             keeper.begin(link.say, link.transport.loseConnection)
+
+
+def _id(xml: str) -> str:
+    """Return the id of a message as a user's client has written it."""
+    return xml.partition(" id='")[2].partition("'")[0]

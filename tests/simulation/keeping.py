@@ -23,13 +23,20 @@ class Keeper:
     def __init__(self, loop: Loop, give_back: Callable[[str], None]) -> None:
         self._loop = loop
         self._give_back = give_back
-        self._name = f"{loop.random.getrandbits(32):08x}"
         self._kept: dict[int, str] = {}
+        self._heard = loop.now
+        self._close: Callable[[], None] = lambda: None
+        self.begin_queue()
+        loop.after(1.0, self._look)
+
+    def begin_queue(self) -> list[str]:
+        """The server has a new process, which knows nothing of what was kept; returns that."""
+        forgotten, self._kept = self._kept, {}
+        self._name = f"{self._loop.random.getrandbits(32):08x}"
         self._last = 0
         self._say: Callable[[str], None] | None = None
-        self._away = self._heard = loop.now
-        self._close: Callable[[], None] = lambda: None
-        loop.after(1.0, self._look)
+        self._away = self._loop.now
+        return list(forgotten.values())
 
     def hand_over(self, xml: str) -> None:
         """Keep a stanza, and send it if there is anybody."""

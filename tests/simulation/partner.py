@@ -30,6 +30,10 @@ STATES = tuple(_AS_PRESENCE)
 _PIDF = "{urn:ietf:params:xml:ns:pidf}"
 _STATUS = "urn:ietf:params:xml:ns:pidf:status:rpid-status"
 
+#: Seconds from one SUBSCRIBE of a watcher to the next: each has one in the quiet time at the end of a run,
+#: for a notifier may have given up a subscription whose NOTIFY nobody answered (RFC 6665 section 4.2.2).
+_REFRESH = 180.0
+
 Answered = Callable[[int], None]
 
 
@@ -91,8 +95,12 @@ class _Wire(Protocol):
 
 @dataclass
 class Conversation:
-    """What one of our users writes to one of theirs: one text after the other."""
+    """What one of our users writes to one of theirs: one text after the other.
 
+    :ivar text: what has been sent, and not been answered; "" for nothing.
+    """
+
+    text: str = ""
     queue: list[str] = field(default_factory=list)
     dialog: Dialog | None = None
     busy: bool = False
@@ -101,6 +109,7 @@ class Conversation:
 class Partner:
     """The far side.
 
+    :ivar up: whether its process lives.
     :ivar users: state of each user: "available", "busy", "away" or "offline".
     :ivar seen: what each of our users was last shown of each contact.
     :ivar watched: pairs (our user, their contact) that are to be watched.
@@ -123,13 +132,38 @@ class Partner:
         self._conversations: dict[tuple[str, str], Conversation] = {}
         self._numbers = itertools.count(1)
         self._cseqs: dict[tuple[str, str], int] = {}
+        self.up = False
 
     def start(self) -> None:
-        """Listen."""
+        """Listen; the users log in, and look for those whom they watch."""
+        self.up = True
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = lambda _: _Wire(self)  # type: ignore[method-assign]
         self.reactor.listenTCP(5060, factory)
+        for user, contact in list(self.watching):
+            self.watch(user, contact)
+
+    def restart(self, away: float) -> None:
+        """Kill it, and start it again after some seconds; it knows of no dialog then.
+
+        Who has written something sees his own connection break, and knows no more of it.
+        """
+        if not self.up:
+            return
+        self.up = False
+        loop, network = self.reactor.loop, self.reactor.network
+        network.process_died(self.reactor, False)
+        self.reactor = SimReactor(loop, network, PARTNER)
+        self.wires.clear()
+        self.dialogs.clear()
+        self.seen.clear()
+        self._cseqs.clear()
+        conversations, self._conversations = self._conversations, {}
+        for each in conversations.values():
+            for text in [each.text, *each.queue]:
+                self.history.returned(text, "the sender's server is gone")
+        loop.after(away, self.start)
 
     def _token(self) -> str:
         return f"{self.reactor.loop.random.getrandbits(48):012x}"
@@ -391,7 +425,7 @@ class Partner:
                 self.dialogs.pop(dialog.key, None)
             self.reactor.callLater(5.0, self.watch, user, contact)
         else:
-            self.reactor.callLater(400.0, self.watch, user, contact)
+            self.reactor.callLater(_REFRESH, self.watch, user, contact)
 
     def _shown(self, dialog: Dialog, message: Message) -> None:
         pair = (dialog.local, dialog.remote)
@@ -408,7 +442,9 @@ class Partner:
     # -- texts -----------------------------------------------------------------------------------
 
     def write(self, user: str, contact: str, text: str) -> None:
-        """One of our users writes to one of theirs."""
+        """One of our users writes to one of theirs, unless he is not connected."""
+        if not self.up:
+            return
         self.history.sent(text, user, contact, self.reactor.loop.now)
         conversation = self._conversations.setdefault((user, contact), Conversation())
         conversation.queue.append(text)
@@ -421,10 +457,11 @@ class Partner:
         if conversation.dialog is None or conversation.dialog.key not in self.dialogs:
             self._invite(user, contact, conversation)
             return
-        text = conversation.queue.pop(0)
+        text = conversation.text = conversation.queue.pop(0)
 
         def answered(status: int) -> None:
             conversation.busy = False
+            conversation.text = ""
             if status in (481, 480) and conversation.dialog is not None:
                 self.dialogs.pop(conversation.dialog.key, None)
                 conversation.dialog = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from demo.farside.wire import Message, address_of, parameters, uri_of
 from tests.simulation.accounts import domain_of
@@ -15,6 +15,9 @@ _MAX_FORWARDS = 70
 #: What tells the far side where a dialog goes on (RFC 3261 section 12.2, RFC 6665 section 4.4.1), or
 #: that it is over.
 _MAY_TAKE_OVER = ("INVITE", "SUBSCRIBE", "NOTIFY", "BYE")
+
+#: Seconds by which two requests from different nodes may cross.
+_ON_THE_WAY = 0.01
 
 
 @dataclass
@@ -30,10 +33,14 @@ class _Direction:
     """What nodes say in one dialog.
 
     :ivar node: address of the node that has said something last.
+    :ivar past: those of the nodes that had before it.
+    :ivar at: when that was.
     """
 
     cseq: int = 0
     node: str = ""
+    at: float = 0.0
+    past: set[str] = field(default_factory=set)
     terminated: bool = False
 
 
@@ -43,14 +50,23 @@ class Referee:
     :param locals: domains whose users may speak.
     :param owner: returns the address of the node that a dialog belongs to, by its Call-ID; "" when
         nobody knows.
+    :param now: the time, in seconds.
+    :param remembers: says whether nodes can know of the numbers that others have used last.
     :ivar strict: whether every request has to be answered: nothing goes wrong, nor has lately.
     """
 
     def __init__(
-        self, history: History, locals: Collection[str], owner: Callable[[str], str]
+        self,
+        history: History,
+        locals: Collection[str],
+        owner: Callable[[str], str],
+        now: Callable[[], float],
+        remembers: Callable[[], bool] = lambda: True,
     ) -> None:
         self._history = history
         self._owner = owner
+        self._now = now
+        self._remembers = remembers
         self._locals = locals
         self._asked: dict[str, _Asked] = {}  # by branch
         self._branches: dict[str, str] = {}  # of the nodes' requests, with their methods
@@ -133,14 +149,20 @@ class Referee:
             self._wrong(message, f"the tag was used with {self._tags[tag]}")
 
     def _in_order(self, request: Message, direction: _Direction, node: str) -> None:
-        if request.cseq <= direction.cseq:
+        now = self._now()
+        if direction.node not in ("", node) and now < direction.at + _ON_THE_WAY:
+            return  # it was on its way when the dialog went to the other node, which has been faster
+        direction.at = now
+        if request.cseq <= direction.cseq and self._remembers():
             self._wrong(request, f"CSeq {request.cseq} after {direction.cseq}")
         direction.cseq = max(direction.cseq, request.cseq)
         before, direction.node = direction.node, node
         if before in ("", node):
             return
+        direction.past.add(before)
         owner = self._owner(request.get("call-id"))
-        if owner not in ("", node):
+        # Who speaks for the first time may have given the dialog on while that was on its way.
+        if owner not in ("", node) and node in direction.past:
             self._wrong(request, f"{node} speaks after {before}, but it is {owner}'s")
         elif request.method not in _MAY_TAKE_OVER:
             self._wrong(request, f"{node} speaks after {before}, and does not say where it is")

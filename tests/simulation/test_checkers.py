@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from itertools import count
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,8 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from demo.farside.wire import Message
 from impfed.core.ids import IdSource
 from impfed.gateway.dialogs import DialogTable
+from impfed.gateway.im_outbox import Outbox
+from impfed.gateway.partner import Partner
 from impfed.sip.dialog import Dialog
 from impfed.sip.transaction_engine import Engine
+from impfed.store.records import OutboxRecord
 from impfed.transport.s2s_route import Route
 from impfed.xmpp.s2s_base import Input
 from impfed.xmpp.s2s_out import OutgoingStream, State
@@ -132,7 +136,8 @@ class SipTests(CheckerCase):
     def test_two_speakers(self) -> None:
         """A node that speaks in a dialog which another has taken over is noticed."""
         history = History()
-        referee = Referee(history, ("home.example",), lambda call_id: "10.2.0.2")
+        seconds = count().__next__
+        referee = Referee(history, ("home.example",), lambda call_id: "10.2.0.2", seconds)
         for number, host in enumerate(("10.2.0.1", "10.2.0.2", "10.2.0.1"), 1):
             self.assertEqual(history.problems, [])
             referee.asked(
@@ -182,6 +187,30 @@ class XmppTests(CheckerCase):
         """A stanza to a home server from a domain that the component does not have is noticed."""
         self.replaced(b"from='romeo@partner.example", b"from='romeo@home.example")
         self.assert_noticed("sends from 'home.example' to ")
+
+
+class TextTests(CheckerCase):
+    """What becomes of texts."""
+
+    def test_order(self) -> None:
+        """Texts that a process which was killed has left, and the next one sends newest first, are noticed."""
+        restore = Outbox.restore
+
+        def newest_first(outbox: Outbox, records: list[OutboxRecord]) -> None:
+            for record in sorted(records, key=lambda each: each.id, reverse=True):
+                restore(outbox, [record])
+
+        self.patch(Outbox, "restore", newest_first)
+        self.assert_noticed(" was shown before ", Faults(kill=15.0, part=10.0), runs=8)
+
+
+class PresenceTests(CheckerCase):
+    """What people see of each other."""
+
+    def test_partner_forgets(self) -> None:
+        """Subscriptions that a restarted partner has forgotten, and that nobody renews, are noticed."""
+        self.patch(Partner, "flow_closed", lambda partner, flow: None)
+        self.assert_noticed("@partner.example as ", Faults(partner=20.0), runs=4)
 
 
 class BoundTests(CheckerCase):

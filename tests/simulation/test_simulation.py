@@ -22,6 +22,7 @@ from tests.simulation.world import Faults, World
 RUNS = int(os.environ.get("IMPFED_RUNS", "200"))
 SEED = os.environ.get("IMPFED_SEED", "")
 _SHORT = 20.0
+_RESTARTS = 30  # runs
 _ROOT = Path(__file__).parents[2]
 #: Every kind of home server and partner; and one of each, for short stories.
 EVERYBODY = Cast.of("prosody", "component", xmpp=True)
@@ -41,6 +42,14 @@ def _cluster(seed: int) -> list[str]:
     return _problems(ClusterWorld(seed))
 
 
+def _single_restarts(seed: int) -> list[str]:
+    return _problems(World(seed, Faults.restarts(seed)))
+
+
+def _cluster_restarts(seed: int) -> list[str]:
+    return _problems(ClusterWorld(seed, Faults.restarts(seed)))
+
+
 class SwarmCase(SynchronousTestCase):
     """Runs that must be right."""
 
@@ -48,9 +57,9 @@ class SwarmCase(SynchronousTestCase):
         """Run one, which must be right afterwards."""
         self.assertEqual(_problems(world), [])
 
-    def assert_all_right(self, run: Run, what: str) -> None:
+    def assert_all_right(self, run: Run, what: str, runs: int = RUNS) -> None:
         """Do the run of each seed; each must be right afterwards."""
-        seeds = [int(SEED)] if SEED else range(1, RUNS + 1)
+        seeds = [int(SEED)] if SEED else range(1, runs + 1)
         if failed := failures(run, seeds, "IMPFED_SEED", what):
             self.fail(failed)
 
@@ -108,6 +117,18 @@ class ClusterTests(SwarmCase):
             for number in (1, 4)
         ]
         self.assertEqual(told[0], told[1])
+
+
+class RestartTests(SwarmCase):
+    """Home servers and partners of both kinds that are killed and started again, while nodes go on."""
+
+    def test_node(self) -> None:
+        """What a server has forgotten is told it again, and no text is lost but with one that died with it."""
+        self.assert_all_right(_single_restarts, "restarts around a node", _RESTARTS)
+
+    def test_cluster(self) -> None:
+        """The same where what a partner says comes to any of the nodes."""
+        self.assert_all_right(_cluster_restarts, "restarts around a cluster", _RESTARTS)
 
 
 class EveryWriteTests(SynchronousTestCase):
