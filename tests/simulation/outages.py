@@ -47,16 +47,18 @@ class Reaches(Protocol):
 class Loss:
     """The store lost what was written between two moments, in seconds of the loop.
 
+    :ivar back: when it can be reached again.
     :ivar forgotten: whether a node forgot at that time what it held and would have written again.
     """
 
     since: float
     at: float
+    back: float = 0.0
     forgotten: bool = False
 
     def excuses(self, written: float) -> bool:
         """Whether a text of a time may have gone with it, and nobody is left to know of that."""
-        return self.forgotten and self.since - PATIENCE <= written <= self.at
+        return self.forgotten and self.since - PATIENCE <= written <= self.back
 
 
 class Outages:
@@ -158,7 +160,9 @@ class Outages:
         for node in self._nodes:
             node.cut_off()
         lose()
-        self._mend_after(self._random.uniform(0.2, 5.0))
+        away = self._random.uniform(0.2, 5.0)
+        loss.back = self._loop.now + away
+        self._mend_after(away)
 
         def look() -> None:
             loss.forgotten = before != [node.epoch for node in self._nodes] or 0 in before
