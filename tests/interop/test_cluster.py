@@ -53,7 +53,7 @@ class ClusterTests(ClusterStory):
         foreign = self.scene.far_user_of(local, victim, offset)
         self.texts(local, foreign, f"before {victim} dies")
         self.befriend(local, foreign)
-        with self.load(crash=True, refused=0.3):
+        with self.load(crash=True, refused=0.05):
             self.scene.kill(victim)
             self.scene.settle(30, self.others(victim))
             self.flows(2)
@@ -85,7 +85,7 @@ class ClusterTests(ClusterStory):
         self.befriend(local, foreign)
         part = self.scene.nodes[victim].part
         assert part is not None
-        with self.load(crash=True, refused=0.3):
+        with self.load(crash=True, refused=0.1):
             part.kill(signal.SIGSTOP)
             try:
                 self.scene.settle(30, self.others(victim))
@@ -108,7 +108,7 @@ class ClusterTests(ClusterStory):
     def test_kills_in_turn(self) -> None:
         """Texts flow both ways while one node after the other is killed: none is lost."""
         end, victims = time.monotonic() + LONG, 0
-        with self.load(crash=True, refused=0.3) as told:
+        with self.load(crash=True, refused=0.03) as told:
             while time.monotonic() < end:
                 victim = NAMES[victims % len(NAMES)]
                 self.flows(3)
