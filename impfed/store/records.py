@@ -77,9 +77,8 @@ class HopRecord(msgspec.Struct, gc=False):
 
 
 def _share(dialog: Dialog, memo: Memo) -> None:
+    # What is the far side's is rarely met again: to look for it costs more than it saves.
     dialog.local = memo.setdefault(dialog.local, dialog.local)
-    dialog.remote = memo.setdefault(dialog.remote, dialog.remote)
-    dialog.remote_target = memo.setdefault(dialog.remote_target, dialog.remote_target)
     dialog.route_set = memo.setdefault(dialog.route_set, dialog.route_set)
 
 

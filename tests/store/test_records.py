@@ -73,7 +73,7 @@ class SharingTests(SynchronousTestCase):
         theirs.share(memo)
         ours.share(memo)
         assert ours.dialog is not None
-        self.assertIs(theirs.dialog.remote_target, ours.dialog.remote_target)
+        self.assertIs(theirs.dialog.local, ours.dialog.local)
         self.assertIs(theirs.dialog.route_set, ours.dialog.route_set)
 
     def test_times_of_an_authorization(self) -> None:
