@@ -72,19 +72,28 @@ class Deliveries:
         self._count = 0
         # Messages without an end by their numbers, oldest first: when they came.
         self._open: dict[int, float] = {}
+        self._ends: dict[int, Callable[[], None]] = {}
         self._held: deque[tuple[float, int, OutStanza, LedgerEntry | None]] = deque()
         self._timer: Timer | None = None
         # By identity, as S2S tells their fate: errors on their way, with the numbers of the messages.
         self._returning: dict[int, tuple[int, OutStanza]] = {}
         self._settling: deque[tuple[int, Callable[[], None], Timer]] = deque()
 
-    def deliver(self, stanza: OutStanza, entry: LedgerEntry | None) -> None:
+    def deliver(
+        self,
+        stanza: OutStanza,
+        entry: LedgerEntry | None,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
         """Hand a message over; its sender hears of it if that cannot be.
 
         :param entry: its line of the ledger, None for what has none.
+        :param ended: called when the message has come to its end.
         """
         self._count += 1
         self._open[self._count] = self._timers.seconds()
+        if ended is not None:
+            self._ends[self._count] = ended
         self._send(self._count, stanza, entry)
 
     def _send(self, number: int, stanza: OutStanza, entry: LedgerEntry | None) -> None:
@@ -205,6 +214,8 @@ class Deliveries:
 
     def _done(self, number: int) -> None:
         del self._open[number]
+        if (ended := self._ends.pop(number, None)) is not None:
+            ended()
         if self._settling:
             self._settled(next(iter(self._open)) - 1 if self._open else self._count)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from impfed.core.ids import IdSource
@@ -58,9 +59,11 @@ class TextLedger:
     :param seconds: the time, in seconds since the epoch.
     :ivar kept: is told of each text that waits and would now survive this process.
     :ivar waiting: texts that wait for a stream, by their ids.
+    :ivar diverts: whether what S2S returns may go another way, and no error comes of it.
     """
 
     kept: Callable[[OutStanza], None] = staticmethod(lambda stanza: None)
+    diverts = False
 
     def __init__(
         self,
@@ -78,6 +81,8 @@ class TextLedger:
         self._open: dict[str, LedgerEntry] = {}
         self._recent: OrderedDict[_Key, LedgerEntry] = OrderedDict()
         self.waiting: dict[str, NotedStanza] = {}
+        # Texts that are returned, by the errors that tell of them.
+        self._returning: dict[tuple[str, str, str], str] = {}
 
     def find(self, text: str) -> list[LedgerEntry]:
         """Return texts whose end is open, by an id or an address, newest first."""
@@ -114,8 +119,21 @@ class TextLedger:
             outcome = "bounced"
         if stanza.kept:
             stanza.kept = False
-            self._store.write([Delete(RelayedTextRecord, stanza.entry.id)], within=_GATHERED)
+            if fate is Fate.RETURNED and stanza.id and not self.diverts:
+                # Until its sender knows: this process may die before that.
+                error = (stanza.id, stanza.from_.text, stanza.to.text)
+                self._returning[error] = stanza.entry.id
+            else:
+                self._drop(stanza.entry.id)
         self.end(stanza.entry, outcome, condition, words)
+
+    def returning(self, error: Stanza) -> Callable[[], None] | None:
+        """Return what to call when an error of S2S has told the sender of a kept text; None for others."""
+        id = self._returning.pop((error.id, error.to.text, error.from_.text), None)
+        return None if id is None else partial(self._drop, id)
+
+    def _drop(self, id: str) -> None:
+        self._store.write([Delete(RelayedTextRecord, id)], within=_GATHERED)
 
     def _keep(self, stanza: NotedStanza) -> None:
         entry = stanza.entry

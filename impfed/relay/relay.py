@@ -254,7 +254,8 @@ class Relay:
         self._metrics.count("relay.in")
         out = OutStanza(stanza.kind, stanza.to, stanza.from_, stanza.id, xml)
         if stanza.kind == "message":
-            self._deliver_message(out, self.ledger.arriving(stanza))
+            told = self.ledger.returning(stanza) if stream is None else None
+            self._deliver_message(out, self.ledger.arriving(stanza), told)
         else:
             self._deliver(out)
 
@@ -330,11 +331,21 @@ class Relay:
     def _send_out(self, stanza: OutStanza) -> None:
         self.streams.send(stanza)
 
-    def _deliver_message(self, stanza: OutStanza, entry: LedgerEntry | None) -> None:
-        """Give a message to the home server, which has to confirm it."""
+    def _deliver_message(
+        self,
+        stanza: OutStanza,
+        entry: LedgerEntry | None,
+        told: Callable[[], None] | None,
+    ) -> None:
+        """Give a message to the home server, which has to confirm it.
+
+        :param told: called when it has come to its end.
+        """
         if self._home.link(stanza.to.domain, stanza.from_.domain) is not None:
-            self.deliveries.deliver(stanza, entry)
+            self.deliveries.deliver(stanza, entry, told)
             return
+        if told is not None:
+            told()
         words = f"{stanza.from_.domain} is not connected with {stanza.to.domain}"
         if entry is not None:
             self.ledger.end(entry, "bounced", "service-unavailable", words)

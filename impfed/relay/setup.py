@@ -124,6 +124,7 @@ class XmppFederation:
         home.relay = relay
         if opened is not None and opened.enabled:
             relay.by_sip = lambda domain: opened.protocol(domain) == "sip"
+            relay.ledger.diverts = True
             home.relay = s2s.user = OpenRelay(
                 relay,
                 opened,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from impfed.store.records import RelayedTextRecord
 from impfed.transport.s2s_api import Fate
+from impfed.transport.s2s_bounce import bounced
 from impfed.xmpp.stanza import OutStanza
 from tests.relay.world import RelayCase
 
@@ -75,7 +76,7 @@ class OutTests(RelayCase):
 
     def test_kept_while_it_waits(self) -> None:
         """A text that waits for a stream is in the store until its end is known."""
-        for end in (Fate.WRITTEN, Fate.ACKNOWLEDGED, Fate.RETURNED):
+        for end in (Fate.WRITTEN, Fate.ACKNOWLEDGED):
             stanza = self.sent() if not self.streams.stanzas else self.streams.stanzas[-1]
             for _ in range(2):
                 self.relay.ledger.fate(stanza, Fate.WAITING, "", "")
@@ -132,6 +133,21 @@ class OutTests(RelayCase):
         self.assertIn("this node was away", told)
         self.assertIn("Ay me!", told)
         self.assertEqual((self.store.last.id, self.store.last.outcome), (kept.id, "bounced"))
+        self.pong(self.ping_id(told))
+        self.assertEqual(self.store.texts, {})
+
+    def test_returned(self) -> None:
+        """What S2S returns is kept until its sender knows: a process that is killed before does it again."""
+        stanza = self.sent()
+        self.relay.fate(stanza, Fate.WAITING, "", "")
+        self.relay.fate(stanza, Fate.RETURNED, "remote-server-timeout", "no stream")
+        error = bounced(stanza, "remote-server-timeout", "no stream")
+        assert error is not None
+        self.relay.stanza_arrived(error, None)
+        told = self.turn()
+        self.assertIn("<remote-server-timeout ", told)
+        self.assertEqual(len(self.store.texts), 1)
+        self.pong(self.ping_id(told))
         self.assertEqual(self.store.texts, {})
 
     def test_no_texts(self) -> None:
