@@ -72,12 +72,16 @@ class Certified(Streams, StreamCase):
 class InClear(Streams, StreamCase):
     """Without TLS, by dialback alone: pings confirm what it has accepted."""
 
+    acknowledges = False
+
     def make(self) -> StreamScene:
         return StreamScene("streams-clear", lambda base, _: StreamProsody(base), 'tls = "none"\n')
 
 
 class EjabberdCertified(Streams, StreamCase):
     """An ejabberd with a certificate; it acknowledges nothing between servers."""
+
+    acknowledges = False
 
     def make(self) -> StreamScene:
         lines = 'tls = "required"\nrequire_certificates = true\nca = "{ca}"\n'
@@ -90,6 +94,8 @@ class EjabberdCertified(Streams, StreamCase):
 
 class EjabberdInClear(Streams, StreamCase):
     """An ejabberd without TLS."""
+
+    acknowledges = False
 
     def make(self) -> StreamScene:
         return StreamScene(
