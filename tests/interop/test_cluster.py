@@ -85,7 +85,7 @@ class ClusterTests(ClusterStory):
         self.befriend(local, foreign)
         part = self.scene.nodes[victim].part
         assert part is not None
-        with self.load(crash=True, refused=0.1):
+        with self.load(crash=True, refused=0.15):
             part.kill(signal.SIGSTOP)
             try:
                 self.scene.settle(30, self.others(victim))
