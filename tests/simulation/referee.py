@@ -150,7 +150,8 @@ class Referee:
 
     def _in_order(self, request: Message, direction: _Direction, node: str) -> None:
         now = self._now()
-        if direction.node not in ("", node) and now < direction.at + _ON_THE_WAY:
+        earlier = request.cseq < direction.cseq and direction.node not in ("", node)
+        if earlier and now < direction.at + _ON_THE_WAY:
             return  # it was on its way when the dialog went to the other node, which has been faster
         direction.at = now
         if request.cseq <= direction.cseq and self._remembers():
