@@ -101,9 +101,9 @@ class Outbox:
             if error is None:
                 self._send(record, chat_states)
                 return
+            self._handed.remove(record.handed)  # so it is new when it comes again
             if self._waiting.pop(record.id, None) is None:
                 return  # this node has lost its rights meanwhile; another one has what it had
-            self._handed.remove(record.handed)
             words = "the gateway cannot store it now"
             self.refuse(stanza, "resource-constraint", "wait", words)
 

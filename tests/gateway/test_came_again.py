@@ -82,6 +82,19 @@ class CameAgainTests(SynchronousTestCase):
         self.hand(world, "x", "Q:1")
         world.stack.take("INVITE")
 
+    def test_not_taken_over_and_forgotten(self) -> None:
+        """Also where the node had lost its rights, and forgotten what it had, before that was known."""
+        world = self.world
+        world.store.held = True
+        world.store.failing = StoreError(StoreFault.FULL, "its rights are gone")
+        self.hand(world, "x", "Q:1")
+        (record,) = world.im.outbox.waiting()
+        world.im.outbox.forget(record.id)
+        world.store.failing = None
+        world.store.release()
+        self.hand(world, "x", "Q:1")
+        world.stack.take("INVITE")
+
 
 def replace_id(record: OutboxRecord, id: str) -> OutboxRecord:
     """Return the record of the same text on another node."""
