@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .certificates import Certificate
-from .parts import Event, PartFailed, Talker
+from .parts import Event, Talker
 
 
 def far_side(
@@ -45,9 +45,4 @@ def far_side(
         listener,
         netns,
     )  # fmt: skip
-    try:
-        far.expect(event="ready")
-    except PartFailed:
-        far.stop()
-        raise
-    return far
+    return far.begun("ready")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .parts import ROOT, Event, Part, PartFailed, Talker, free_ports
+from .parts import ROOT, Event, Part, Talker, free_ports
 
 
 class HomeServer(Protocol):
@@ -150,9 +150,4 @@ def xmpp_user(
         listener,
         netns,
     )  # fmt: skip
-    try:
-        user.expect(event="online")
-    except PartFailed:
-        user.stop()
-        raise
-    return user
+    return user.begun("online")

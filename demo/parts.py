@@ -251,6 +251,15 @@ class Talker(Part):
         """How many events there were until now."""
         return len(self.events)
 
+    def begun(self, event: str) -> Talker:
+        """Return this, once it has told such an event; stops it and raises PartFailed if it does not."""
+        try:
+            self.expect(event=event)
+        except PartFailed:
+            self.stop()
+            raise
+        return self
+
     def expect(self, since: int = 0, seconds: float = PATIENCE, **wanted: Any) -> Event:
         """Return the first event with these values, waiting for it; raises PartFailed.
 

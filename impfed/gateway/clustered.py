@@ -117,7 +117,7 @@ class Clustered(ClusterUser):
         self._lent = False  # whether pairs of nodes that did not listen may have been served here
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
-        self._pressed = False  # whether so many are not that the home servers are not read
+        self._pressed = False  # whether home servers are not read, for so many are not yet
         self._search = Search(cluster, self.adopt)
         self.search = self._search.search
         cluster.user = self
