@@ -27,7 +27,10 @@ log = EventLog("impfed.relay")
 
 #: Seconds for which a message whose link broke waits for the link to come back.
 HOLD = 30.0
-#: And for which an error waits that tells a local user that his message has not arrived.
+#: Seconds from its coming on for which a link that breaks has it sent again: a home server may take links
+#: and messages, and confirm nothing.
+LAST_AGAIN = 60.0
+#: Seconds for which an error waits that tells a local user that his message has not arrived.
 HOLD_ERRORS = 600.0
 #: Messages that may wait so, altogether.
 HELD_LIMIT = 10_000
@@ -153,7 +156,8 @@ class Deliveries:
     def _goes_again(self, number: int, stanza: OutStanza, outcome: Outcome) -> bool:
         if self._waits(number, stanza):
             return outcome is not Outcome.REFUSED
-        return outcome is Outcome.UNSURE and not self._up(stanza)
+        in_time = self._timers.seconds() < self._open[number] + LAST_AGAIN
+        return outcome is Outcome.UNSURE and in_time and not self._up(stanza)
 
     def _waits(self, number: int, stanza: OutStanza) -> bool:
         """Say whether a message is an error whose reader is still waited for."""

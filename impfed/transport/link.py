@@ -242,14 +242,20 @@ class HomeLink(LinkBase):
         now = self._context.timers.seconds()
         return now - max(connection.heard if self._reading else now, self._resumed)
 
-    def _unconfirmed(self, count: int) -> None:
-        """Give a link up that has said nothing at all while it was to confirm messages: it is half open."""
-        super()._unconfirmed(count)
-        connection = self._connection
-        if connection is not None and (silent := self._silence(connection)) >= (
-            self._context.limits.acceptance
-        ):
-            connection.abort(f"no message was confirmed, and nothing was heard for {silent:.0f} s")
+    def _time_out(self) -> None:
+        """Give a link up that has said nothing at all while it was to confirm messages: it is half open.
+
+        That comes before any message is given up, so that all that the link may have lost is told
+        of a link that is down, and goes again in one order.
+        """
+        connection, due = self._connection, self._barrier.deadline
+        if connection is not None and due is not None and due <= self._context.timers.seconds():
+            silent = self._silence(connection)
+            if silent >= self._context.limits.acceptance:
+                words = f"no message was confirmed, and nothing was heard for {silent:.0f} s"
+                connection.abort(words)
+                return
+        super()._time_out()
 
     # -- out -----------------------------------------------------------------------------------
 

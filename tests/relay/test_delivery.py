@@ -75,10 +75,29 @@ class DeliveryTests(RelayCase):
         self.assertIn("<body>hi</body>", error)
         self.assertEqual(self.store.last.outcome, "unsure")
 
+    def test_half_open(self) -> None:
+        """What a link has swallowed goes again in order over the next one, and nobody gets it back."""
+        self.up()
+        for body in ("one", "two"):
+            self.far(said(body))
+            self.reactor.advance(5)
+        self.reactor.advance(10)
+        self.reactor.advance(5)
+        written = self.open_unread().take()
+        self.assertLess(written.index("one"), written.index("two"))
+        self.pong(self.ping_id(written))
+        self.assertEqual([each.outcome for each in self.store.entries.values()], ["delivered"] * 2)
+        self.assertEqual(self.streams.take(), [])
+
     def test_home_server_hangs(self) -> None:
-        """One that reads and says nothing costs the sender no text without a word."""
+        """One that takes links and texts and confirms nothing gets a text a few times, then it comes back."""
         self.up()
         self.far(said("hi"))
+        for _ in range(2):
+            self.reactor.advance(20)
+            self.reactor.advance(5)
+            self.assertEqual(self.streams.take(), [])
+            self.assertIn("hi", self.open_unread().take())
         self.reactor.advance(20)
         (error,) = self.streams.take()
         self.assertIn("<recipient-unavailable ", error)

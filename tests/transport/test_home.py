@@ -145,6 +145,18 @@ class LifeTests(HomeCase):
         self.assertEqual(self.outcome(told), "unsure")
         self.assertIn("nothing was heard", self.links.status()[0]["reason"])
 
+    def test_half_open_order(self) -> None:
+        """All that a half open link may have lost is unsure at once, when the link is known to be down."""
+        self.up()
+        states: list[tuple[str, bool]] = []
+        for id in ("1", "2"):
+            stanza = message(ALICE, BOB, id=id, body="hi")
+            link = self.links.links[0]
+            self.links.deliver(stanza, lambda _, id=id, link=link: states.append((id, link.up)))
+            self.reactor.advance(5)
+        self.reactor.advance(10)
+        self.assertEqual(states, [("1", False), ("2", False)])
+
     def test_unconfirmed(self) -> None:
         """One that says something meanwhile keeps its link, though it does not confirm the message."""
         wire = self.up()
