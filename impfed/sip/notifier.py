@@ -51,6 +51,7 @@ class Notifier(msgspec.Struct, eq=False, gc=False):
     limits: ExpiresLimits = DEFAULT_LIMITS
     state: Watch = Watch.NEW
     _outstanding: int = 0  # CSeq of the NOTIFY under way; 0 for none
+    _heard: bool = False  # whether the watcher has spoken in the dialog since that was sent
     _waiting: bool = False
     _waiting_document: StateDocument | None = None
     _reason: str = ""
@@ -120,6 +121,7 @@ class Notifier(msgspec.Struct, eq=False, gc=False):
             raise RemoteError(481, "Subscription Does Not Exist")
         expires = _granted(request, self.limits)
         self.dialog.accept(request)
+        self._heard = True
         if expires == 0:
             self._reason = self._reason or "timeout"
             self.expires_at = now
@@ -161,12 +163,14 @@ class Notifier(msgspec.Struct, eq=False, gc=False):
     ) -> list[NotifierEffect]:
         """Hear that a NOTIFY got no answer.
 
-        :param timeout: timer F ended it: the watcher is gone (section 4.2.2).  A transport that
-            could not even send it says nothing about the watcher.
+        :param timeout: timer F ended it: the watcher is gone (section 4.2.2), unless it has
+            subscribed again meanwhile, and so believes in what it was told by a 200.  A transport
+            that could not even send it says nothing about the watcher.
         """
         if request.cseq != self._outstanding:
             return []
-        return self._done(Cause.NOTIFY_GONE if timeout else Cause.NOTIFY_FAILED, now, 0, text)
+        gone = timeout and not self._heard
+        return self._done(Cause.NOTIFY_GONE if gone else Cause.NOTIFY_FAILED, now, 0, text)
 
     def handle_timer(self, now: float) -> list[NotifierEffect]:
         """End a subscription that was not refreshed."""
@@ -259,6 +263,7 @@ class Notifier(msgspec.Struct, eq=False, gc=False):
             body = document.body
         request = self.dialog.request("NOTIFY", headers, body, contact=self.contact)
         self._outstanding = request.cseq
+        self._heard = False
         return request
 
     def _subscription(self, now: float) -> SubscriptionState:

@@ -250,6 +250,27 @@ class LifeTests(Story):
         )
         self.assertIs(self.notifier.state, Watch.ACTIVE)
 
+    def test_refreshed_meanwhile(self) -> None:
+        """Silence after a NOTIFY ends nothing that the watcher has refreshed since: it gets the next one."""
+        self.begin()
+        (request,) = notifies(self.notifier.publish(AWAY, self.now))
+        refreshed = self.notifier.resubscribe(subscribe(2, to_tag="ours"), self.now, AWAY)
+        self.assertEqual(notifies(refreshed), [])
+        effects = self.notifier.failed(request, True, "timer F", self.now)
+        (request,) = notifies(effects)
+        self.assertEqual((effects, said(request)[1]), ([SendNotify(request)], b"<away/>"))
+        self.assertEqual(
+            self.notifier.failed(request, True, "timer F", self.now), [WatchEnded("timer F")]
+        )
+
+    def test_unsubscribed_meanwhile(self) -> None:
+        """Who has left since is told so, too."""
+        self.begin()
+        (request,) = notifies(self.notifier.publish(AWAY, self.now))
+        self.notifier.resubscribe(subscribe(2, "0", to_tag="ours"), self.now)
+        (last,) = notifies(self.notifier.failed(request, True, "timer F", self.now))
+        self.assertEqual(said(last), ("terminated;reason=timeout", b""))
+
     def test_late_answer(self) -> None:
         """An answer to an older NOTIFY, or a provisional one, does nothing."""
         self.begin()
