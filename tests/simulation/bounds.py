@@ -1,7 +1,8 @@
 """What a node has under way, and how much that may be: at any time, and when all is quiet.
 
 Nobody writes more than four texts at a time here, so a queue that grows beyond what the longest fault
-lets pile up is one that nobody empties.
+lets pile up is one that nobody empties.  A text is up to three writes to the store, for what has waited
+through a pause comes at once: it is kept until there is a stream, and taken out, and entered in the ledger.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ BOUNDS = (
     Bound("stanzas that no home server knows to be safe", 100, 0, _handed_over),
     Bound("stanzas for foreign XMPP servers", 150, 0, _waiting),
     Bound("XMPP streams", 20, 20, lambda node: len(_streams(node))),
-    Bound("writes to the store", 100, 0, lambda node: node.store.backlog),
+    Bound("writes to the store", 300, 0, lambda node: node.store.backlog),
     Bound(
         "letters", 50, 0,
         lambda node: node.cluster.service.post.waiting if node.cluster is not None else 0,
