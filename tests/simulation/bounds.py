@@ -3,6 +3,7 @@
 Nobody writes more than four texts at a time here, so a queue that grows beyond what the longest fault
 lets pile up is one that nobody empties.  A text is up to three writes to the store, for what has waited
 through a pause comes at once: it is kept until there is a stream, and taken out, and entered in the ledger.
+And it is up to two messages for a home server, for it comes again when its stream breaks meanwhile.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ BOUNDS = (
         "requests that wait for a budget", 50, 0,
         lambda node: sum(len(lane.tickets) for lane in node.paced.lanes.values()),
     ),
-    Bound("messages that no home server has confirmed", 100, 0, _unconfirmed),
+    Bound("messages that no home server has confirmed", 200, 0, _unconfirmed),
     Bound("stanzas that no home server knows to be safe", 100, 0, _handed_over),
     Bound("stanzas for foreign XMPP servers", 150, 0, _waiting),
     Bound("XMPP streams", 20, 20, lambda node: len(_streams(node))),

@@ -37,7 +37,8 @@ _NO_ANSWER = (
 _PATIENCE, _NEGOTIATION, _AGAIN, _COUNT = 60.0, 20.0, 3.0, 60.0
 #: Seconds between two spaces on a stream.
 _ALIVE = 30.0
-#: Seconds after which a node counts what its home server has not confirmed yet, and may die with.
+#: Seconds by its own clock after which a node counts what its home server has not confirmed yet, and
+#: may die with.
 _UNSETTLED = 10.0
 
 
@@ -212,7 +213,7 @@ class _Way:
         now = self.server.loop.now
         for _ in range(count - self._confirmed):
             waiting = self._unconfirmed.popleft()
-            if waiting.id and now - waiting.written >= _UNSETTLED:
+            if waiting.id and now - waiting.written >= _UNSETTLED - self.server.jumps:
                 text = self.server.written[waiting.id]
                 self.server.history.perhaps_lost(text, now - waiting.written)
         self._confirmed = count
@@ -329,17 +330,25 @@ class ForeignServer(Accounts):
 
     :param nodes: where the nodes' servers for XMPP are, all equal (SRV).
     :param acks: whether it knows XEP-0198.
+    :param jumps: how many seconds a node's clock may jump.
     :ivar up: whether its process lives.
     """
 
     def __init__(
-        self, loop: Loop, network: Network, history: History, nodes: Sequence[str], acks: bool
+        self,
+        loop: Loop,
+        network: Network,
+        history: History,
+        nodes: Sequence[str],
+        acks: bool,
+        jumps: float = 0.0,
     ) -> None:
         self._network = network
         self._nodes = nodes
         self._ways: dict[str, _Way] = {}
         self.loop = loop
         self.acks = acks
+        self.jumps = jumps
         self.up = False
         super().__init__(SimReactor(loop, network, XMPP_PARTNER), history, XMPP_USERS, _NAMESPACE)
 

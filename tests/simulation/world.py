@@ -34,6 +34,8 @@ _LOOKS = 4
 
 #: Seconds for which a server is away when it is started again.
 _AWAY = (0.5, 5.0, 40.0)
+#: Seconds by which a clock jumps at most.
+_JUMP = 5.0
 
 _PRESENCES = (("", ""), ("away", ""), ("dnd", ""), None)
 
@@ -128,7 +130,8 @@ class World:
             self.partner = Partner(SimReactor(loop, network, PARTNER), history, hosts, referee)
         self.foreign: ForeignServer | None = None
         if cast.xmpp:
-            self.foreign = ForeignServer(loop, network, history, hosts, cast.acks)
+            jumps = _JUMP if self.faults.jump else 0.0
+            self.foreign = ForeignServer(loop, network, history, hosts, cast.acks, jumps)
         self.names = NameServer(SimReactor(loop, network, NAMES))
         self._numbers = itertools.count(1)
         self._last: list[str] = []
@@ -361,7 +364,7 @@ class World:
             node.disk.trouble = None
 
     def _jump(self) -> None:
-        self.node.reactor.skew += self.loop.random.uniform(-5.0, 5.0)
+        self.node.reactor.skew += self.loop.random.uniform(-_JUMP, _JUMP)
 
     def _end_faults(self) -> None:
         self._troubled = False
