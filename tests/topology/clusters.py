@@ -277,12 +277,18 @@ require_certificates = false
         return records
 
     def publish(self, domain: str, *nodes: str) -> None:
-        """Let the DNS name these nodes for a domain, and the XMPP partner ask it anew."""
+        """Let the DNS name these nodes for a domain, and the XMPP partner ask it anew.
+
+        Its streams know no acknowledgements, so nobody may write before it has seen them broken.
+        """
         self.published[domain] = nodes
         self.public.stop()
         self.public.start(self.services())
         ours = self.at(self.plan.public, "internet")
-        self.machine("verona").cut(f"dst {ours} and sport != :{XMPP_PORT}")  # what it has opened
+        verona = self.machine("verona")
+        broken = verona.cut(f"dst {ours} and sport != :{XMPP_PORT}")  # what it has opened
+        if not wait_until(lambda: not verona.holds(broken)):
+            raise PartFailed(f"{VERONA} does not close its broken streams")
 
     def public_names(self) -> dict[str, list[str]]:
         """Return the hosts of XMPP, and the edge that is worked by hand."""

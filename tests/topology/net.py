@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from glob import glob
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -46,6 +49,9 @@ table inet pat {{
     }}
 }}
 """
+
+#: The inode of a socket that a program still holds, in what ``ss`` says of it.
+_INODE = re.compile(r"\bino:([1-9]\d*)")
 
 
 class NeedsRoot(Exception):
@@ -116,9 +122,26 @@ class Machine:
         with (directory / "hosts").open("a") as hosts:
             hosts.write(f"{address} {name}\n")
 
-    def cut(self, condition: str) -> None:
-        """Break its TCP connections that fit a condition of ``ss``; the other ends get a reset."""
-        self.run("ss", "--kill", "--tcp", "state", "established", *shlex.split(condition))
+    def cut(self, condition: str) -> set[str]:
+        """Break its TCP connections that fit a condition of ``ss``; the other ends get a reset.
+
+        Returns the broken sockets, as :meth:`holds` wants them.
+        """
+        kill = ("ss", "--kill", "--tcp", "--extended", "state", "established")
+        return set(_INODE.findall(self.run(*kill, *shlex.split(condition))))
+
+    def holds(self, sockets: set[str]) -> bool:
+        """Return whether a program on it has yet to close one of these sockets.
+
+        What it writes into a broken one until then is lost.
+        """
+        ours = {f"socket:[{inode}]" for inode in sockets}
+        for pid in call("ip", "netns", "pids", self.netns).split():
+            for descriptor in glob(f"/proc/{pid}/fd/*"):
+                with suppress(FileNotFoundError, ProcessLookupError):  # closed, or ended, since
+                    if os.readlink(descriptor) in ours:
+                        return True
+        return False
 
     def deaf(self, address: str) -> None:
         """Let it drop everything that comes for one of its addresses."""
