@@ -35,7 +35,7 @@ _CLAIMS: list[socket.socket] = []
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many TCP ports of the loopback address that are free now and nobody else is given.
+    """Return so many ports of the loopback address, free of TCP and UDP now, that nobody else is given.
 
     They lie below the range that the system gives to outgoing connections, so that none of those
     takes one in the moment before it is used. A port once given is claimed until this process ends,
@@ -62,11 +62,12 @@ def _claim(port: int) -> bool:
 
 
 def _bindable(port: int) -> bool:
-    with socket.socket() as one:
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(type=kind) as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                return False
     return True
 
 

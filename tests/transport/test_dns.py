@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
+from demo.parts import free_ports
 from impfed.core.dns import Answer, Naptr, Outcome, Question, RecordType, Srv
 from impfed.transport.dns import DnsClient, DnsHostnames, read_failure, system_servers
 
@@ -49,9 +50,9 @@ class DnsCase(TestCase):
         factory = server.DNSServerFactory(authorities=[Zone()])
         factory.noisy = False
         protocol = dns.DNSDatagramProtocol(factory)
-        udp = reactor.listenUDP(0, protocol, interface="127.0.0.1")
+        (self.port,) = free_ports(1)
+        udp = reactor.listenUDP(self.port, protocol, interface="127.0.0.1")
         self.addCleanup(udp.stopListening)
-        self.port = udp.getHost().port
         tcp = reactor.listenTCP(self.port, factory, interface="127.0.0.1")
         self.addCleanup(tcp.stopListening)
         self.client = DnsClient(reactor, [("127.0.0.1", self.port)], 1.0)

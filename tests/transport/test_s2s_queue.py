@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.threads import deferToThread
 
+from demo.parts import free_ports
 from impfed.core.errors import LocalError
 from impfed.transport.s2s import FixedSettings, S2SLimits, Security, Target, Tls
 from impfed.transport.s2s_bounce import read_stanza
@@ -95,16 +96,11 @@ class Middle(Factory):
 class QueueTests(S2SCase):
     """Stanzas without a stream."""
 
-    def closed_port(self) -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
     @inlineCallbacks
     def test_nobody_there(self) -> Steps:
         """When nobody listens all the time, everything that can be answered comes back, with words."""
         a = self.node("a.example", limits=QUICK)
-        self.world.targets.table["b.example"] = [Target("127.0.0.1", self.closed_port())]
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", free_ports(1)[0])]
         a.s2s.send(text("x@a.example", "y@b.example", id="m"))
         a.s2s.send(
             iq(J("y@b.example"), J("x@a.example"), id="q", type="get", payload="<q xmlns='u'/>")
@@ -125,7 +121,7 @@ class QueueTests(S2SCase):
     def test_comes_up_late(self) -> Steps:
         """A server that is away for a moment costs nothing but the moment."""
         a = self.node("a.example")
-        port = self.closed_port()
+        (port,) = free_ports(1)
         self.world.targets.table["b.example"] = [Target("127.0.0.1", port)]
         a.s2s.send(text("x@a.example", "y@b.example", "early"))
         yield self.until(lambda: a.s2s.status()[0]["state"] == "the next attempt is due later")
@@ -139,7 +135,7 @@ class QueueTests(S2SCase):
             message_of("y@b.example", "x@a.example", "lost"), "recipient-unavailable"
         )
         a = self.node("a.example", limits=replace(QUICK, errors=60.0))
-        port = self.closed_port()
+        (port,) = free_ports(1)
         self.world.targets.table["b.example"] = [Target("127.0.0.1", port)]
         a.s2s.send(error)
         a.s2s.send(text("x@a.example", "y@b.example", id="m"))
@@ -153,7 +149,7 @@ class QueueTests(S2SCase):
     def test_error_does_not_wait_for_ever(self) -> Steps:
         """One that cannot be told in its time is dropped."""
         a = self.node("a.example", limits=replace(QUICK, errors=1.0))
-        self.world.targets.table["b.example"] = [Target("127.0.0.1", self.closed_port())]
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", free_ports(1)[0])]
         a.s2s.send(
             error_reply(message_of("y@b.example", "x@a.example", "lost"), "recipient-unavailable")
         )
@@ -164,7 +160,7 @@ class QueueTests(S2SCase):
     def test_full(self) -> Steps:
         """Beyond the bound stanzas come back at once."""
         a = self.node("a.example", limits=S2SLimits(queue=3))
-        self.world.targets.table["b.example"] = [Target("127.0.0.1", self.closed_port())]
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", free_ports(1)[0])]
         for number in range(5):
             a.s2s.send(text("x@a.example", "y@b.example", id=str(number)))
         yield self.until(lambda: len(a.user.errors) == 2)
@@ -204,7 +200,7 @@ class QueueTests(S2SCase):
     def test_stopping(self) -> Steps:
         """What still waits when the service stops comes back."""
         a = self.node("a.example")
-        self.world.targets.table["b.example"] = [Target("127.0.0.1", self.closed_port())]
+        self.world.targets.table["b.example"] = [Target("127.0.0.1", free_ports(1)[0])]
         a.s2s.send(text("x@a.example", "y@b.example"))
         self.nodes.remove(a)
         yield a.stop()
