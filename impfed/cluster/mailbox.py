@@ -280,8 +280,11 @@ class Incoming:
             seen.passed_on(envelope)
 
     def _must_wait(self, envelope: Envelope) -> bool:
-        # Behind one that waits the next of the pair waits, too.
-        return envelope.pair in self._pairs or self._held(envelope)
+        return self.waits(envelope.pair) or self._held(envelope)
+
+    def waits(self, pair: Pair) -> bool:
+        """Whether a letter of a pair waits: the next one waits behind it."""
+        return pair in self._pairs
 
     def released(self) -> list[Envelope]:
         """Return the letters that have to wait no longer, in order."""

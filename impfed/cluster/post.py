@@ -109,6 +109,10 @@ class PostOffice:
         """Whether the mailbox of a pair's node takes nothing now: a letter would lie here for long."""
         return self._center.placement.owner(pair) in self._stuck
 
+    def waits(self, pair: Pair) -> bool:
+        """Whether a letter for a pair of this node would wait here, behind what others have left of it."""
+        return self._incoming.waits(pair) or self._center.placement.held(pair)
+
     # -- sending -----------------------------------------------------------------------------------
 
     def send(

@@ -139,6 +139,10 @@ class ClusterService:
         elsewhere = self.placement.owner(pair) != self.name
         return elsewhere and (self.post.stuck(pair) or not self.sees_store)
 
+    def waits(self, pair: Pair) -> bool:
+        """Whether a letter for a pair of this node would wait here; see :meth:`PostOffice.waits`."""
+        return self.post.waits(pair)
+
     def touch(self, kind: type[RecordType], key: str) -> Deferred[Any]:
         """Find a record of which somebody has asked here, and take it over if its owner is silent.
 

@@ -131,6 +131,10 @@ class Post(Protocol):
         """Whether a letter would not leave this node now."""
         ...
 
+    def waits(self, pair: Pair) -> bool:
+        """Whether a letter for a pair of this node would wait behind others, as those of a dead node."""
+        ...
+
 
 class AnyWay:
     """The way to a home server as the relay sees it, whichever node holds the link."""
@@ -149,7 +153,7 @@ class AnyWay:
 
     def pass_on(self, stanza: OutStanza) -> bool:
         """Write a relayed stanza, or have it written; False if that cannot be."""
-        if self._name in self._home.held and self._link.up:
+        if self._home.writes(self._name) and self._link.up:
             return bool(self._link.pass_on(stanza))
         return self._home.send(stanza)
 
@@ -214,7 +218,7 @@ class ClusterHome:
         if not self.post.may_act:
             return False
         home = self._home(stanza.to)
-        if home in self.held:
+        if self.writes(home):
             if self._waits(home, stanza, lambda: self.links.send(stanza)):
                 return True
             return self.links.send(stanza)
@@ -225,7 +229,7 @@ class ClusterHome:
         home = self._home(stanza.to)
         if not self.post.may_act:
             done(unsure_delivery("this node has lost sight of the cluster"))
-        elif home in self.held or not home:
+        elif self.writes(home) or not home:
             self._deliver(home, stanza, done)
         elif self.post.stuck(link_pair(home)):
             # It would arrive when its sender has long been told that it did not.
@@ -235,6 +239,13 @@ class ClusterHome:
             number = self._await(done, self._acceptance + _ON_THE_WAY, silent)
             if not self._post(home, _errand(stanza, number, self._node)):
                 self._told(number, not_sent("resource-constraint", _TOO_MUCH))
+
+    def writes(self, home: str) -> bool:
+        """Say whether what is for a home goes over a link of this node at once.
+
+        What a dead holder has left comes first, and what has waited behind that.
+        """
+        return home in self.held and not self.post.waits(link_pair(home))
 
     def link(self, local: str, foreign: str) -> AnyWay | None:
         """Return the way that stanzas between two domains take, here or at the holder of the link."""

@@ -227,6 +227,24 @@ class RelayTests(SynchronousTestCase):
         )
         self.assertEqual([each.outcome for each in told], [ACCEPTED.outcome] * 3)
 
+    def test_order_across_death(self) -> None:
+        """What waits in a dead holder's mailbox comes to the home server before what is written later."""
+        alice, romeo = JID.parse("alice@home.example"), JID.parse("romeo@jabber.example")
+        self.holder.node.kill()
+        for side in self.others:
+            side.node.link.delay = 0.2  # so that the link is up before the mailbox has been read
+        for number in range(200):
+            for side in self.others:
+                id = f"{side.node.name} {number}"
+                side.home.deliver(OutStanza("message", alice, romeo, id, id), lambda _: None)
+                self.cluster.run(0.02, 0.01)
+        self.cluster.run(2.0)
+        (written,) = [side.links.written for side in self.others if side.links.written]
+        for side in self.others:
+            name = side.node.name
+            came = [text for text in written if text.startswith(name)]
+            self.assertEqual(came, [f"{name} {number}" for number in range(200)])
+
     def test_waiting_texts_move(self) -> None:
         """Texts that wait for a stream go with their pairs: when a node drains, and when it dies."""
         texts = {}

@@ -56,6 +56,9 @@ class Post:
     def stuck(self, pair: object) -> bool:
         return self.full
 
+    def waits(self, pair: object) -> bool:
+        return False
+
 
 def text(number: int) -> Stanza:
     """Return a text that a home server has handed over."""
