@@ -56,28 +56,34 @@ class Balance:
     :ivar settled: the last generation of which this node has taken and given everything; 0 for none.
     """
 
-    __slots__ = ("_doubtful", "_member", "_running", "_store", "settled")
+    __slots__ = ("_again", "_doubtful", "_member", "_running", "_store", "settled")
 
     def __init__(self, member: Member, store: SharedStore) -> None:
         self._member = member
         self._store = store
-        self._running = self._doubtful = False
+        self._running = self._again = self._doubtful = False
         self.settled = 0
 
     def begin(self) -> None:
         """Take and give, unless that is done, or being done."""
-        settled = self.settled == self._member.placement.generation and not self._doubtful
-        if self._running or settled:
+        settled = self.settled == self._member.placement.generation
+        if self._running or (settled and not self._again and not self._doubtful):
             return
         self._running = True
         done = self._rebalance()
         done.addErrback(self._failed)
         done.addCallback(lambda _: self._ended())
 
+    def again(self) -> None:
+        """Take and give once more: something is here only for the time being."""
+        self._again = True
+        self.begin()
+
     @inlineCallbacks
     def _rebalance(self) -> Generator[Deferred[Any], Any, None]:
         member = self._member
         placement = member.placement
+        self._again = False
         if self._doubtful:  # records may be ours by an attempt whose answer was lost
             yield self._adopt(member.name)
             self._doubtful = False

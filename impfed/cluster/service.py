@@ -160,6 +160,10 @@ class ClusterService:
         """Another node has given us records: serve them; fires when that is done."""
         return self._balance.given(kind, keys)
 
+    def give_back(self) -> None:
+        """Give what is served here only for the time being to whose it is."""
+        self._balance.again()
+
     def take_lease(self, name: str) -> Deferred[str]:
         """Take a lease, for example of a home link; returns its holder."""
         return self.coordination.take_lease(self.name, self.epoch, name)

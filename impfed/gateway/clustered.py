@@ -114,11 +114,11 @@ class Clustered(ClusterUser):
         self._timer: Timer | None = None
         self._paused = self.listens = False
         self._listening: frozenset[str] = frozenset()
-        self._lent = False  # whether pairs of nodes that did not listen may have been served here
+        self._lent = False  # whether pairs of nodes that did not act may be served here
         self._relay: PlacedRelay | None = None
         self._letters = Settling()  # those that are not in a mailbox yet
         self._pressed = False  # whether home servers are not read, for so many are not yet
-        self._search = Search(cluster, self.adopt)
+        self._search = Search(cluster, self._adopt_silent)
         self.search = self._search.search
         cluster.user = self
         home.post = cluster
@@ -156,15 +156,15 @@ class Clustered(ClusterUser):
             finished.addErrback(lambda failure: failure.trap(StoreError))
 
     def _give_back(self) -> None:
-        """Give nodes that listen now what has been served here until they did."""
+        """Give nodes that listen now, or beat again, what has been served here until they did."""
         listening = frozenset(row.name for row in self._cluster.nodes if row.info)
         self._lent = self._lent or not listening.issubset(self._listening)
         self._listening = listening
         placement = self._cluster.placement
-        if self._lent and placement.settled and self._cluster.may_act:
+        silent = any(map(self._cluster.suspected, placement.now.names))
+        if self._lent and placement.settled and not silent and self._cluster.may_act:
             self._lent = False
-            given = self._release_pairs(placement)
-            given.addErrback(lambda failure: failure.trap(StoreError))
+            self._cluster.give_back()
 
     def _came_up(self, domains: frozenset[str]) -> None:
         """A home server with these domains is reachable, from whichever node."""
@@ -272,14 +272,16 @@ class Clustered(ClusterUser):
         if self._relay is not None:
             self._relay.adopt(kinds.get(RelayedTextRecord, []))
 
+    def _adopt_silent(self, records: Sequence[Record]) -> None:
+        """Serve what a silent node had until it is dead, or beats again and gets it back."""
+        self._lent = True
+        self.adopt(records)
+
     @inlineCallbacks
     def release(self, placement: Placement) -> Any:
         """Give away what belongs to other nodes now, after what is under way for it."""
         yield self._links.release(placement)
-        yield self._release_pairs(placement)
 
-    @inlineCallbacks
-    def _release_pairs(self, placement: Placement) -> Any:
         def leaves(pair: Pair) -> str:
             owner = placement.owner(pair)
             return "" if owner == self._cluster.name else owner

@@ -161,3 +161,30 @@ class NewcomerTests(SynchronousTestCase):
         last = world.far.of("NOTIFY")[-1]
         self.assertEqual(last.node, "n2")
         self.assertTrue(last.message.get("subscription-state").startswith("active"))
+
+
+class SilentTests(SynchronousTestCase):
+    """A node that is silent for so long that single records are taken from it, and then beats again."""
+
+    def test_gets_back_what_was_taken(self) -> None:
+        """A watcher whose refresh came to another node meanwhile is told what his contact shows afterwards."""
+        world = World("n1", "n2", rate=100)
+        (pair,) = world.pairs_of("n2", 1)
+        world.far_watches("n2", *pair, call_id="w")
+        silent = world.sides["n2"].node
+        silent.clock.paused = True
+        world.run(2.5)
+        tag = world.far.of("NOTIFY")[-1].message.from_tag
+        event = ("Event: presence", "Accept: application/pidf+xml", "Expires: 3600")
+        world.far_sends("n1", "SUBSCRIBE", *pair, call_id="w", cseq=2, tag=tag, headers=event)
+        world.run(0.2)
+        self.assertEqual(world.far.answers[-1].status, 200)
+        self.assertEqual(world.far.of("NOTIFY")[-1].node, "n1")
+        silent.clock.wake()
+        world.run(3.0)
+        world.presence(*pair, show="dnd")
+        world.run(1.0)
+        told = world.far.of("NOTIFY")[-1]
+        self.assertEqual(told.node, "n2")
+        self.assertIn(b"busy", told.message.body.lower())
+        self.assertEqual(world.far.backward, [])
