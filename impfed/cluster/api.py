@@ -33,7 +33,8 @@ class ClusterUser(Protocol):
         """Pairs have moved to other nodes: finish what is under way for each and give its records.
 
         For each pair of ours with ``placement.owner(pair)`` another node: stop, then
-        ``ClusterService.give(kind, owner, keys)``, then forget it.  Fire when all are given.
+        ``ClusterService.give(kind, owner, keys, placement.generation)``, then forget it.  Fire when all
+        are given.  A placement that is over gives nothing; one that has been seen since may be used.
         """
         ...
 

@@ -84,9 +84,9 @@ class Balance:
         member = self._member
         placement = member.placement
         self._again = False
-        if self._doubtful:  # records may be ours by an attempt whose answer was lost
-            yield self._adopt(member.name)
+        if self._doubtful:
             self._doubtful = False
+            yield self._adopt(member.name)
         # What was given to us must be known before the others hear that we have given it on.
         yield member.post.caught_up()
         yield maybeDeferred(member.owner_of_records.release, placement)
@@ -123,7 +123,13 @@ class Balance:
                 )
                 yield maybeDeferred(member.owner_of_records.adopt, records)
 
+    def not_given(self, failure: Failure) -> Failure:
+        """Something could not be given away: with the next beat what is ours by the store is served."""
+        self._doubtful = True
+        return failure
+
     def _failed(self, failure: Failure) -> None:
+        # Records may be ours by an attempt whose answer was lost.
         self._doubtful = True
         error = failure.value
         if isinstance(error, StoreError):

@@ -152,9 +152,15 @@ class ClusterService:
         """
         return self._store.take(kind, key)
 
-    def give(self, kind: type[Record], to: str, keys: Sequence[str]) -> Deferred[list[str]]:
-        """Give records to another node; see :meth:`SharedStore.give`."""
-        return self._store.give(kind, to, keys)
+    def give(
+        self, kind: type[Record], to: str, keys: Sequence[str], generation: int
+    ) -> Deferred[list[str]]:
+        """Give records to another node; see :meth:`SharedStore.give`.
+
+        When that fails they are still this node's, and are adopted again.
+        """
+        given = self._store.give(kind, to, keys, generation)
+        return given.addErrback(self._balance.not_given)
 
     def given(self, kind: str, keys: list[str]) -> Deferred[Any]:
         """Another node has given us records: serve them; fires when that is done."""

@@ -44,13 +44,15 @@ class Search:
         self._adopt = adopt
         self._gifts = Settling()  # what is being given to other nodes
 
-    def give(self, kind: type[Record], owner: str, keys: list[str]) -> Deferred[Any]:
+    def give(
+        self, kind: type[Record], owner: str, keys: list[str], generation: int
+    ) -> Deferred[Any]:
         """Give records to another node; nothing of them is served here any more.
 
-        When that fails they are still this node's, and are adopted again.
+        See :meth:`ClusterService.give`.
         """
         done = self._gifts.begin()
-        given: Deferred[Any] = self._cluster.give(kind, owner, keys)
+        given: Deferred[Any] = self._cluster.give(kind, owner, keys, generation)
 
         def over(result: Any) -> Any:
             done(None)

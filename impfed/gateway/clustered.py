@@ -283,7 +283,8 @@ class Clustered(ClusterUser):
         yield self._links.release(placement)
 
         def leaves(pair: Pair) -> str:
-            owner = placement.owner(pair)
+            # As it is when it is asked: what is under way can take longer than a shape of the cluster lasts.
+            owner = self._cluster.placement.owner(pair)
             return "" if owner == self._cluster.name else owner
 
         yield self._release_texts(leaves)
@@ -291,10 +292,11 @@ class Clustered(ClusterUser):
             (InboundSubscriptionRecord, self._presence.watchers_leaving),
             (OutboundSubscriptionRecord, self._presence.contacts_leaving),
         ):
-            for owner, found in leaving(leaves).items():
+            given = leaving(leaves)
+            for found in given.values():
                 for forget in found.values():
                     forget()
-                yield self._search.give(kind, owner, list(found))
+            yield self._give(kind, {owner: list(found) for owner, found in given.items()})
 
     @inlineCallbacks
     def _release_texts(self, leaves: Leaves) -> Any:
@@ -302,9 +304,8 @@ class Clustered(ClusterUser):
         # Texts that are being written down belong into their sessions first, to keep the order.
         self._write([], lambda _: written.callback(None))
         yield written
-        relayed = self._relay.moves.surrender(leaves) if self._relay is not None else {}
-        for owner, keys in relayed.items():
-            yield self._search.give(RelayedTextRecord, owner, keys)
+        if self._relay is not None:
+            yield self._give(RelayedTextRecord, self._relay.moves.surrender(leaves))
         yield self._finish_texts(leaves)
 
     @inlineCallbacks
@@ -316,20 +317,31 @@ class Clustered(ClusterUser):
             surrendered = self._im.surrender(leaves, late=late)
             # All at once: who asks for a session that is served here no longer has to wait for it, or
             # it would be taken back.  The sessions first: else their texts begin others.
-            yield self._give(SessionRecord, {to: each.sessions for to, each in surrendered.items()})
-            yield self._give(OutboxRecord, {to: each.texts for to, each in surrendered.items()})
+            sessions = {to: each.sessions for to, each in surrendered.items()}
+            texts = {to: each.texts for to, each in surrendered.items()}
+            generation = self._cluster.placement.generation
+            yield self._give(SessionRecord, sessions, generation)
+            yield self._give(OutboxRecord, texts, generation)
             if late:
                 return
             if self._im.busy(leaves):
                 yield deferLater(self._reactor, 0.1)
 
     @inlineCallbacks
-    def _give(self, kind: type[Record], keys: dict[str, list[str]]) -> Any:
-        """Give records to several nodes at once.
+    def _give(
+        self, kind: type[Record], keys: dict[str, list[str]], generation: int | None = None
+    ) -> Any:
+        """Give records to several nodes at once, by the present placement unless one before is named.
 
         :raises StoreError: when some cannot be given now; the others are.
         """
-        gifts = [self._search.give(kind, owner, found) for owner, found in keys.items() if found]
+        if generation is None:
+            generation = self._cluster.placement.generation
+        gifts = [
+            self._search.give(kind, owner, found, generation)
+            for owner, found in keys.items()
+            if found
+        ]
         results = yield DeferredList(gifts, consumeErrors=True)
         for success, result in results:
             if not success:

@@ -254,11 +254,15 @@ class Model:
         mine = self._place(kind, node)
         return [b"adopted", *(key for key in keys if key in mine)]
 
-    def _do_give(self, node: str, epoch: int, kind: str, to: str, *keys: bytes) -> Answer:
+    def _do_give(
+        self, node: str, epoch: int, kind: str, to: str, generation: int, *keys: bytes
+    ) -> Answer:
         if refusal := self._guard(node, epoch):
             return refusal
         if self._free(to):
             return [b"gone"]
+        if self._generation > generation:
+            return [b"over"]
         moved = self._moved(kind, node, to, keys)
         if moved:
             names = {f"k{index}": key for index, key in enumerate(moved)}

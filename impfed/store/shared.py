@@ -37,6 +37,12 @@ GRACE = 1.0
 
 #: Records that are read, or keys that are moved, in one operation.
 _CHUNK = 2000
+#: Why records have not been moved, by the answer, said of the other node.
+_NOT_MOVED = {
+    b"alive": "lives",
+    b"gone": "is not live",
+    b"over": "may not be the one any more, for the nodes are others now",
+}
 #: Records that are handed over in one turn of the reactor.
 _PORTION = 250
 #: Seconds until what has failed for a moment is asked again.
@@ -351,23 +357,27 @@ class SharedStore:
         """
         return self._move("adopt", kind, owner, keys)
 
-    def give(self, kind: type[Record], to: str, keys: Sequence[str]) -> Deferred[list[str]]:
+    def give(
+        self, kind: type[Record], to: str, keys: Sequence[str], generation: int
+    ) -> Deferred[list[str]]:
         """Give records of this node to a live one; returns the keys that the other has now.
 
-        Fails with :class:`Fenced`, also when the other node is not live.
+        Fails with :class:`Fenced`, also when the other node is not live, or the generation by which
+        they are its own is over.
         """
-        return self._move("give", kind, to, keys)
+        return self._move("give", kind, to, keys, generation)
 
     @inlineCallbacks
-    def _move(self, operation: str, kind: type[Record], other: str, keys: Sequence[str]) -> Any:
+    def _move(
+        self, operation: str, kind: type[Record], other: str, keys: Sequence[str], *more: Argument
+    ) -> Any:
         yield self._batches.settle_all()
         moved: list[str] = []
         for start in range(0, len(keys), _CHUNK):
             part = [_octets(key) for key in keys[start : start + _CHUNK]]
-            answer = yield self._asked_as_node(operation, kind.kind, other, *part)
-            if answer[0] in (b"alive", b"gone"):
-                word = "lives" if answer[0] == b"alive" else "is not live"
-                raise Fenced(f"{self.link.place}: node {other} {word}", other)
+            answer = yield self._asked_as_node(operation, kind.kind, other, *more, *part)
+            if why := _NOT_MOVED.get(answer[0]):
+                raise Fenced(f"{self.link.place}: node {other} {why}", other)
             moved += [key.decode() for key in answer[1:]]
         return moved
 

@@ -72,7 +72,7 @@ class User:
             if owner not in (self.node.name, ""):
                 leaving.setdefault(owner, []).append(key)
         for owner, keys in leaving.items():
-            given = yield self.node.service.give(Kind, owner, keys)
+            given = yield self.node.service.give(Kind, owner, keys, placement.generation)
             self.told.append(f"give {len(given)} to {owner}")
             for key in keys:
                 self.records.pop(key, None)

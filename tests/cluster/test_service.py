@@ -9,6 +9,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.cluster.membership import Standing
+from impfed.cluster.ownership import Placement
 from impfed.store.api import Delete, Put
 from impfed.store.records import PolicyDefaultRecord
 from tests.cluster.kit import Cluster, Kind, Node, pair
@@ -218,13 +219,36 @@ class MembershipTests(ClusterCase):
         giver.own(number)
         self.cluster.run(0.1)
         key = Kind(*pair(number)).key
-        giver.service.give(Kind, taker.name, [giver.user.records.pop(key).key])
+        generation = giver.service.placement.generation
+        giver.service.give(Kind, taker.name, [giver.user.records.pop(key).key], generation)
         self.cluster.run(0.1)
         self.assertIn(key, taker.user.records)
         self.cluster.run(2.0)
         self.assertNotIn(key, taker.user.records)
         self.assertIn(key, owner.user.records)
         self.assertIn(key, self.cluster.stored()["n3"])
+
+    def test_given_by_a_shape_that_is_over(self) -> None:
+        """Who takes long gives nothing by a shape of the cluster that is over: no owner goes on too early."""
+        slow = self.nodes["n1"]
+        release, go_on = slow.user.release, Deferred[None]()
+
+        def slowly(placement: Placement) -> Deferred[None]:
+            return go_on.addCallback(lambda _: release(placement))
+
+        self.patch(slow.user, "release", slowly)
+        self.cluster.add("n4")
+        self.cluster.run(2.0)
+        self.cluster.add("n5")
+        self.cluster.run(2.0)
+        go_on.callback(None)
+        settled = 0
+        for _ in range(80):
+            self.cluster.run(0.05)
+            if all(node.service.placement.settled for node in self.cluster.nodes.values()):
+                settled += 1
+                self.check()
+        self.assertGreater(settled, 20)
 
     def test_stop_frees_at_once(self) -> None:
         """A node that stops without draining leaves its share to the others at once."""

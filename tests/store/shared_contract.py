@@ -253,12 +253,24 @@ class SharedContract:
         """A node gives what it has, and only to a live one."""
         one, two = yield self.pair()
         yield one.written(Put(text("a")), Put(text("b")))
+        now = (yield one.beat()).generation
         for _ in range(2):  # the second as after a lost answer
-            self.assertEqual((yield one.store.give(OutboxRecord, "n2", ["a", "z"])), ["a"])
+            given = yield one.store.give(OutboxRecord, "n2", ["a", "z"], now)
+            self.assertEqual(given, ["a"])
         self.assertEqual(len((yield two.store.link.wait({"mail:n2": "0-0"}, 0.1))["mail:n2"]), 1)
         self.assertEqual(((yield one.texts()), (yield two.texts())), (["b"], ["a"]))
         yield two.agree.leave("n2", two.epoch)
-        yield self.refused(one.store.give(OutboxRecord, "n2", ["b"]))
+        yield self.refused(one.store.give(OutboxRecord, "n2", ["b"], now + 1))
+
+    @inlineCallbacks
+    def test_giving_by_a_generation_that_is_over(self) -> Any:
+        """Who does not know yet that there are other nodes now gives nothing: it may be the wrong one's."""
+        one, _ = yield self.pair()
+        yield one.written(Put(text("a")))
+        now = (yield one.beat()).generation
+        yield self.member("n3")
+        yield self.refused(one.store.give(OutboxRecord, "n2", ["a"], now))
+        self.assertEqual((yield one.texts()), ["a"])
 
     @inlineCallbacks
     def test_generation_rises_with_every_change(self) -> Any:
