@@ -209,10 +209,6 @@ class ClusterWorld(World):
                         problems.append(f"{record.local} and {record.foreign}: {words}")
         return problems
 
-    def _order(self) -> list[str]:
-        """Held to where nothing breaks: else what has waited at one node for a link may be overtaken."""
-        return [] if self._broken else super()._order()
-
     def _excused(self, said: Said) -> bool:
         """Whether the store lost it, and the node that held it ended: docs/cluster.md has that promise."""
         lost = any(loss.excuses(said.at) for loss in self.outages.losses)
