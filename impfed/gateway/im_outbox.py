@@ -10,7 +10,7 @@ from impfed.gateway.im_text import OutText, ledger_entry, receipt, returned
 from impfed.gateway.surroundings import Surroundings, message_id
 from impfed.interwork.errors import Condition, explain, sip_to_xmpp
 from impfed.sip.message import SipResponse
-from impfed.store.api import Delete, Enter, Put
+from impfed.store.api import Delete, Enter, Put, StoreError, StoreFault
 from impfed.store.records import LedgerEntry, OutboxRecord, Outcome
 from impfed.transport.handover import HandedOver
 from impfed.transport.home import Delivery
@@ -104,6 +104,9 @@ class Outbox:
             self._handed.remove(record.handed)  # so it is new when it comes again
             if self._waiting.pop(record.id, None) is None:
                 return  # this node has lost its rights meanwhile; another one has what it had
+            if isinstance(error, StoreError) and error.fault is StoreFault.UNSURE:
+                # It may be there, and whoever restores it would send what its sender has back.
+                self._around.store.write([Delete(OutboxRecord, record.key)])
             words = "the gateway cannot store it now"
             self.refuse(stanza, "resource-constraint", "wait", words)
 

@@ -134,3 +134,22 @@ class StoreAwayTests(SynchronousTestCase):
         holder.node.link.heal()
         self.world.run(8.0)
         self.assertNotIn("early", str(self.world.far.texts))
+
+
+class UnansweredTests(SynchronousTestCase):
+    """The store does what it is asked, and its answers do not come."""
+
+    def test_refused_for_good(self) -> None:
+        """A text that was refused because nobody knew whether it is kept is not sent by another node later."""
+        world = World("n1", "n2")
+        holder = world.holder
+        (pair,) = world.pairs_of(holder.node.name, 1)
+        holder.node.link.afterwards = lambda operation: operation == "write"
+        world.writes(*pair, "early")
+        world.run(8.0)
+        self.assertIn("resource-constraint", world.written[-1])
+        holder.node.link.afterwards = lambda operation: False
+        world.run(8.0)
+        holder.node.kill()
+        world.run(10.0)
+        self.assertEqual(world.far.texts, {})
