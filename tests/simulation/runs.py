@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -75,4 +76,5 @@ def _told(run: Run, number: int) -> tuple[int, list[str]]:
         problems = [traceback.format_exc()]
     finally:
         globalLogPublisher.removeObserver(observe)
+    gc.collect()  # else thousands of worlds stay: what nodes froze is not weighed against them
     return number, problems + raised
