@@ -110,8 +110,9 @@ class PostOffice:
         return self._center.placement.owner(pair) in self._stuck
 
     def waits(self, pair: Pair) -> bool:
-        """Whether a letter for a pair of this node would wait here, behind what others have left of it."""
-        return self._incoming.waits(pair) or self._center.placement.held(pair)
+        """Whether a letter for a pair of this node would wait here, behind what is left of it elsewhere."""
+        held = self._center.placement.held(pair) or self.flush.keeps(pair)
+        return held or self._incoming.waits(pair)
 
     # -- sending -----------------------------------------------------------------------------------
 
