@@ -96,6 +96,9 @@ class Partner:
         self._contacts.pop(contact, None)
         if contact is self._witness:
             self._witness = None
+            if self.reach is not Reach.UP and not self._canary_planned:
+                # It was asked for, and what is answered is not ours any more.
+                self._timer = self._around.timers.after(GRACE, self._canary)
         if contact in self._flying:
             self._flying.discard(contact)
             self._pump()
@@ -189,7 +192,7 @@ class Partner:
         self._flying.discard(contact)
         if self._pump_timer is None or not self._pump_timer.active:
             self._pump_timer = self._around.timers.after(HELD_BACK, self._pump)
-        if self.reach is not Reach.UP and (self._timer is None or not self._timer.active):
+        if self.reach is not Reach.UP and not self._canary_planned:
             self._timer = self._around.timers.after(LAST_RETRY, self._canary)
 
     def unanswered(self, contact: Contact, why: str) -> None:
@@ -206,10 +209,14 @@ class Partner:
             self._queue.clear()
             for each in list(self._contacts):
                 each.out_of_reach()
-        if self._timer is None or not self._timer.active:
+        if not self._canary_planned:
             pause = min(LAST_RETRY, RETRY * 2.0 ** min(self._failures // 10, 8))
             self._failures += 1
             self._timer = self._around.timers.after(pause, self._canary)
+
+    @property
+    def _canary_planned(self) -> bool:
+        return self._timer is not None and self._timer.active
 
     def _canary(self) -> None:
         """Refresh one subscription and see what comes of it."""
@@ -220,8 +227,8 @@ class Partner:
         if contact is None:  # first requests have a back-off of their own
             if self.reach is Reach.CHECKING:
                 self.reach = Reach.UP
-                for each in self._contacts:
-                    each.missed = True  # seen to when he comes back
+            for each in self._contacts:
+                each.missed = True  # seen to when he comes back
             return
         if not contact.subscribe():
             # Its answer is under way, and will tell as much.

@@ -7,7 +7,9 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from impfed.gateway import partner
+from impfed.gateway.presence_moves import PresenceMoves
 from impfed.sip.transaction import FailureCause
+from impfed.store.records import OutboundSubscriptionRecord
 from tests.gateway.harness import CONFIG, FakeFlow
 from tests.gateway.presence_world import GRUU, PresenceWorld, pidf
 
@@ -63,6 +65,19 @@ class PartnerTests(SynchronousTestCase):
         """The connection is gone."""
         self.flow.alive = False
         self.world.presence.watching.flow_closed(self.flow)
+
+    def fails(self, seconds: float) -> None:
+        """For some time the domain cannot be reached, whoever asks."""
+        for _ in range(int(seconds)):
+            self.world.clock.advance(1)
+            while self.world.stack.sent:
+                self.world.stack.take("SUBSCRIBE").fail("connection refused")
+
+    def is_there(self, number: int, type: str = "") -> None:
+        """A user's only client tells how he is."""
+        self.world.home_sends(
+            f"<presence from='u{number}@home.example/phone' to='romeo@lync.example' type='{type}'/>"
+        )
 
     def users(self) -> list[str]:
         """Return whose SUBSCRIBEs wait for an answer, in order."""
@@ -133,6 +148,17 @@ class PartnerTests(SynchronousTestCase):
         for sent in self.world.stack.sent:
             self.assertEqual(sent.message.to_tag, "")
 
+    def test_asked_for_another_node(self) -> None:
+        """Where the one that is asked for moves to another node, another one is asked for."""
+        self.lose()
+        self.world.clock.advance(2)
+        self.assertEqual(self.users(), ["u4"])
+        moves = PresenceMoves(self.world.presence)
+        moves.lost(OutboundSubscriptionRecord.kind, "u4@home.example|romeo@lync.example")
+        self.world.stack.take("SUBSCRIBE").answer(481)
+        self.world.clock.advance(2)
+        self.assertEqual(self.users(), ["u3"])
+
     def test_out_of_reach(self) -> None:
         """Asked again every few seconds; when it is back all are refreshed, in order of use."""
         world = self.world
@@ -164,10 +190,7 @@ class PartnerTests(SynchronousTestCase):
         """After five minutes everybody's view is unknown; it is right again when the domain is."""
         world = self.world
         self.lose()
-        for _ in range(200):
-            world.clock.advance(2)
-            while world.stack.sent:
-                world.stack.take("SUBSCRIBE").fail("connection refused")
+        self.fails(400)
         shown = world.stanzas()
         self.assertEqual(len(shown), 5)
         self.assertEqual({each.findtext("status") for each in shown}, {"presence unknown"})
@@ -183,6 +206,26 @@ class PartnerTests(SynchronousTestCase):
         self.assertEqual(
             len({each.get("to") for each in world.stanzas() if not each.get("type")}), 5
         )
+
+    def test_everybody_away(self) -> None:
+        """Where nobody was left to ask for whether a domain can be reached, whoever comes back asks."""
+        world = self.world
+        for number in range(5):
+            self.is_there(number)
+        self.lose()
+        world.clock.advance(2)
+        world.stack.take("SUBSCRIBE").answer(481)  # u0 has no dialog any more, others have theirs
+        self.fails(600)
+        for number in range(5):
+            self.is_there(number, "unavailable")
+        self.fails(60)
+        self.assertEqual(self.users(), [])
+        for number in (0, 4):
+            self.is_there(number)
+            world.home_sends(
+                f"<presence from='u{number}@home.example' to='romeo@lync.example' type='probe'/>"
+            )
+        self.assertEqual(self.users(), ["u0", "u4"])
 
     def test_window(self) -> None:
         """Only so many refreshes of a wave are unanswered at one time."""
