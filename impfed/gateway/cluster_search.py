@@ -103,8 +103,9 @@ class Search:
             owner, record = found
             if owner != self._cluster.name or record is None:
                 return 500, owner
+            # Whatever its dialog is: it may have been another node's until now, which serves it no more.
+            self._adopt([record])
             if record.dialog is not None and record.dialog.call_id == call_id:
-                self._adopt([record])
                 return 200, ""
         return 481, ""
 

@@ -274,7 +274,8 @@ class Clustered(ClusterUser):
 
     def _adopt_silent(self, records: Sequence[Record]) -> None:
         """Serve what a silent node had until it is dead, or beats again and gets it back."""
-        self._lent = True
+        placement = self._cluster.placement
+        self._lent = self._lent or not all(placement.mine(record.pair) for record in records)
         self.adopt(records)
 
     @inlineCallbacks

@@ -57,9 +57,18 @@ class PresenceMoves:
     ) -> None:
         """Serve these from now on, and have what was missed asked for, at the partners' pace."""
         self._watched.take_in([record for record in inbound if self._watcher(record.key) is None])
-        self._watching.take_in(
-            [record for record in outbound if self._watching.contact(_pair(record)) is None]
-        )
+        self._watching.take_in([record for record in outbound if not self._stays(record)])
+
+    def _stays(self, record: OutboundSubscriptionRecord) -> bool:
+        """Say whether a pair is served here already, and have the store know by which dialog.
+
+        Who has lost a record may have subscribed anew before it comes back, which another node's
+        record has kept out of the store.
+        """
+        contact = self._watching.contact(_pair(record))
+        if contact is not None and _call_id(contact.record()) != _call_id(record):
+            contact.keep()
+        return contact is not None
 
     # -- going -------------------------------------------------------------------------------------
 
@@ -195,3 +204,7 @@ class PresenceCommons:
 
 def _pair(record: OutboundSubscriptionRecord) -> tuple[JID, JID]:
     return (JID.parse(record.local), JID.parse(record.foreign))
+
+
+def _call_id(record: OutboundSubscriptionRecord) -> str:
+    return "" if record.dialog is None else record.dialog.call_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.cluster.gateways import World
+from tests.cluster.gateways import FOREIGN, HOME, Sent, World
 
 
 class BudgetTests(SynchronousTestCase):
@@ -188,3 +188,54 @@ class SilentTests(SynchronousTestCase):
         self.assertEqual(told.node, "n2")
         self.assertIn(b"busy", told.message.body.lower())
         self.assertEqual(world.far.backward, [])
+
+    def watching(self, world: World) -> tuple[tuple[str, str], Sent]:
+        """A local user watches a foreign one from a node that falls silent; returns them and his SUBSCRIBE."""
+        (pair,) = world.pairs_of("n2", 1)
+        world.presence(*pair, "subscribe")
+        world.run(1.0)
+        (first,) = world.far.of("SUBSCRIBE")
+        world.far_notifies(first)
+        world.run(0.5)
+        world.sides["n2"].node.clock.paused = True
+        world.run(2.2)
+        return pair, first
+
+    def test_subscribes_anew_meanwhile(self) -> None:
+        """What it makes anew before it gets something back is what goes on, also at the next node."""
+        world = World("n1", "n2", rate=100)
+        pair, first = self.watching(world)
+        world.far_notifies(first, "n1", cseq=2)
+        world.run(0.1)
+        silent = world.sides["n2"]
+        silent.node.clock.wake()
+        world.run(0.05)
+        self.assertEqual(silent.presence.watching.contacts_now(), [])
+        silent.home_sends(
+            f"<presence from='{pair[0]}@{HOME}' to='{pair[1]}@{FOREIGN}' type='probe'/>"
+        )
+        anew = world.far.of("SUBSCRIBE")[-1]
+        self.assertNotEqual(anew.message.call_id, first.message.call_id)
+        world.far_notifies(anew)
+        world.run(3.0)
+        world.drain("n2")
+        world.run(10.0)
+        world.far_notifies(anew, "n1", cseq=2)
+        world.run(0.5)
+        self.assertEqual(world.far.answers[-1].status, 200)
+
+    def test_taken_for_another_dialog(self) -> None:
+        """A subscription goes on that was taken for a NOTIFY of one before, and comes back."""
+        world = World("n1", "n2", rate=100)
+        pair, first = self.watching(world)
+        event = ("Event: presence", "Subscription-State: active;expires=3600")
+        world.far_sends("n1", "NOTIFY", *pair, call_id="before", cseq=9, tag="b", headers=event)
+        world.run(0.1)
+        self.assertEqual(world.far.answers[-1].status, 481)
+        world.sides["n2"].node.clock.wake()
+        world.run(3.0)
+        world.presence(*pair, "probe")
+        world.run(1.0)
+        last = world.far.of("SUBSCRIBE")[-1]
+        self.assertEqual((last.node, last.message.call_id), ("n2", first.message.call_id))
+        self.assertEqual(len(world.sides["n2"].presence.watching.contacts_now()), 1)
