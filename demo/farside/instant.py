@@ -229,7 +229,8 @@ class Instant:
         dialog.beyond = message.values("record-route")
         dialog.local_cseq, dialog.remote_cseq = 0, message.cseq
         dialog.theirs, dialog.connection = True, connection
-        dialog.state = {"invite": message, "acked": asyncio.Event()}
+        dialog.state = {"invite": message}
+        _acknowledgements(dialog)[message.cseq] = asyncio.Event()
         self.edge.dialogs[dialog.key] = dialog
         self.edge.emit("session", sender=peer, to=person.address, display=message.get("from"))
         self.edge.spawn(self._ring(connection, message, dialog, person))
@@ -238,7 +239,8 @@ class Instant:
         """A re-INVITE: the node's Contact is another one from now on, and nobody is asked."""
         self.edge.breaches_of(rules.offer(message))
         dialog.target, dialog.connection = uri_of(message.get("contact")), connection
-        dialog.state["acked"] = asyncio.Event()
+        # The ACK of one before may be on its way still, from another node by another connection.
+        _acknowledgements(dialog)[message.cseq] = asyncio.Event()
         self.edge.emit(
             "moved", sender=dialog.peer, to=dialog.user, call=dialog.call_id, contact=dialog.target
         )
@@ -263,8 +265,7 @@ class Instant:
         self, connection: Connection, message: Message, dialog: Dialog, tag: str
     ) -> None:
         """200, until it is acknowledged."""
-        acked = dialog.state["acked"]
-        assert isinstance(acked, asyncio.Event)
+        acked = _acknowledgements(dialog)[message.cseq]
         for wait in (0.5, 1.0, 2.0, 4.0, 4.0, 4.0):
             self._answer(connection, message, dialog, tag)
             try:
@@ -290,12 +291,13 @@ class Instant:
     def _acknowledged(
         self, connection: Connection, message: Message, dialog: Dialog | None, person: Person
     ) -> None:
-        if dialog is None or "acked" not in dialog.state:
+        if dialog is None:
             return
         if message.cseq > dialog.remote_cseq:
             self.edge.violation("cseq", f"ACK {message.cseq} for INVITE {dialog.remote_cseq}")
-        acked = dialog.state["acked"]
-        assert isinstance(acked, asyncio.Event)
+        acked = _acknowledgements(dialog).get(message.cseq)
+        if acked is None:
+            return
         acked.set()
         if not dialog.state.get("refused"):
             self.sessions[(dialog.user, dialog.peer)] = dialog
@@ -325,8 +327,8 @@ class Instant:
             return
         if parameters(kind).get("charset", "utf-8").lower() != "utf-8":
             self.edge.violation("content-type", kind)
-        acked = dialog.state.get("acked")
-        if isinstance(acked, asyncio.Event) and not acked.is_set():
+        acked = _acknowledgements(dialog)
+        if acked and not acked[max(acked)].is_set():
             self.edge.violation("ack", "MESSAGE before the ACK")
         text = message.body.decode("utf-8", "replace")
         self.edge.reply(connection, message, 200, "OK")
@@ -361,3 +363,10 @@ class Instant:
         self.edge.reply(
             connection, message, 200, "OK", dialect.token(6), [("Allow", dialect.ALLOW)]
         )
+
+
+def _acknowledgements(dialog: Dialog) -> dict[int, asyncio.Event]:
+    """Return what tells that the INVITE with a CSeq number has been acknowledged."""
+    found = dialog.state.setdefault("acked", {})
+    assert isinstance(found, dict)
+    return found

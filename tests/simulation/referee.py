@@ -72,7 +72,7 @@ class Referee:
         self._branches: dict[str, str] = {}  # of the nodes' requests, with their methods
         self._tags: dict[str, str] = {}  # of the nodes, with their Call-IDs
         self._directions: dict[tuple[str, str], _Direction] = {}  # by Call-ID and the node's tag
-        self._invites: dict[tuple[str, str], int] = {}
+        self._invites: dict[tuple[str, str], set[int]] = {}
         self._subscribed: set[str] = set()  # Call-IDs
         self.strict = False
 
@@ -128,11 +128,12 @@ class Referee:
             self._wrong(request, f"it is between {people}")
         key = (call_id, request.tag("from"))
         if request.method in ("ACK", "CANCEL"):
-            if self._invites.get(key) not in (None, request.cseq):
-                self._wrong(request, f"CSeq {request.cseq} is not that of the INVITE")
+            if key in self._invites and request.cseq not in self._invites[key]:
+                self._wrong(request, f"CSeq {request.cseq} is not that of an INVITE")
             return
         if request.method == "INVITE":
-            self._invites[key] = request.cseq
+            # Not of the last one alone: when a session moves on at once its ACK comes by another way.
+            self._invites.setdefault(key, set()).add(request.cseq)
         if request.branch in self._branches:
             self._wrong(request, f"the branch was that of a {self._branches[request.branch]}")
         self._branches[request.branch] = request.method
