@@ -90,7 +90,9 @@ class Balance:
         # What was given to us must be known before the others hear that we have given it on.
         yield member.post.caught_up()
         yield maybeDeferred(member.owner_of_records.release, placement)
-        dead = [row.name for row in member.nodes if not row.lives]
+        # Who died first comes first: what came later for its pairs lies with one that died after it.
+        gone = sorted((row for row in member.nodes if not row.lives), key=lambda row: -row.age)
+        dead = [row.name for row in gone]
         for owner in ("", *dead):
             yield self._adopt(owner)
         for name in dead:

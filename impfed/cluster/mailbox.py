@@ -301,6 +301,26 @@ class Incoming:
         self._waiting, self._pairs = still, kept
         return free
 
+    def overtaken(self, envelope: Envelope) -> list[Envelope]:
+        """Return those of its pair that a dead node's letter would overtake, in order; they wait no longer.
+
+        They wait in our own mailbox since an older generation, in which the pair was ours.
+        """
+        if not self.waits(pair := envelope.pair):
+            return []
+        still: list[_Read] = []
+        earlier: list[Envelope] = []
+        for entry in self._waiting:
+            each = entry.envelope
+            if each.pair == pair and each.generation < envelope.generation:
+                earlier.append(each)
+            else:
+                still.append(entry)
+        self._waiting = still
+        self._pairs[pair] -= len(earlier)
+        self._pairs += Counter()  # without those of which none is left
+        return earlier
+
     def done(self, envelope: Envelope) -> None:
         """A letter has been handled, or passed on."""
         entry = self._by_envelope.pop(_mark(envelope), None)

@@ -359,7 +359,8 @@ class PostOffice:
             return
         free = self._incoming.read(box, letter.id, envelope)
         if free is not None:
-            self._handle(free)
+            for each in (*self._incoming.overtaken(free), free):
+                self._handle(each)
         self._trim_soon()
 
     def _blank(self, id: str) -> Envelope:

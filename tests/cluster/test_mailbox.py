@@ -138,6 +138,18 @@ class IncomingTests(SynchronousTestCase):
         self.assertFalse(self.read(3, letter(3)))  # behind the first, though nothing holds it
         self.assertEqual([each.number for each in self.incoming.released()], [1, 3])
 
+    def test_dead_box_overtakes_nothing_older(self) -> None:
+        """What has waited for us since the pair was ours comes before what its owner after us has left."""
+        self.held.update((ONE, TWO))
+        for number, pair, generation in ((1, ONE, 1), (2, TWO, 1), (3, ONE, 3)):
+            self.assertFalse(self.read(number, letter(number, pair, generation=generation)))
+        left = letter(4, box="dead", generation=2)
+        self.assertTrue(self.read(9, left, box="dead"))
+        self.assertEqual([each.number for each in self.incoming.overtaken(left)], [1])
+        self.assertEqual(self.incoming.overtaken(left), [])
+        self.held.clear()
+        self.assertEqual([each.number for each in self.incoming.released()], [2, 3])
+
     def test_dead_box_is_handled_at_once(self) -> None:
         """A dead node's letters come before those that wait for them, and are struck when done."""
         self.held.add(ONE)
