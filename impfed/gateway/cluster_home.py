@@ -132,7 +132,7 @@ class Post(Protocol):
         ...
 
     def waits(self, pair: Pair) -> bool:
-        """Whether a letter for a pair of this node would wait behind others, as those of a dead node."""
+        """Whether a letter for a pair of this node would wait behind what nodes before it have left."""
         ...
 
 
@@ -243,7 +243,7 @@ class ClusterHome:
     def writes(self, home: str) -> bool:
         """Say whether what is for a home goes over a link of this node at once.
 
-        What a dead holder has left comes first, and what has waited behind that.
+        What a holder before has left, or has still to pass on, comes first, and what waits behind that.
         """
         return home in self.held and not self.post.waits(link_pair(home))
 
