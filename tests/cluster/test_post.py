@@ -111,6 +111,41 @@ class PostTests(SynchronousTestCase):
             self.assertEqual(seen[to], payloads)
         self.assertEqual(self.confirmed, [None] * sum(map(len, self.sent.values())))
 
+    def heirs(self, first: str, second: str) -> list[int]:
+        """Return pairs of one node that are another one's when that is gone, and n1's after both."""
+        left = Rendezvous(set(self.nodes) - {first})
+        return [
+            number
+            for number in range(300)
+            if self.one.service.owner(pair(number)) == first and left.owner(pair(number)) == second
+        ]
+
+    def die_in_turn(self, first: str, second: str, numbers: list[int]) -> None:
+        """The second node dies before it has taken what the first one has left; both have letters."""
+        self.nodes[first].kill()
+        self.send(*numbers)
+        self.cluster.run(3.0)
+        self.nodes[second].kill()
+        self.cluster.run(2.0)
+        self.assertEqual(self.one.service.placement.now.names, ("n1", second))
+        self.send(*numbers)
+        self.assertEqual(self.seen(), {})
+
+    def test_order_across_two_deaths(self) -> None:
+        """What was sent to the node that died first comes before what was sent to the one after it."""
+        numbers = self.heirs("n3", "n2")
+        self.die_in_turn("n3", "n2", numbers)
+        self.cluster.run(6.0)
+        self.assertEqual(self.seen(), self.sent)
+
+    def test_order_where_the_first_returns(self) -> None:
+        """What lies in a node's own mailbox since it died comes before what its heir has left."""
+        numbers = self.heirs("n3", "n2")
+        self.die_in_turn("n3", "n2", numbers)
+        self.cluster.add("n3")
+        self.cluster.run(8.0)
+        self.assertEqual(self.seen(), self.sent)
+
     def test_order_of_a_link(self) -> None:
         """What the dead holder of a home link had in its mailbox comes before what is sent afterwards."""
         two = self.nodes["n2"]
