@@ -48,7 +48,7 @@ class Edge(MultiService):
     """
 
     def __init__(self, reactor: Any, config: Config, ids: IdSource | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         assert config.edge is not None
         self.config = config
         self.edge = config.edge
@@ -131,7 +131,7 @@ class Edge(MultiService):
 
     def startService(self) -> None:
         """Start; a failure stops the reactor with the reason in the log."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._start().addErrback(cannot_start, self.reactor, "edge")
 
     @inlineCallbacks
@@ -154,7 +154,7 @@ class Edge(MultiService):
     @inlineCallbacks
     def stopService(self) -> Any:
         """Stop: nothing new comes in, the connections close."""
-        yield super().stopService()  # type: ignore[no-untyped-call]
+        yield super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self.checks.stop()
         yield self.control.stop()
         yield self.stack.stopService()

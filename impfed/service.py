@@ -119,7 +119,7 @@ class Node(MultiService):
         ids: IdSource | None = None,
         elapsed: Callable[[], float] = awake,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self.config = config
         self.reactor = reactor
         self.metrics = Metrics()
@@ -332,7 +332,7 @@ class Node(MultiService):
 
     def startService(self) -> None:
         """Start in the background; a failure to start stops the reactor with the reason in the log."""
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._start().addErrback(cannot_start, self.reactor, "node")
 
     @inlineCallbacks
@@ -384,7 +384,7 @@ class Node(MultiService):
         """
         if self.cluster is not None:
             yield self.cluster.drain.before_stop()
-        yield super().stopService()  # type: ignore[no-untyped-call]
+        yield super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self.im.stop()
         self.presence.stop()
         self.paced.stop()

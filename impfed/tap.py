@@ -41,7 +41,7 @@ class _Application(MultiService):
             stream = LogFile.fromFullPath(self.log_file) if self.log_file else sys.stdout
             node = self.config.node
             parent.setComponent(ILogObserver, log_observer(stream, node.log_format, node.log_level))
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]  # Twisted's
 
 
 class _NodeApplication(_Application, Node):

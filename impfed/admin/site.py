@@ -41,17 +41,17 @@ class _Request(Request):
             channel.write(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n")
             channel.loseConnection()
             length = 0
-        super().gotLength(length)  # type: ignore[no-untyped-call]
+        super().gotLength(length)  # type: ignore[no-untyped-call]  # Twisted's
 
     def handleContentChunk(self, data: bytes) -> None:
         """Twisted: a part of the body has been read."""
         if not self._too_large:
-            super().handleContentChunk(data)  # type: ignore[no-untyped-call]
+            super().handleContentChunk(data)  # type: ignore[no-untyped-call]  # Twisted's
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Twisted: all of it has been read."""
         if not self._too_large:
-            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]
+            super().requestReceived(command, path, version)  # type: ignore[no-untyped-call]  # Twisted's
 
     def process(self) -> None:
         """Twisted: find the page."""
@@ -59,9 +59,9 @@ class _Request(Request):
             unquote_to_bytes(self.path).decode("utf-8")
         except UnicodeDecodeError:
             self.setResponseCode(400)
-            self.finish()  # type: ignore[no-untyped-call]
+            self.finish()  # type: ignore[no-untyped-call]  # Twisted's
             return
-        super().process()  # type: ignore[no-untyped-call]
+        super().process()  # type: ignore[no-untyped-call]  # Twisted's
 
 
 class _Site(Site):
@@ -71,7 +71,7 @@ class _Site(Site):
     noisy = False
 
     def __init__(self, resource: IResource, metrics: Metrics, reactor: Any) -> None:
-        super().__init__(resource, timeout=PATIENCE, reactor=reactor)  # type: ignore[no-untyped-call]
+        super().__init__(resource, timeout=PATIENCE, reactor=reactor)  # type: ignore[no-untyped-call]  # Twisted's
         self.displayTracebacks = False
         self._metrics = metrics
         self._connections = 0
@@ -85,7 +85,7 @@ class _Site(Site):
         if self._connections >= CONNECTIONS:
             self._metrics.count("admin.connections_refused")
             return None
-        protocol = super().buildProtocol(addr)  # type: ignore[no-untyped-call]
+        protocol = super().buildProtocol(addr)  # type: ignore[no-untyped-call]  # Twisted's
         self._connections += 1
         lost = protocol.connectionLost
 

@@ -311,7 +311,7 @@ class UserOptionsWeb:
 
     # -- everything else ---------------------------------------------------------------------------
 
-    @app.handle_errors(HTTPException)  # type: ignore[arg-type]
+    @app.handle_errors(HTTPException)  # type: ignore[arg-type]  # klein says IRequest, gives a Request
     def no_such_page(self, request: HttpRequest, failure: Failure) -> str | bytes:
         """Answer what is no page of ours."""
         error: Any = failure.value
@@ -322,7 +322,7 @@ class UserOptionsWeb:
             request.setHeader(b"allow", ", ".join(error.valid_methods or ()).encode())
         return self._pages.problem("There is no such page", "")
 
-    @app.handle_errors(Exception)  # type: ignore[arg-type]
+    @app.handle_errors(Exception)  # type: ignore[arg-type]  # the same
     def fault(self, request: HttpRequest, failure: Failure) -> str:
         """Answer where we have failed, without saying how."""
         log.failure("page_failed", "a page could not be made", failure)

@@ -381,7 +381,7 @@ class PostOffice:
         self._giving += 1
         try:
             yield self._center.given(fields["given"].decode(), keys)
-        except Exception:
+        except Exception:  # letters must not wait for ever for what has failed
             _log.failure("given_failed", "what another node has given is not served")
         finally:
             self._giving -= 1

@@ -137,7 +137,7 @@ def _shared(value: Hashable) -> Hashable:
 
 def shared(value: Value) -> Value:
     """Return the same object for equal values, such as the routes of a thousand dialogs."""
-    return _shared(value)  # type: ignore[return-value]
+    return _shared(value)  # type: ignore[return-value]  # lru_cache forgets what type came
 
 
 def share(dialog: Dialog) -> None:

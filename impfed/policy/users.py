@@ -361,7 +361,7 @@ class UserPolicies:
         for listener in list(self._listeners):
             try:
                 listener(change)
-            except Exception:
+            except Exception:  # one must not keep the news from the next
                 log.failure("listener_failed", "a listener of policy changes failed")
 
 

@@ -201,7 +201,7 @@ class Border:
     def flow_closed(self, flow: Flow) -> str:
         """A connection is gone; returns the name of the target that it led to, "" for none."""
         self.destinations.flow_closed(flow)
-        return self._inner.get(getattr(flow, "target", None), "")  # type: ignore[arg-type]
+        return self._inner.get(getattr(flow, "target", None), "")  # type: ignore[arg-type]  # None is no target
 
     def named(self, flow: Flow) -> str:
         """Return what the trace calls a connection: with a word before those of our own machines."""

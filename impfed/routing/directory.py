@@ -61,7 +61,7 @@ class Directory:
             return
         try:
             answer = directory.lookup(address)
-        except Exception:
+        except Exception:  # an operator's plugin
             self._broken(directory, Failure())
             done(Existence.UNKNOWN)
             return

@@ -120,7 +120,7 @@ def call_done(done: Done | None, error: BaseException | None) -> None:
         return
     try:
         done(error)
-    except Exception:
+    except Exception:  # of one write among many
         _log.failure("done_raised", "a callback of a write raised")
 
 

@@ -63,7 +63,7 @@ def prepared(changes: Sequence[Change]) -> Prepared:
         elif isinstance(change, Delete):
             records += (_kind(change.kind), readable(change.key).encode(), b"")
         elif isinstance(change, Enter):
-            entries.append(LedgerEntry(*row_of(change.entry)))  # type: ignore[arg-type]
+            entries.append(LedgerEntry(*row_of(change.entry)))  # type: ignore[arg-type]  # columns are in the order of the fields
         else:
             raise TypeError(f"not a change: {change!r}")
     return records, entries

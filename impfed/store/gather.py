@@ -47,7 +47,7 @@ class StateTeller:
         for observer in self._observers:
             try:
                 observer(state)
-            except Exception:
+            except Exception:  # one must not keep the news from the next
                 _log.failure("observer_raised", "an observer of the store's state raised")
 
 

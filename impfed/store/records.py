@@ -51,7 +51,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     @property
     def pair(self) -> tuple[str, str]:
         """The (local, foreign) bare addresses that decide whose a record with an owner is."""
-        local, foreign = self.local, self.foreign  # type: ignore[attr-defined]
+        local, foreign = self.local, self.foreign  # type: ignore[attr-defined]  # asked of kinds that have both
         return local.partition("/")[0], foreign.partition("/")[0]
 
 

@@ -62,7 +62,7 @@ def in_words(place: str, message: str) -> StoreError:
     return StoreError(StoreFault.OTHER, f"{place}: it refused: {message}")
 
 
-class _Protocol(txredisapi.RedisProtocol):  # type: ignore[misc]
+class _Protocol(txredisapi.RedisProtocol):  # type: ignore[misc]  # txredisapi has no types
     def __init__(self) -> None:
         super().__init__(charset=None, convertNumbers=False)
         self.lost: Callable[[], None] = lambda: None

@@ -133,7 +133,7 @@ class SharedStore:
         yield self._ledger.start()
         try:
             yield self.link.start()
-        except Exception:
+        except Exception:  # whatever it is, nothing stays open
             yield self._ledger.stop()
             raise
         self._teller.become(StoreState.UP)

@@ -304,7 +304,7 @@ class SqliteStore:
             result: Any
             try:
                 result = call(*arguments)
-            except Exception:
+            except Exception:  # told in the reactor thread
                 result = Failure()
             self._reactor.callFromThread(answer, result)
 

@@ -265,7 +265,7 @@ class SqliteFile:
             if entries:
                 db.executemany(_ENTER, list(entries.values()))
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # also when the process is told to end
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise

@@ -175,7 +175,7 @@ class DirectoryQueries:
         for done in calls:
             try:
                 done(existence)
-            except Exception:
+            except Exception:  # the others must be told, too
                 self._fault()
 
 

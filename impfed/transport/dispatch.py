@@ -368,7 +368,7 @@ class Dispatch(Service, FlowOwner):
             self.user.request_arrived(transaction, request, transaction.source)
         except RemoteError as error:
             self.respond(transaction, error.status, error.reason, headers=error.headers)
-        except Exception:
+        except Exception:  # a fault of ours gets 500 (below)
             log.failure(
                 "request_failed",
                 "{method} could not be handled",
@@ -426,7 +426,7 @@ class Dispatch(Service, FlowOwner):
         """Call the transaction user; its faults are logged and go no further."""
         try:
             call(*arguments)
-        except Exception:
+        except Exception:  # it must not cost the connection
             self._metrics.count("sip.internal_errors")
             log.failure("user_failed", "what arrived could not be handled")
 

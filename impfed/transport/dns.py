@@ -216,7 +216,7 @@ class DnsHostnames:
             for each in answer.records:
                 family = IPv6Address if isIPv6Address(str(each)) else IPv4Address
                 resolutionReceiver.addressResolved(
-                    family(transportSemantics, str(each), portNumber)  # type: ignore[arg-type]
+                    family(transportSemantics, str(each), portNumber)  # type: ignore[arg-type]  # "TCP" or "UDP"
                 )
             missing[0] -= 1
             if missing[0] == 0:

@@ -248,7 +248,7 @@ class LinkBase:
         """Call somebody whose fault must not cost the link; returns whether it went well."""
         try:
             call(*arguments)
-        except Exception:
+        except Exception:  # see above
             self._callback_failed()
             return False
         return True

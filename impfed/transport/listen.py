@@ -106,7 +106,7 @@ class _TlsFactory(TLSMemoryBIOFactory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Twisted: somebody has connected; None refuses."""
         inner: Protocol | None = self.wrappedFactory.buildProtocol(addr)
-        return None if inner is None else TlsTransport(self, inner)  # type: ignore[no-untyped-call]
+        return None if inner is None else TlsTransport(self, inner)  # type: ignore[no-untyped-call]  # Twisted's
 
 
 def listen(

@@ -42,7 +42,7 @@ class Description:
 
 
 @implementer(IDisco)
-class _Identities(XMPPHandler):  # type: ignore[misc]
+class _Identities(XMPPHandler):  # type: ignore[misc]  # wokkel has no types
     """Feeds wokkel's discovery handler from our descriptions."""
 
     def __init__(self, describe: Callable[[JID], Sequence[Description]]) -> None:

@@ -281,7 +281,7 @@ class RosterRequests:
     def _finish(self, request: _Request, answer: RosterAnswer) -> None:
         try:
             request.done(answer)
-        except Exception:
+        except Exception:  # the others must be told, too
             self._fault()
 
 

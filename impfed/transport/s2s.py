@@ -491,7 +491,7 @@ class S2S(Service):
         """Hand a stanza to the user, whose fault must not cost the stream."""
         try:
             self.user.stanza_arrived(stanza, connection)
-        except Exception:
+        except Exception:  # see above
             self._metrics.count("s2s.faults")
             log.failure("fault", "the user of S2S failed on a stanza")
 

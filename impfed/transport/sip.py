@@ -183,18 +183,18 @@ class SipStack(Dispatch):
         """
         self._over = False
         self.pool.start()
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         self._tls.start()
         for listener in self._listeners.values():
             port, datagrams = listen(self._reactor, self, self.incoming, self._tls, listener)
             self._open_ports.append(port)
-            self.ports[listener.name] = port.getHost().port  # type: ignore[attr-defined]
+            self.ports[listener.name] = port.getHost().port  # type: ignore[attr-defined]  # an IP address, never a path
             if datagrams is not None:
                 self._datagrams[listener.name] = datagrams
 
     def stopService(self) -> Deferred[Any]:
         """Close listeners and connections; fires when all are gone."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted's
         self._tls.stop()
         self.pool.stop()
         waiting: list[Deferred[Any]] = [

@@ -124,6 +124,6 @@ def _read_key(path: Path) -> crypto.PKey:
     except ValueError as error:
         raise TlsFileError(f"{path} holds no usable PEM private key: {error}") from error
     try:
-        return crypto.PKey.from_cryptography_key(key)  # type: ignore[arg-type]
+        return crypto.PKey.from_cryptography_key(key)  # type: ignore[arg-type]  # it says itself which it takes
     except TypeError as error:
         raise TlsFileError(f"{path}: keys of this kind are not usable for TLS") from error

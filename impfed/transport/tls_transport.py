@@ -25,7 +25,7 @@ class TlsTransport(TLSMemoryBIOProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Twisted: octets came."""
         if not (AVAILABLE and self._handshakeDone) or self._appSendBuffer:
-            super().dataReceived(data)  # type: ignore[no-untyped-call]
+            super().dataReceived(data)  # type: ignore[no-untyped-call]  # Twisted's
             return
         text, more = decrypt(self._tlsConnection, data)
         if text and not self._aborted:
@@ -35,23 +35,23 @@ class TlsTransport(TLSMemoryBIOProtocol):
         if more:
             self._flushSendBIO()
         else:
-            self._flushReceiveBIO()  # type: ignore[no-untyped-call]
+            self._flushReceiveBIO()  # type: ignore[no-untyped-call]  # Twisted's
 
     def _write(self, octets: bytes) -> None:
         if not (AVAILABLE and self._handshakeDone) or self._appSendBuffer:
-            super()._write(octets)  # type: ignore[no-untyped-call]
+            super()._write(octets)  # type: ignore[no-untyped-call]  # Twisted's
             return
         if self._lostTLSConnection:
             return
         sent = encrypt(self._tlsConnection, octets)
         self._flushSendBIO()
         if sent < len(octets):
-            super()._write(octets[sent:])  # type: ignore[no-untyped-call]
+            super()._write(octets[sent:])  # type: ignore[no-untyped-call]  # Twisted's
 
     def _flushSendBIO(self) -> None:
         send = self.send
         if not AVAILABLE or send is None:
-            super()._flushSendBIO()  # type: ignore[no-untyped-call]
+            super()._flushSendBIO()  # type: ignore[no-untyped-call]  # Twisted's
             return
         data = outgoing(self._tlsConnection)
         if data:
